@@ -1,0 +1,2 @@
+"""placeholder"""
+def read_validation(*a): raise NotImplementedError

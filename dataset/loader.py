@@ -1,0 +1,155 @@
+"""Batches of uint8 images: the order, crop and flip of an image depend on (seed, epoch, image) and nothing else."""
+
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from helper.errors import UserError
+
+MEMORY_LIMIT = 1 << 30  # bytes of decoded images that are kept in memory
+
+
+class TransformedSet(Dataset):
+    """An ImageSet seen through a transform: item (epoch, index) is (uint8 image (H, W, 3), label).
+
+    `transform.shrink(image)` is the part without randomness, skipped where the set has been shrunk already;
+    `transform(image, rng)` the rest, with a numpy Generator that is a function of (seed, epoch, index).
+    A damaged file gives the UserError in place of an item, so that the main process can raise it as it is.
+    """
+
+    def __init__(self, images, transform, seed=0):
+        self.images, self.transform, self.seed = images, transform, seed
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, key):
+        epoch, index = key
+        try:
+            image = self.images.load(index)
+        except UserError as error:
+            return error
+        if not self.images.shrunk:
+            image = self.transform.shrink(image)
+        rng = np.random.default_rng((self.seed, epoch, index))
+        return np.asarray(self.transform(image, rng)), self.images.label(index)
+
+
+def _collate(items):
+    """Returns (uint8 (N, H, W, 3), int64 (N,)) tensors, or the first UserError among the items."""
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    images, labels = zip(*items, strict=True)
+    return torch.from_numpy(np.stack(images)), torch.tensor(labels)
+
+
+def _restore_signals(_):
+    # Workers inherit the SIGTERM handler that asks the loop to save; they are to end as usual.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def keep_in_memory(images, shrink, limit=MEMORY_LIMIT):
+    """Returns the set with its files decoded and shrunk once, or as it is if that would exceed `limit` bytes.
+
+    `shrink` is the part of the transform without randomness (PIL image → PIL image), such as the resize to 32×32.
+    """
+    if images.in_memory:
+        return images
+    first = np.asarray(shrink(images.load(0)))
+    if first.nbytes * len(images) > limit:
+        return images
+    array = np.empty((len(images), *first.shape), np.uint8)
+    for index in range(len(images)):
+        image = np.asarray(shrink(images.load(index)))
+        if image.shape != first.shape:
+            return images  # sizes differ and the transform needs them whole
+        array[index] = image
+    return replace(images, images=array, shrunk=True)
+
+
+def default_workers(images, world_size):
+    """Returns the decoding processes a rank: none for images in memory, else its share of the cores."""
+    return 0 if images.in_memory else max(1, (os.cpu_count() or 1) // world_size)
+
+
+def epoch_indices(count, batch_size, *, seed, epoch, rank=0, world_size=1, first_step=0):
+    """Yields a rank's indices of each training step of `epoch` (from 0), beginning with step `first_step`.
+
+    A permutation of (seed, epoch) is cut into global batches of `batch_size`, of which a rank takes its share; the
+    last incomplete one is dropped.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    share = batch_size // world_size
+    for start in range(first_step * batch_size, count - batch_size + 1, batch_size):
+        yield order[start + rank * share:start + (rank + 1) * share]
+
+
+class TensorLoader:
+    """Batches of tensors that are whole in memory, such as latents and their labels: the training half of a Loader."""
+
+    def __init__(self, *tensors, batch_size, seed, rank=0, world_size=1):
+        if batch_size % world_size:
+            raise UserError(f"--batch_size {batch_size} cannot be shared among {world_size} processes: "
+                            f"give a multiple of {world_size}")
+        self.tensors, self.batch_size = tensors, min(batch_size, len(tensors[0]) // world_size * world_size)
+        self._order = {"seed": seed, "rank": rank, "world_size": world_size}
+
+    def __len__(self):
+        """Steps an epoch."""
+        return len(self.tensors[0]) // self.batch_size
+
+    def epoch_batches(self, epoch, first_step=0):
+        """Yields this rank's batches of `epoch` (from 0), beginning with step `first_step`."""
+        for indices in epoch_indices(len(self.tensors[0]), self.batch_size, epoch=epoch, first_step=first_step,
+                                     **self._order):
+            yield [tensor[torch.from_numpy(indices)] for tensor in self.tensors]
+
+
+class Loader:
+    """Batches of one rank, epoch by epoch, from any step on.
+
+    `images` is an ImageSet; a batch is (uint8 (N, H, W, 3), int64 labels (N,)), pinned if `pin`.
+    Training: `epoch_batches` follows a permutation of (seed, epoch), cut into global batches of `batch_size`; a rank
+    takes its share of each. The last incomplete global batch is dropped unless the set is smaller than one batch.
+    """
+
+    def __init__(self, images, transform, batch_size, *, seed=0, rank=0, world_size=1, workers=None, pin=False):
+        if batch_size % world_size:
+            raise UserError(f"--batch_size {batch_size} cannot be shared among {world_size} processes: "
+                            f"give a multiple of {world_size}")
+        if len(images) < world_size:
+            raise UserError(f"{len(images)} images are too few for {world_size} processes")
+        self.images, self.seed, self.rank, self.world_size = images, seed, rank, world_size
+        self.dataset = TransformedSet(images, transform, seed)
+        self.batch_size = min(batch_size, len(images) - len(images) % world_size)
+        share = default_workers(images, world_size) if workers is None else -(-workers // world_size)
+        self._settings = {"num_workers": share, "collate_fn": _collate, "pin_memory": pin,
+                          "worker_init_fn": _restore_signals}
+
+    def __len__(self):
+        """Steps an epoch."""
+        return len(self.images) // self.batch_size
+
+    def epoch_batches(self, epoch, first_step=0):
+        """Yields this rank's training batches of `epoch` (from 0), beginning with step `first_step`."""
+        indices = epoch_indices(len(self.images), self.batch_size, seed=self.seed, epoch=epoch, rank=self.rank,
+                                world_size=self.world_size, first_step=first_step)
+        yield from self._load([[(epoch, int(i)) for i in step] for step in indices])
+
+    def ordered_batches(self):
+        """Yields every image of this rank exactly once, in order: images rank, rank + world_size, …"""
+        mine = range(self.rank, len(self.images), self.world_size)
+        share = max(1, self.batch_size // self.world_size)
+        yield from self._load([[(0, i) for i in mine[at:at + share]] for at in range(0, len(mine), share)])
+
+    def _load(self, batches):
+        for batch in DataLoader(self.dataset, batch_sampler=batches, **self._settings):
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch

@@ -1,0 +1,91 @@
+"""The two published recipes, on PIL images, with the randomness handed in.
+
+'small' (CIFAR, Fashion-MNIST): resize to S×S, crop after zero-padding by S/8, flip; validation as it is.
+'large' (ImageNet): random-resized crop to S, flip; validation: the shorter side to S·8/7, centre crop S.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+
+class Small:
+    """Training transform of small images: to `size` × `size` pixels, then a padded crop and a flip."""
+
+    def __init__(self, size):
+        self.size, self.padding = size, size // 8
+
+    def shrink(self, image):
+        """The part without randomness: PIL image → PIL image of `size` × `size`."""
+        return image if image.size == (self.size, self.size) else image.resize((self.size,) * 2, Image.BILINEAR)
+
+    def __call__(self, image, rng):
+        p = self.padding
+        top, left = rng.integers(0, 2 * p + 1, 2)
+        padded = np.zeros((self.size + 2 * p, self.size + 2 * p, 3), np.uint8)
+        padded[p:p + self.size, p:p + self.size] = image
+        crop = padded[top:top + self.size, left:left + self.size]
+        return crop[:, ::-1] if rng.random() < 0.5 else crop
+
+
+class SmallValidation(Small):
+    """Validation transform of small images."""
+
+    def __call__(self, image, rng):
+        return image
+
+
+class Large:
+    """Training transform of large images: a crop of 8–100 % of the area and aspect 3/4–4/3, resized, flipped."""
+
+    def __init__(self, size, area=(0.08, 1.0)):
+        self.size, self.area = size, area
+
+    def shrink(self, image):
+        """Nothing can be done once: the crop needs the whole image."""
+        return image
+
+    def __call__(self, image, rng):
+        crop = image.resize((self.size, self.size), Image.BILINEAR, box=self.crop_box(*image.size, rng))
+        return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
+
+    def crop_box(self, width, height, rng):
+        """Returns (left, top, right, bottom) in pixels: ten tries at a random box, then a central one."""
+        for _ in range(10):
+            area = width * height * rng.uniform(*self.area)
+            aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+                return left, top, left + w, top + h
+        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+        left, top = (width - w) // 2, (height - h) // 2
+        return left, top, left + w, top + h
+
+
+class LargeValidation:
+    """Validation transform of large images: the shorter side to `size` · 8/7, the centre `size` × `size`."""
+
+    def __init__(self, size):
+        self.size, self.shorter = size, round(size * 8 / 7)
+
+    def shrink(self, image):
+        """All of it: PIL image → PIL image of `size` × `size`."""
+        scale = self.shorter / min(image.size)
+        resized = image.resize([max(self.shorter, int(side * scale)) for side in image.size], Image.BILINEAR)
+        left, top = (round((side - self.size) / 2) for side in resized.size)
+        return resized.crop((left, top, left + self.size, top + self.size))
+
+    def __call__(self, image, rng):
+        return image
+
+
+def training(size):
+    """Returns the training transform for images of `size` pixels: 'small' up to 64, 'large' above."""
+    return Small(size) if size <= 64 else Large(size)
+
+
+def validation(size):
+    """Returns the validation transform for images of `size` pixels."""
+    return SmallValidation(size) if size <= 64 else LargeValidation(size)

@@ -1,0 +1,1 @@
+"""How a run goes: errors, files, flags, processes, checkpoints, loops, losses, diffusion sampling, logging."""

@@ -1,0 +1,66 @@
+"""Checkpoints: written whole, read without running any code that they hold."""
+
+import argparse
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from helper.errors import UserError
+from helper.files import whole_file
+
+# Published checkpoints hold their flags (a Namespace) and numpy scalars; nothing else may be unpickled.
+_NUMPY_DTYPES = [type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")]
+SAFE_CLASSES = [argparse.Namespace, np.dtype, np._core.multiarray.scalar, *_NUMPY_DTYPES]
+
+
+def save(path, state):
+    """Writes `state` (tensors, numbers, lists, dicts) with torch.save; the file appears whole or not at all."""
+    with whole_file(path) as file:
+        torch.save(state, file)
+
+
+def load(path):
+    """Returns the content of a `.safetensors` file (a state dict) or of a torch checkpoint, on the CPU.
+
+    Raises UserError if the file is missing, truncated, of another format, or asks for code to be run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint not found: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        with torch.serialization.safe_globals(SAFE_CLASSES):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from None
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error) or "globals" in str(error):
+            raise UserError(f"checkpoint {path} holds objects other than weights, which could run code: refused; "
+                            "save its state_dict alone") from None
+        raise UserError(f"checkpoint {path} is truncated or not a torch checkpoint: fetch it again") from None
+    except Exception as error:  # zip, pickle and safetensors raise many kinds for a damaged file
+        raise UserError(f"checkpoint {path} is truncated or not a checkpoint ({type(error).__name__}): "
+                        "fetch it again") from None
+
+
+def state_dict_of(content, path):
+    """Returns the state dict inside a checkpoint's content: itself, or under 'model' or 'state_dict'.
+
+    `module.` and `_orig_mod.` prefixes are taken off. Raises UserError if there are no tensors.
+    """
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    tensors = isinstance(content, dict) and {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    if not tensors:
+        raise UserError(f"checkpoint {path} holds no state dict: expected tensors by name, or a dict under "
+                        "'model' or 'state_dict'")
+    for prefix in ("module.", "_orig_mod."):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors

@@ -1,0 +1,48 @@
+"""A user's mistake is one or two lines on standard error and exit code 2, never a traceback."""
+
+import errno
+import os
+import sys
+
+# Operating-system failures that the user, not the code, can mend, and what to do about each.
+REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space, then run the same command again",
+    errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again",
+    errno.EACCES: "no permission: choose another folder or change its permissions",
+    errno.EPERM: "no permission: choose another folder or change its permissions",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENOTDIR: "a part of this path is a file: choose another folder",
+}
+
+
+class UserError(Exception):
+    """Wrong input: the message says what is wrong, where, and what to do, in one or two lines."""
+
+
+def describe_os_error(error):
+    """Returns the message for an OSError that the user can mend, or None for any other."""
+    remedy = REMEDIES.get(error.errno)
+    if remedy is None:
+        return None
+    return f"cannot write {error.filename}: {remedy}" if error.filename else remedy
+
+
+def run(main, argv=None):
+    """Runs a script's `main(argv)` for the shell and returns its exit code: 0, 2 for a user's mistake, 130 for ^C.
+
+    Of several processes only rank 0 prints the message; any other exception is a bug and keeps its traceback.
+    """
+    try:
+        main(argv)
+        return 0
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        message = describe_os_error(error)
+        if message is None:
+            raise
+    except KeyboardInterrupt:
+        return 130
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    return 2

@@ -1,0 +1,171 @@
+"""The loops that the training scripts share: steps, epochs, evaluation."""
+
+import math
+import time
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from helper.processes import StopRequest
+
+SIGTERM_EXIT = 143  # what a shell reports for a process that SIGTERM ended
+
+
+def seed_step(seed, epoch, step, rank):
+    """Seeds torch's generators as a function of (seed, epoch, step, rank): mixing, dropout and noise follow from it."""
+    # A linear congruential mix keeps nearby tuples apart without the cost of a SeedSequence at every step.
+    value = seed
+    for part in (epoch, step, rank):
+        value = (value * 6364136223846793005 + part + 1442695040888963407) % 2**63
+    torch.manual_seed(value)
+
+
+def make_schedule(options):
+    """Returns lr(epochs done, a float) for `--schedule step` or `cosine`, with linear warm-up.
+
+    Step: epochs count from 1 and the rate drops when epoch > milestone, as in the released code.
+    Cosine: from `learning_rate` to `min_lr` over all steps.
+    """
+
+    def rate(position):
+        if position < options.warmup_epochs:
+            return options.learning_rate * position / options.warmup_epochs
+        if options.schedule == "step":
+            drops = sum(math.floor(position) + 1 > milestone for milestone in options.lr_decay_epochs)
+            return options.learning_rate * options.lr_decay_rate**drops
+        span = max(options.epochs - options.warmup_epochs, 1e-9)
+        cosine = 0.5 * (1 + math.cos(math.pi * (position - options.warmup_epochs) / span))
+        return options.min_lr + (options.learning_rate - options.min_lr) * cosine
+
+    return rate
+
+
+def autocast(amp, device):
+    """Returns the autocast context of `--amp`: bf16, or nothing."""
+    enabled = amp == "bf16" or (amp == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def to_device(batch, device):
+    """Moves a batch (uint8 images (N, H, W, 3), labels (N,)) to `device`; returns images (N, 3, H, W) in [0, 1].
+
+    The permuted NHWC bytes are channels_last as they stand.
+    """
+    images, labels = batch
+    images = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    return images.float() / 255, labels.to(device, non_blocking=True)
+
+
+def gradient_step(loss, optimizer):
+    """Backward and update."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def train_epoch(batches, step, optimizer, rate, progress, *, steps, seed, world, stop, print_freq, title):
+    """Runs the rest of one epoch and returns whether it came to its end (False: stop was asked for).
+
+    `step(batch)` makes one optimizer step and returns sums over its samples as 0-d tensors, 'count' among them; they
+    add up in `progress.totals` on the device and are read only every `print_freq` steps.
+    """
+    totals = {name: torch.tensor(value, dtype=torch.float64, device=world.device)
+              for name, value in progress.totals.items()}
+    bar = tqdm(total=steps, initial=progress.step, desc=title, unit="step", disable=not world.is_main, leave=False,
+               mininterval=1)
+    finished = True
+    for index, batch in enumerate(batches, progress.step):
+        seed_step(seed, progress.epoch, index, world.rank)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(progress.epoch + index / steps)
+        for name, value in step(batch).items():
+            totals[name] = totals.get(name, 0) + value.double()
+        bar.update()
+        shown = (index + 1) % print_freq == 0
+        if shown:
+            bar.set_postfix(loss=f"{float(totals['loss'] / totals['count']):.4f}")
+        if stop.agreed(world, shown):
+            progress.step, finished = index + 1, False
+            break
+    bar.close()
+    shared = world.sum(torch.stack(list(totals.values())).cpu())
+    progress.totals = dict(zip(totals, shared.tolist(), strict=True))
+    return finished
+
+
+def fit(run, progress, loader, step, evaluate, optimizer, rate, options):
+    """Trains until `options.epochs` are done: every epoch its steps, the evaluation, a row of metrics, a checkpoint.
+
+    `evaluate(epoch)` returns (metrics dict, score); the best score's weights are kept beside the latest.
+    Asked to stop by SIGTERM, saves in the middle of the epoch and leaves with exit code 143.
+    """
+    world = run.world
+    with StopRequest() as stop:
+        while progress.epoch < options.epochs:
+            started = time.monotonic()
+            title = f"epoch {progress.epoch + 1}/{options.epochs}"
+            if progress.step and not world.is_main:
+                progress.totals = {}  # rank 0 carries the sums of the steps before the interruption
+            steps_before = progress.step
+            finished = train_epoch(loader.epoch_batches(progress.epoch, progress.step), step, optimizer, rate,
+                                   progress, steps=len(loader), seed=options.seed, world=world, stop=stop,
+                                   print_freq=options.print_freq, title=title)
+            trained = time.monotonic() - started
+            if not finished:
+                progress.seconds += trained
+                run.save(progress)
+                run.log(f"stopped by SIGTERM at step {progress.step} of {title}: saved, go on with --resume")
+                raise SystemExit(SIGTERM_EXIT)
+            count = progress.totals.pop("count")
+            sums = {name: total / count for name, total in progress.totals.items()}
+            metrics, score = evaluate(progress.epoch)
+            progress.seconds += time.monotonic() - started
+            rate_now = rate(progress.epoch + (len(loader) - 1) / len(loader))
+            images_s = (len(loader) - steps_before) * loader.batch_size / trained
+            row = {"epoch": progress.epoch + 1, "lr": rate_now, **sums, "images_s": round(images_s, 1), **metrics}
+            run.end_epoch(progress, row, score, finished=progress.epoch + 1 == options.epochs)
+            run.log(f"{title}  " + "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch"))
+
+
+@torch.no_grad()
+def predict(model, batches, world, amp="off"):
+    """Returns (logits (M, K) float32, labels (M,)) on the CPU for this rank's batches, the model in eval mode."""
+    model.eval()
+    logits, labels = [], []
+    for batch in batches:
+        images, targets = to_device(batch, world.device)
+        with autocast(amp, world.device):
+            logits.append(model(images).float())
+        labels.append(targets)
+    return torch.cat(logits).cpu(), torch.cat(labels).cpu()
+
+
+def evaluate_classifier(model, loader, world, amp="off", teacher_classes=None):
+    """Measures a classifier on every image of `loader` exactly once, over all processes.
+
+    `teacher_classes` is this rank's (M,) tensor of the teacher's predictions in the loader's order, for the agreement.
+    Returns (dict of top1, top5, loss and, with a teacher, agreement; shares in percent), this rank's predictions (M,).
+    """
+    world.share_buffers(model)
+    logits, labels = predict(model, loader.ordered_batches(), world, amp)
+    classes = logits.argmax(1)
+    ranked = logits.topk(min(5, logits.shape[1])).indices
+    sums = [len(labels), (classes == labels).sum(), (ranked == labels[:, None]).sum(),
+            F.cross_entropy(logits, labels, reduction="sum")]
+    if teacher_classes is not None:
+        sums.append((classes == teacher_classes).sum())
+    count, top1, top5, loss, *agreement = world.sum(torch.tensor([float(value) for value in sums],
+                                                                 dtype=torch.float64)).tolist()
+    metrics = {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "val_loss": loss / count}
+    if agreement:
+        metrics["agreement"] = 100 * agreement[0] / count
+    return metrics, classes
+
+
+def parallel(model, world):
+    """Wraps a module for training on several processes; rank 0's BatchNorm statistics are shared at evaluation only."""
+    if world.size == 1:
+        return model
+    ids = [world.device.index] if world.device.type == "cuda" else None
+    return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)

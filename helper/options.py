@@ -1,0 +1,147 @@
+"""Flags: a parser whose names take `-` or `_`, whose errors are one line, and the flags that scripts share."""
+
+import argparse
+import math
+import sys
+
+from helper.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with `--some-flag` and `--some_flag` as one name, no abbreviations, and one-line errors."""
+
+    def __init__(self, description):
+        """`description` is the script's docstring, shown by --help as it is written."""
+        super().__init__(
+            description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    def parse_known_args(self, args=None, namespace=None):
+        known = {option.replace("-", "_"): option for option in self._option_string_actions if option[:2] == "--"}
+
+        def canonical(word):
+            if not word.startswith("--"):
+                return word
+            name, equals, value = word.partition("=")
+            return known.get(name.replace("-", "_"), name) + equals + value
+
+        return super().parse_known_args([canonical(w) for w in (sys.argv[1:] if args is None else args)], namespace)
+
+    def error(self, message):
+        raise UserError(f"{message} (see --help)")
+
+
+def positive_int(text):
+    """argparse type: an integer ≥ 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
+    return value
+
+
+def natural(text):
+    """argparse type: an integer ≥ 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def positive_float(text):
+    """argparse type: a finite number > 0."""
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def nonnegative_float(text):
+    """argparse type: a finite number ≥ 0."""
+    value = float(text)
+    if not (value >= 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
+def amount(text):
+    """argparse type: a count of images, `200000` or `200k` or `1.28m`."""
+    factor = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 1)
+    value = float(text[:-1] if factor > 1 else text) * factor
+    if value < 1 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a count of images (such as 3000, 200k)")
+    return int(value)
+
+
+def int_list(text):
+    """argparse type: integers separated by commas, `150,180,210`; an empty text is an empty list."""
+    return [int(part) for part in text.split(",") if part.strip()]
+
+
+def float_list(text):
+    """argparse type: three numbers separated by commas, `0.5,0.5,0.5` (one number stands for three)."""
+    values = [float(part) for part in text.split(",")]
+    values = values * 3 if len(values) == 1 else values
+    if len(values) != 3:
+        raise argparse.ArgumentTypeError(f"{text} is not one number or three, such as 0.485,0.456,0.406")
+    return values
+
+
+def index_ranges(text):
+    """argparse type: indices and inclusive ranges, `0-9,17` → [0, …, 9, 17], sorted, each once."""
+    indices = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        indices.update(range(int(first), int(last or first) + 1))
+    if not indices:
+        raise argparse.ArgumentTypeError(f"{text} holds no index (such as 0-9,17)")
+    return sorted(indices)
+
+
+def add_process_flags(parser):
+    """Device and process flags, the same in every script."""
+    group = parser.add_argument_group("device and processes")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    group.add_argument("--gpu_id", default="0", help="GPU ids of --multiprocessing-distributed (default: 0)")
+    group.add_argument("--multiprocessing-distributed", action="store_true", dest="multiprocessing_distributed",
+                       help="run under torchrun, one process for each id in --gpu_id")
+    group.add_argument("--dist-url", default=None, help="tcp://host:port of the first machine (default: this machine)")
+    group.add_argument("--world-size", type=int, default=1, help="number of machines (default: 1)")
+    group.add_argument("--rank", type=int, default=0, help="this machine's number among them (default: 0)")
+    group.add_argument("--deterministic", action="store_true", help="deterministic GPU kernels (slower)")
+
+
+def add_training_flags(parser, *, epochs, batch_size, learning_rate, weight_decay):
+    """Flags of the training scripts: data loading, precision, saving and resuming."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=positive_int, default=epochs)
+    group.add_argument("--batch_size", type=positive_int, default=batch_size, help="images a step, all processes")
+    group.add_argument("--learning_rate", type=positive_float, default=learning_rate)
+    group.add_argument("--weight_decay", type=nonnegative_float, default=weight_decay)
+    group.add_argument("--warmup_epochs", type=nonnegative_float, default=0, help="linear warm-up, in epochs")
+    group.add_argument("--seed", type=natural, default=0, help="initialisation, order, augmentation (default: 0)")
+    group.add_argument("--num_workers", type=natural, default=None,
+                       help="decoding processes, all ranks (default: 0 for sets kept in memory, else the cores)")
+    group.add_argument("--amp", choices=["auto", "bf16", "off"], default="auto",
+                       help="bf16 autocast; auto: on GPU only (default: auto)")
+    group.add_argument("--compile", action="store_true", help="torch.compile the networks")
+    group.add_argument("--print-freq", type=positive_int, default=50, help="steps between updates of the loss shown")
+    group.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
+
+
+def add_schedule_flags(parser, *, lr_decay_epochs, lr_decay_rate=0.1):
+    """Learning-rate schedule of the classifiers."""
+    group = parser.add_argument_group("schedule")
+    group.add_argument("--schedule", choices=["step", "cosine"], default="step")
+    group.add_argument("--lr_decay_epochs", type=int_list, default=lr_decay_epochs,
+                       help="the rate drops after these epochs")
+    group.add_argument("--lr_decay_rate", type=positive_float, default=lr_decay_rate)
+    group.add_argument("--min_lr", type=nonnegative_float, default=0.0, help="where the cosine ends")
+    group.add_argument("--momentum", type=nonnegative_float, default=0.9)
+
+
+def result_flags(options):
+    """The flags that change results, as a dict: what a resumed run must share with the one it continues."""
+    free = {"resume", "num_workers", "print_freq", "device", "gpu_id", "multiprocessing_distributed", "dist_url",
+            "world_size", "rank", "save_model", "deterministic", "evaluate", "experiments_dir", "experiments_name",
+            "save_dir", "cache"}
+    return {name: value for name, value in vars(options).items() if name not in free}

@@ -1,0 +1,171 @@
+"""One process or many: devices, torchrun, reductions, and stopping on SIGTERM."""
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from helper.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others. `device` is where it computes."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self):
+        return self.rank == 0
+
+    def sum(self, tensor):
+        """Sums a float64 CPU tensor over all processes, in place, and returns it."""
+        if self.size > 1:
+            shared = tensor.to(self.device)
+            dist.all_reduce(shared)
+            tensor.copy_(shared)
+        return tensor
+
+    def any(self, flag):
+        """Returns whether `flag` is true in any process."""
+        return bool(self.sum(torch.tensor(float(flag), dtype=torch.float64)))
+
+    def from_main(self, function):
+        """Calls `function()` on rank 0 alone; every process returns its result, or raises its UserError or OSError."""
+        if self.size == 1:
+            return function()
+        answer = [None, None]  # result, error
+        if self.is_main:
+            try:
+                answer[0] = function()
+            except (UserError, OSError) as error:
+                answer[1] = error
+        dist.broadcast_object_list(answer, src=0)
+        if answer[1] is not None:
+            raise answer[1]
+        return answer[0]
+
+    def barrier(self):
+        if self.size > 1:
+            dist.barrier()
+
+    def share_buffers(self, module):
+        """Gives every process rank 0's buffers (BatchNorm statistics differ from rank to rank)."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+    def close(self):
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def has_nvidia_gpu():
+    """Returns whether this machine shows an NVIDIA GPU, whatever torch thinks of it."""
+    return os.path.exists("/proc/driver/nvidia/gpus") and bool(os.listdir("/proc/driver/nvidia/gpus"))
+
+
+def choose_device(name, local_rank=0, several=False):
+    """Returns the torch.device for `--device` (auto, cpu, cuda, cuda:N).
+
+    With several processes on a machine each takes the GPU of its local rank.
+    Raises UserError if a GPU is present but torch cannot use it, or the name is unknown.
+    """
+    if name == "auto":
+        if not torch.cuda.is_available():
+            if has_nvidia_gpu():
+                raise UserError("this machine has an NVIDIA GPU that torch cannot use (driver or torch build): "
+                                "install a matching torch, or give --device cpu")
+            return torch.device("cpu")
+        name = "cuda"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is unknown: give auto, cpu, cuda or cuda:N") from None
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise UserError(f"--device {name} is not supported: give auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise UserError(f"--device {name}: torch finds no usable GPU here: give --device cpu")
+    index = local_rank if several else (device.index or 0)
+    if index >= torch.cuda.device_count():
+        raise UserError(f"GPU {index} was asked for and this machine has {torch.cuda.device_count()}: "
+                        "start fewer processes or change --device")
+    return torch.device("cuda", index)
+
+
+def start(options):
+    """Joins the process group that torchrun describes in the environment, if any, and returns the World."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.environ.get("RANK", 0)) if size > 1 else 0
+    device = choose_device(options.device, int(os.environ.get("LOCAL_RANK", 0)), several=size > 1)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not options.deterministic
+    if size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return World(rank, size, device)
+
+
+def relaunch_under_torchrun(options, argv):
+    """Re-executes the script under torchrun for `--multiprocessing-distributed`; returns if that is not needed.
+
+    One process for each id in --gpu_id; without a GPU one CPU process, and a line that says so.
+    """
+    if not options.multiprocessing_distributed or "LOCAL_RANK" in os.environ:
+        return
+    ids = [part for part in options.gpu_id.split(",") if part.strip()]
+    if choose_device(options.device).type == "cpu":
+        print("no GPU: --multiprocessing-distributed runs as one CPU process", flush=True)
+        return
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={len(ids)}"]
+    if options.world_size > 1:
+        address = (options.dist_url or "").removeprefix("tcp://")
+        if not address:
+            raise UserError("--world-size above 1 needs --dist-url tcp://HOST:PORT of the first machine")
+        command += [f"--nnodes={options.world_size}", f"--node_rank={options.rank}",
+                    f"--master_addr={address.rpartition(':')[0]}", f"--master_port={address.rpartition(':')[2]}"]
+    else:
+        command += ["--standalone"]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(ids)
+    sys.stdout.flush()
+    os.execv(sys.executable, command + [sys.argv[0], *(sys.argv[1:] if argv is None else argv)])
+
+
+class StopRequest:
+    """Set by SIGTERM: the loop saves and leaves. Use as a context manager around the loop.
+
+    One process looks at it every step. Several must leave at the same step: they agree on it in `agreed`.
+    """
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self):
+        try:
+            self._previous = signal.signal(signal.SIGTERM, self._ask)
+        except ValueError:  # not the main thread: someone else handles signals
+            self._previous = None
+        return self
+
+    def __exit__(self, *exception):
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _ask(self, *_):
+        self.asked = True
+
+    def agreed(self, world, at_checkpoint):
+        """Returns whether to stop now; with several processes only asked where `at_checkpoint` is true for all."""
+        if world.size == 1:
+            return self.asked
+        return world.any(self.asked) if at_checkpoint else False
