@@ -20,15 +20,10 @@ from helper.files import make_folder, whole_file
 from helper.options import Parser, positive_int
 
 CLASS_NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-FILES = {
-    "train-images-idx3-ubyte": 60_000 * 784 + 16,
-    "train-labels-idx1-ubyte": 60_000 + 8,
-    "t10k-images-idx3-ubyte": 10_000 * 784 + 16,
-    "t10k-labels-idx1-ubyte": 10_000 + 8,
-}
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
-HOLDOUT = 5_000
+HOLDOUT_SHARE = 12  # the last twelfth of the training images: 5,000 of 60,000
 
 
 def folder(root):
@@ -41,25 +36,36 @@ def load(root, split):
 
     Raises UserError if the files are not under `root`.
     """
-    if not is_complete(root):
+    prefix = "t10k" if split == "test" else "train"  # a distillation opens the test files alone
+    images = _read_idx(folder(root) / f"{prefix}-images-idx3-ubyte")
+    labels = _read_idx(folder(root) / f"{prefix}-labels-idx1-ubyte")
+    if images is None or labels is None or len(images) != len(labels):
         raise UserError(f"Fashion-MNIST is not in {folder(root)}: run  python -m dataset.fashion_mnist --root {root}")
-    prefix = "t10k" if split == "test" else "train"
-    images = _read_idx(folder(root) / f"{prefix}-images-idx3-ubyte", 16).reshape(-1, 28, 28)
-    labels = _read_idx(folder(root) / f"{prefix}-labels-idx1-ubyte", 8).astype(np.int64)
-    part = {"train": slice(0, -HOLDOUT), "holdout": slice(-HOLDOUT, None), "test": slice(None)}[split]
+    holdout = len(images) // HOLDOUT_SHARE
+    part = {"train": slice(0, -holdout), "holdout": slice(-holdout, None), "test": slice(None)}[split]
     padded = np.pad(images[part], ((0, 0), (2, 2), (2, 2)))
-    return ImageSet(np.repeat(padded[..., None], 3, axis=3), labels[part], CLASS_NAMES, grey=True,
+    return ImageSet(np.repeat(padded[..., None], 3, axis=3), labels[part].astype(np.int64), CLASS_NAMES, grey=True,
                     origin={"dataset": "fashion_mnist", "split": split})
 
 
 def is_complete(root):
-    """Returns whether all four files are under `root` with their sizes."""
-    paths = {folder(root) / name: size for name, size in FILES.items()}
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
+    """Returns whether all four files are under `root`, each as long as its header says."""
+    return all(_read_idx(folder(root) / name) is not None for name in FILES)
 
 
-def _read_idx(path, header):
-    return np.fromfile(path, dtype=np.uint8)[header:]
+def _read_idx(path):
+    """Returns the uint8 array of an idx file, None if it is missing or cut short.
+
+    The header: two zero bytes, the type (8: uint8), the number of dimensions, then each as a big-endian int32.
+    """
+    if not path.is_file():
+        return None
+    content = np.fromfile(path, dtype=np.uint8)
+    if len(content) < 4 or content[2] != 8:
+        return None
+    start = 4 + 4 * int(content[3])
+    shape = content[4:start].view(">i4")
+    return content[start:].reshape(shape) if len(content) == start + np.prod(shape) else None
 
 
 def prepare(root, seconds=120):

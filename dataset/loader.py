@@ -2,11 +2,13 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from helper.errors import UserError
 
@@ -65,11 +67,15 @@ def keep_in_memory(images, shrink, limit=MEMORY_LIMIT):
     if first.nbytes * len(images) > limit:
         return images
     array = np.empty((len(images), *first.shape), np.uint8)
-    for index in range(len(images)):
-        image = np.asarray(shrink(images.load(index)))
-        if image.shape != first.shape:
-            return images  # sizes differ and the transform needs them whole
-        array[index] = image
+
+    def read(index):
+        array[index] = shrink(images.load(index))
+
+    # Threads are enough: Pillow decodes and resizes without the interpreter's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(read, range(len(images)))
+        for _ in tqdm(done, total=len(images), desc="reading", unit="image", leave=False, mininterval=1):
+            pass
     return replace(images, images=array, shrunk=True)
 
 

@@ -92,6 +92,13 @@ def _cifar(name, root, train):
                     origin={"dataset": name, "split": "train" if train else "test"})
 
 
+def check_classes(train_images, val_images, options):
+    """Raises UserError if training and validation images are not of as many classes."""
+    if len(train_images.class_names) != len(val_images.class_names):
+        raise UserError(f"--dataset {options.dataset}: {len(train_images.class_names)} training classes and "
+                        f"{len(val_images.class_names)} validation classes: check --val_data")
+
+
 def image_size(options):
     """Returns `--image_size`, or the data set's."""
     return options.image_size or REAL_SETS[options.dataset].image_size

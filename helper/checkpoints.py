@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +39,20 @@ def load(path):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from None
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error) or "globals" in str(error):
+    except pickle.UnpicklingError:
+        if _is_pickle(path):
             raise UserError(f"checkpoint {path} holds objects other than weights, which could run code: refused; "
                             "save its state_dict alone") from None
         raise UserError(f"checkpoint {path} is truncated or not a torch checkpoint: fetch it again") from None
     except Exception as error:  # zip, pickle and safetensors raise many kinds for a damaged file
         raise UserError(f"checkpoint {path} is truncated or not a checkpoint ({type(error).__name__}): "
                         "fetch it again") from None
+
+
+def _is_pickle(path):
+    """Whether a file that could not be unpickled is a torch checkpoint at all: a whole archive, or an old pickle."""
+    with open(path, "rb") as file:
+        return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
 
 
 def state_dict_of(content, path):

@@ -106,7 +106,7 @@ def fit(run, progress, loader, step, evaluate, optimizer, rate, options):
             started = time.monotonic()
             title = f"epoch {progress.epoch + 1}/{options.epochs}"
             if progress.step and not world.is_main:
-                progress.totals = {}  # rank 0 carries the sums of the steps before the interruption
+                progress.totals = dict.fromkeys(progress.totals, 0.0)  # rank 0 carries the sums of the steps before the interruption
             steps_before = progress.step
             finished = train_epoch(loader.epoch_batches(progress.epoch, progress.step), step, optimizer, rate,
                                    progress, steps=len(loader), seed=options.seed, world=world, stop=stop,
@@ -169,3 +169,26 @@ def parallel(model, world):
         return model
     ids = [world.device.index] if world.device.type == "cuda" else None
     return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+
+
+def compiled(network, options):
+    """Returns the network through torch.compile if `--compile` asks for it."""
+    return torch.compile(network) if options.compile else network
+
+
+def make_sgd(model, options):
+    """Returns SGD as the flags describe it."""
+    return torch.optim.SGD(model.parameters(), options.learning_rate, momentum=options.momentum,
+                           weight_decay=options.weight_decay)
+
+
+def classifier_result(progress, options, loader, *, method, teacher, student, source, images, table=None,
+                      teacher_top1=None):
+    """Returns the fields of result.json for a classifier whose run is finished; accuracies in percent."""
+    last = progress.rows[-1]
+    return {"table": table, "method": method, "dataset": options.dataset, "teacher": teacher, "student": student,
+            "source": source, "images": images, "epochs": options.epochs, "seed": options.seed,
+            "top1_last": last["top1"], "top1_best": max(row["top1"] for row in progress.rows),
+            "top5_last": last["top5"], "agreement": last.get("agreement"), "teacher_top1": teacher_top1,
+            "image_steps": options.epochs * len(loader) * loader.batch_size, "seconds": round(progress.seconds, 1)}

@@ -36,14 +36,14 @@ class RunFolder:
     """The files of one run; only rank 0 writes.
 
     `name` is the network's: the checkpoints are `<name>_latest.pth` and `<name>_best.pth`. `parts` maps names to what
-    has a state_dict (model, optimizer, …); the entry 'model' is what loads back as `--path-t`. `facts` goes into the
-    checkpoints beside it.
+    has a state_dict (model, optimizer, …); the entry 'model' is what loads back as `--path-t`. `inputs`
+    (hashes, counts) are what the run was given besides its flags: like these they must be the same on resuming.
     """
 
-    def __init__(self, folder, name, parts, options, world, facts=None):
+    def __init__(self, folder, name, parts, options, world, inputs=None):
         self.folder, self.name, self.parts, self.world = Path(folder), name, parts, world
-        self.flags = {key: value for key, value in sorted(result_flags(options).items())}
-        self.facts = {"model_name": name, **(facts or {})}
+        self.flags = dict(sorted({**result_flags(options), **(inputs or {})}.items()))
+        self.facts = {"model_name": name}
 
     @property
     def latest(self):
@@ -72,11 +72,11 @@ class RunFolder:
     def _restore(self):
         state = checkpoints.load(self.latest)
         if not isinstance(state, dict) or "progress" not in state:
-            raise UserError(f"{self.latest} is not a run's checkpoint: delete it, or choose another folder")
+            raise UserError(f"{self.latest} is not a run's checkpoint to resume from: choose another folder")
         for key, value in self.flags.items():
             before = state["flags"].get(key)
             if before != value:
-                raise UserError(f"--resume: --{key} was {before} in {self.folder} and is {value} now: "
+                raise UserError(f"--resume: {key} was {before} in {self.folder} and is {value} now: "
                                 "give the run's own settings, or another folder")
         progress = Progress(**state["progress"])
         for name, part in self.parts.items():
@@ -125,6 +125,11 @@ class RunFolder:
         if self.world.is_main:
             write_json(self.folder / "result.json", {"schema": RESULT_SCHEMA, **result})
             draw_curves(self.folder / "metrics.csv", self.folder / "curves.png", panels)
+
+
+def file_stem(model_name):
+    """Returns the architecture's name as a file name: timm/resnet18 → timm_resnet18."""
+    return model_name.replace("/", "_")
 
 
 def environment():

@@ -1,0 +1,30 @@
+"""The short table at the end of the quickstart: `python -m helper.summary RUN_FOLDER IMAGE_FOLDER SECONDS`."""
+
+import sys
+from pathlib import Path
+
+from helper.errors import UserError, run
+from helper.files import read_json
+
+
+def main(argv=None):
+    """Prints what a distillation run reached. SECONDS is what the whole command took."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if len(arguments) != 3:
+        raise UserError("usage: python -m helper.summary RUN_FOLDER IMAGE_FOLDER SECONDS")
+    run_folder, images, seconds = Path(arguments[0]), Path(arguments[1]), float(arguments[2])
+    result = read_json(run_folder / "result.json", "result of the distillation")
+    rows = [
+        ("teacher", f"{result['teacher']}, top-1 {result['teacher_top1']:.2f} % on the real test images"),
+        ("student", f"{result['student']}, top-1 {result['top1_last']:.2f} % on the real test images, "
+                    f"having seen {result['images']} generated images and no real one"),
+        ("agreement", f"{result['agreement']:.2f} % of the test images: student and teacher name the same class"),
+        ("minutes", f"{seconds / 60:.1f} now; {result['seconds'] / 60:.1f} of distillation"),
+        ("images", images / "contact_sheet.png"),
+        ("curves", run_folder / "curves.png"),
+    ]
+    print("\n" + "\n".join(f"{name:10} {text}" for name, text in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,61 @@
+"""Wide residual networks (Zagoruyko and Komodakis, arXiv 1605.07146): pre-activation blocks, for 32x32 images."""
+
+import torch.nn.functional as F
+from torch import nn
+
+from models.resnet_cifar import conv3x3, initialise
+
+
+class PreActivationBlock(nn.Module):
+    """BN, ReLU, convolution, twice, beside a shortcut: (N, c_in, H, W) → (N, c_out, H/stride, W/stride)."""
+
+    def __init__(self, c_in, c_out, stride):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(c_in)
+        self.conv1 = conv3x3(c_in, c_out, stride)
+        self.bn2 = nn.BatchNorm2d(c_out)
+        self.conv2 = conv3x3(c_out, c_out)
+        # Published code goes by the width alone: a stage whose width stays has no projection (k = 1, first stage).
+        self.convShortcut = nn.Conv2d(c_in, c_out, 1, stride, bias=False) if c_in != c_out else None
+
+    def forward(self, x):
+        activated = F.relu(self.bn1(x))
+        out = self.conv2(F.relu(self.bn2(self.conv1(activated))))
+        # The projection reads the activated input; the identity passes the plain one.
+        return out + (x if self.convShortcut is None else self.convShortcut(activated))
+
+
+class Stage(nn.Module):
+    """`blocks` blocks in a row, of which the first changes the width and the resolution."""
+
+    def __init__(self, c_in, c_out, blocks, stride):
+        super().__init__()
+        first = PreActivationBlock(c_in, c_out, stride)
+        # The attribute is part of the published keys: block1.layer.0.conv1.weight.
+        self.layer = nn.Sequential(first, *[PreActivationBlock(c_out, c_out, 1) for _ in range(blocks - 1)])
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class WideResNet(nn.Module):
+    """Images (N, 3, H, W), H = W = 32 as a rule → logits (N, num_classes)."""
+
+    def __init__(self, depth, num_classes, factor):
+        """`depth` is 6n + 4, with n blocks a stage; `factor` (k) multiplies the stages' widths 16, 32, 64."""
+        super().__init__()
+        blocks = (depth - 4) // 6
+        widths = (16, 16 * factor, 32 * factor, 64 * factor)
+        self.conv1 = conv3x3(3, widths[0])
+        self.block1 = Stage(widths[0], widths[1], blocks, stride=1)
+        self.block2 = Stage(widths[1], widths[2], blocks, stride=2)
+        self.block3 = Stage(widths[2], widths[3], blocks, stride=2)
+        self.bn1 = nn.BatchNorm2d(widths[3])
+        self.fc = nn.Linear(widths[3], num_classes)
+        initialise(self)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x):
+        x = self.block3(self.block2(self.block1(self.conv1(x))))  # (N, 64k, H/4, W/4)
+        x = F.relu(self.bn1(x))
+        return self.fc(x.mean((2, 3)))

@@ -1,0 +1,314 @@
+"""synthesize_dit.py as a user meets it: folders, manifests, restarts, growth, damage, full disks, wrong input."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, JpegImagePlugin
+
+import helper.files
+import synthesize_dit
+from helper.errors import run
+
+ROOT = Path(__file__).parent.parent
+# 24 images in 5 batches, the last one filled up.
+REFERENCE = ["--images_per_class", "8", "--batch_size", "5", "--num-sampling-steps", "6", "--device", "cpu"]
+
+
+def synthesize(pipeline, folder, *flags):
+    return synthesize_dit.main(["--model", str(pipeline), "--save_dir", str(folder), *map(str, flags)])
+
+
+def contents(folder):
+    """Returns {relative path: bytes} of the images of a set."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.glob("*/*"))}
+
+
+def manifest(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def declare_unfinished(folder):
+    """Takes a set back to the state in which a killed run leaves it."""
+    state = manifest(folder) | {"complete": False, "finished": {}}
+    (folder / "manifest.json").write_text(json.dumps(state))
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_pipeline, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets") / "reference"
+    assert synthesize(tiny_pipeline, folder, *REFERENCE)["made"] == 24
+    return folder
+
+
+@pytest.fixture
+def copy(reference, tmp_path):
+    """A copy of the reference set that a test may change."""
+    return Path(shutil.copytree(reference, tmp_path / "copy"))
+
+
+def test_folder_and_manifest(tiny_pipeline, reference, tmp_path, monkeypatch):
+    assert list(contents(reference)) == [f"{c:04d}/{i:05d}.png" for c in range(3) for i in range(8)]
+    for file in reference.glob("*/*"):
+        with Image.open(file) as image:
+            assert (image.size, image.mode) == ((16, 16), "RGB")
+            assert np.asarray(image).std() > 10
+    assert len(set(contents(reference).values())) == 24
+    state = manifest(reference)
+    assert state["complete"] and state["images"] == 24 and state["classes"] == {"0": 8, "1": 8, "2": 8}
+    assert state["class_names"] == ["bag", "coat", "shoe"] and set(state["versions"]) >= {"torch", "diffusers", "python"}
+    expected = {"generator": "tiny", "sampler": "ddpm", "cfg_scale": 2.0, "num_sampling_steps": 6, "seed": 0,
+                "image_size": 16, "cfg_channels": 4, "time_embedding": "official", "format": "png", "grey": False}
+    assert expected.items() <= state["settings"].items()
+    with Image.open(reference / "contact_sheet.png") as sheet:
+        assert sheet.width > 8 * 34 and sheet.height == 2 + 3 * 34
+    monkeypatch.chdir(tmp_path)
+    result = synthesize_dit.main(["--model", str(tiny_pipeline), "--data_amount", "4", "--sampler", "ddim",
+                                  "--num_sampling_steps", "2", "--cfg-scale", "1.5"])
+    assert result["folder"] == "syn_dataset/tiny_ddim_s1.5_T2_seed0"
+    assert manifest(Path(result["folder"]))["classes"] == {"0": 2, "1": 1, "2": 1}
+
+
+def test_complete_set_returns_at_once(tiny_pipeline, copy, capsys, monkeypatch):
+    monkeypatch.setattr("models.dit.load_pipeline", None)
+    before = contents(copy), (copy / "manifest.json").stat().st_mtime_ns
+    result = synthesize(tiny_pipeline, copy, *REFERENCE)
+    assert (result["made"], result["images"]) == (0, 24)
+    assert "is complete: 24 images of 3 classes" in capsys.readouterr().out
+    assert synthesize(tiny_pipeline, copy, *REFERENCE, "--classes", "1")["made"] == 0  # a part of it
+    assert (contents(copy), (copy / "manifest.json").stat().st_mtime_ns) == before
+
+
+def test_image_depends_on_its_class_and_index_alone(tiny_pipeline, reference, tmp_path):
+    for name, flags in {"batch": ["--batch_size", "7"], "classes": ["--classes", "2,0", "--batch_size", "1"]}.items():
+        synthesize(tiny_pipeline, tmp_path / name, *REFERENCE, *flags)
+        files = list((tmp_path / name).glob("*/*.png"))
+        assert len(files) == {"batch": 24, "classes": 16}[name]
+        pairs = [(file, reference / file.relative_to(tmp_path / name)) for file in files]
+        ours, theirs = (np.stack([np.asarray(Image.open(pair[i])) for pair in pairs]).astype(int) for i in range(2))
+        assert abs(ours - theirs).max() <= 1 and (ours != theirs).mean() <= 1e-3
+    other = synthesize(tiny_pipeline, tmp_path / "seed", *REFERENCE, "--seed", "1")
+    assert not set(contents(Path(other["folder"])).values()) & set(contents(reference).values())
+
+
+def test_growth_leaves_what_is_there(tiny_pipeline, tmp_path):
+    steps, folder = ["--num-sampling-steps", "2", "--batch_size", "4"], tmp_path / "set"
+    synthesize(tiny_pipeline, folder, *steps, "--classes", "0,2", "--images_per_class", "3")
+    before = contents(folder)
+    times = {file: file.stat().st_mtime_ns for file in folder.glob("*/*")}
+    assert synthesize(tiny_pipeline, folder, *steps, "--images_per_class", "2")["made"] == 2  # class 1
+    assert synthesize(tiny_pipeline, folder, *steps, "--classes", "0", "--images_per_class", "5")["made"] == 2
+    assert before.items() <= contents(folder).items()
+    assert {file: file.stat().st_mtime_ns for file in times} == times
+    assert manifest(folder)["classes"] == {"0": 5, "1": 2, "2": 3} and manifest(folder)["complete"]
+    assert len(contents(folder)) == 10
+
+
+def test_damaged_and_missing_images_are_made_again(tiny_pipeline, reference, copy):
+    declare_unfinished(copy)
+    damaged = copy / "0001/00003.png"
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    flipped = bytearray((copy / "0000/00000.png").read_bytes())
+    flipped[-14] ^= 1  # in the checksum of the pixels: decoding alone would not notice
+    (copy / "0000/00000.png").write_bytes(flipped)
+    Image.new("RGB", (8, 8)).save(copy / "0002/00001.png")  # of another size
+    (copy / "0002/00000.png").unlink()
+    for left in ("0002/00007.png.123.part", "manifest.json.123.part"):  # by a killed run
+        (copy / left).write_bytes(b"half")
+    times = {file: file.stat().st_mtime_ns for file in copy.glob("*/*.png")}
+    assert synthesize(tiny_pipeline, copy, *REFERENCE)["made"] == 4
+    assert sum(file.stat().st_mtime_ns != before for file, before in times.items()) == 3  # whole files are left alone
+    assert not list(copy.rglob("*.part"))
+    assert contents(copy) == contents(reference) and manifest(copy)["complete"]
+    (copy / "0002/00005.png").unlink()  # from a set that was complete
+    assert synthesize(tiny_pipeline, copy, *REFERENCE)["made"] == 1
+    assert contents(copy) == contents(reference)
+
+
+@pytest.mark.parametrize("moment", ["write", "rename"])
+def test_full_disk_leaves_nothing_half_written(tiny_pipeline, reference, tmp_path, monkeypatch, capsys, moment):
+    folder, written = tmp_path / "set", []
+
+    class FullDisk:
+        """A file that takes the first bytes and then has no room."""
+
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, data):
+            self.file.write(data[:20])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full(path):
+        written.append(path)
+        return ".png" in Path(path).name and len(written) > 9
+
+    def opened(path, mode):
+        return FullDisk(open(path, mode)) if full(path) else open(path, mode)
+
+    def replaced(part, path):
+        if full(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        shutil.move(part, path)
+
+    with monkeypatch.context() as patch:
+        if moment == "write":
+            patch.setattr(helper.files, "open", opened, raising=False)
+        else:
+            patch.setattr("helper.files.os.replace", replaced)
+        argv = ["--model", str(tiny_pipeline), "--save_dir", str(folder), *REFERENCE]
+        assert run(synthesize_dit.main, argv) == 2
+    message = capsys.readouterr().err.split("\n")[-2]
+    assert message.startswith(f"error: cannot write {folder}") and "the disk is full" in message
+    assert not list(folder.rglob("*.part"))
+    assert 0 < len(contents(folder)) < 24 and contents(folder).items() <= contents(reference).items()
+    assert not manifest(folder)["complete"]
+    synthesize(tiny_pipeline, folder, *REFERENCE)
+    assert contents(folder) == contents(reference) and manifest(folder)["complete"]
+
+
+def test_jpeg_and_dpmsolver(tiny_pipeline, tmp_path):
+    synthesize(tiny_pipeline, tmp_path / "set", "--data_amount", "5", "--format", "jpeg", "--sampler", "dpmsolver++",
+               "--num-sampling-steps", "3", "--precision", "bf16", "--batch_size", "2")  # fmt: skip
+    files = sorted((tmp_path / "set").glob("*/*"))
+    assert [file.name for file in files] == ["00000.jpg", "00001.jpg"] * 2 + ["00000.jpg"]
+    with Image.open(files[0]) as image:
+        assert image.format == "JPEG" and JpegImagePlugin.get_sampling(image) == 0  # 4:4:4
+    assert manifest(tmp_path / "set")["settings"]["precision"] == "bf16"
+
+
+def test_grey_model(tiny_pipeline, tmp_path):
+    model = Path(shutil.copytree(tiny_pipeline, tmp_path / "model"))
+    info = json.loads((model / "generator.json").read_text())
+    (model / "generator.json").write_text(json.dumps(info | {"grey": True, "cfg_channels": 2}))
+    synthesize(model, tmp_path / "set", "--images_per_class", "1", "--num-sampling-steps", "2", "--batch_size", "3")
+    modes = {Image.open(file).mode for file in (tmp_path / "set").glob("*/*")}
+    assert modes == {"L"} and manifest(tmp_path / "set")["settings"]["cfg_channels"] == 2
+
+
+def subprocess_command(pipeline, folder, steps="6", launcher=()):
+    flags = [*REFERENCE, "--num-sampling-steps", steps]
+    return [sys.executable, *launcher, str(ROOT / "synthesize_dit.py"), "--model", str(pipeline),
+            "--save_dir", str(folder), *flags]  # fmt: skip
+
+
+def test_two_processes_make_the_same_bytes(tiny_pipeline, reference, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = subprocess_command(tiny_pipeline, tmp_path / "set", launcher=launcher)
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "set") == contents(reference)
+    assert manifest(tmp_path / "set")["complete"] and "on 2 × cpu" in done.stdout
+
+
+def test_killed_runs_end_in_the_same_bytes(tiny_pipeline, tmp_path):
+    folder, steps = tmp_path / "set", "150"  # long enough to be caught between two batches
+    for images in (1, 11):
+        process = subprocess.Popen(subprocess_command(tiny_pipeline, folder, steps),
+                                   env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)  # fmt: skip
+        while len(list(folder.glob("*/*.png"))) < images and process.poll() is None:
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait(timeout=60) == -signal.SIGKILL
+        assert images <= len(list(folder.glob("*/*.png"))) < 24 and not manifest(folder)["complete"]
+    synthesize(tiny_pipeline, folder, *REFERENCE, "--num-sampling-steps", steps)
+    synthesize(tiny_pipeline, tmp_path / "uninterrupted", *REFERENCE, "--num-sampling-steps", steps)
+    assert contents(folder) == contents(tmp_path / "uninterrupted")
+
+
+def _truncate_weights(model):
+    file = model / "transformer/diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def _widen(model):
+    config = json.loads((model / "transformer/config.json").read_text())
+    (model / "transformer/config.json").write_text(json.dumps(config | {"num_layers": 3}))
+
+
+def _make_set(model):
+    synthesize(model, model.parent / "set", "--images_per_class", "1", "--num-sampling-steps", "2", "--cfg-scale", "3")
+
+
+def _stray_image(model):
+    (model.parent / "set/0000").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(model.parent / "set/0000/00000.png")
+
+
+def _damage_manifest(model):
+    (model.parent / "set").mkdir()
+    (model.parent / "set/manifest.json").write_text('{"complete": tr')
+
+
+# What is done to a copy of the model at MODEL beforehand, the flags that differ from right ones, the message.
+WRONG = {
+    "no such model": (None, ["--model", "no/such/model"], "pipeline folder not found: no/such/model"),
+    "hub offline": (None, ["--model", "nobody/nothing"], "no such folder here, and it cannot be downloaded"),
+    "no pipeline": (lambda m: shutil.rmtree(m / "vae"), [], "is not a DiT pipeline folder: vae/config.json is missing"),
+    "no weights": (lambda m: (m / "vae/diffusion_pytorch_model.safetensors").unlink(), [], "holds no weights"),
+    "truncated weights": (_truncate_weights, [], "the weights in MODEL/transformer are damaged or do not fit"),
+    "other architecture": (_widen, [], "the weights in MODEL/transformer lack transformer_blocks.2."),
+    "class out of range": (None, ["--classes", "0-3"], "MODEL has classes 0 to 2, not 3"),
+    "classes unreadable": (None, ["--classes", "0-x"], "--classes"),
+    "no amount": (None, ["--images_per_class"], "--images_per_class: expected one argument"),
+    "two amounts": (None, ["--data_amount", "9"], "not allowed with argument"),
+    "negative seed": (None, ["--seed=-1"], "-1 is negative"),
+    "guidance not a number": (None, ["--cfg-scale", "nan"], "--cfg-scale: nan is not a number of at least 0"),
+    "too many steps": (None, ["--num-sampling-steps", "1001"], "--num-sampling-steps 1001 is above 1000"),
+    "too many channels": (None, ["--cfg-channels", "5"], "--cfg-channels 5: MODEL has 4 latent channels"),
+    "unknown sampler": (None, ["--sampler", "euler"], "invalid choice: 'euler'"),
+    "unknown device": (None, ["--device", "abacus"], "--device abacus is unknown"),
+    "other settings": (_make_set, [], "SET was made with cfg_scale 3.0 and 2.0 is asked for now"),
+    "stray images": (_stray_image, [], "SET holds images and no manifest.json"),
+    "damaged manifest": (_damage_manifest, [], "manifest SET/manifest.json is not valid JSON"),
+    "folder is a file": (lambda m: (m.parent / "set").write_text(""), [], "SET is a file, a folder is needed"),
+    "folder under a file": (None, ["--save_dir", "MODEL/generator.json/set"], "a part of this path is a file"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_one_clear_message(tiny_pipeline, tmp_path, capsys, name):
+    prepare, flags, expected = WRONG[name]
+    model, folder = Path(shutil.copytree(tiny_pipeline, tmp_path / "tiny")), tmp_path / "set"
+    if prepare:
+        prepare(model)
+    capsys.readouterr()
+    flags = [flag.replace("MODEL", str(model)) for flag in flags]
+    right = ["--model", str(model), "--save_dir", str(folder), "--num-sampling-steps", "2", "--images_per_class", "1"]
+    assert run(synthesize_dit.main, right + flags) == 2
+    _assert_message(capsys, expected.replace("MODEL", str(model)).replace("SET", str(folder)))
+
+
+def test_no_permission_and_no_room(tiny_pipeline, tmp_path, capsys, monkeypatch):
+    argv = ["--model", str(tiny_pipeline), "--save_dir", str(tmp_path / "set"), "--images_per_class", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr("helper.files.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
+        assert run(synthesize_dit.main, argv) == 2
+        _assert_message(capsys, "free some space, or ask for fewer images")
+
+    def denied(path, *_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("helper.files.Path.mkdir", denied)
+    assert run(synthesize_dit.main, argv) == 2
+    _assert_message(capsys, f"cannot write {tmp_path / 'set'}: no permission")
+
+
+def _assert_message(capsys, expected):
+    message = capsys.readouterr().err
+    assert expected in message
+    assert message.startswith("error: ") and message.count("\n") <= 2 and "Traceback" not in message
