@@ -27,7 +27,7 @@ def parse_option(argv=None):
     parser = Parser(__doc__)
     group = parser.add_argument_group("sampling")
     group.add_argument("--model", default="facebook/DiT-XL-2-256",
-                       help="folder of a diffusers DiT pipeline, or its name on the Hugging Face hub (default: %(default)s)")
+                       help="folder of a diffusers DiT pipeline, or its hub name (default: %(default)s)")
     group.add_argument("--sampler", choices=["ddpm", "ddim", "dpmsolver++"], default="ddpm", help="(default: ddpm)")
     group.add_argument("--num-sampling-steps", type=positive_int, default=100, help="T (default: 100)")
     group.add_argument("--cfg-scale", type=nonnegative_float, default=2.0,
@@ -35,13 +35,13 @@ def parse_option(argv=None):
     group.add_argument("--cfg-channels", type=positive_int,
                        help="latent channels that are guided (default: the model's generator.json, else 3)")
     group.add_argument("--time-embedding", choices=["official", "diffusers"],
-                       help="frequencies the model was trained with (default: the model's generator.json, else official)")
+                       help="frequencies it was trained with (default: the model's generator.json, else official)")
     group.add_argument("--seed", type=natural, default=0, help="(default: 0)")
     group = parser.add_argument_group("images")
     group.add_argument("--classes", type=index_ranges, help="indices and ranges, such as 0-9,17 (default: all)")
     count = group.add_mutually_exclusive_group(required=True)
     count.add_argument("--images_per_class", type=positive_int)
-    count.add_argument("--data_amount", type=amount, help="images in all, such as 200k, shared evenly among the classes")
+    count.add_argument("--data_amount", type=amount, help="images in all, such as 200k, shared among the classes")
     group.add_argument("--format", choices=["png", "jpeg"], default="png", help="jpeg: quality 95 (default: png)")
     group.add_argument("--save_dir", type=Path,
                        help="(default: syn_dataset/<generator>_<sampler>_s<s>_T<T>_seed<seed>)")
@@ -92,7 +92,7 @@ def image_settings(options, source):
 
 
 def main(argv=None):
-    """Makes the images that are missing; returns a dict: folder, images (in the folder), made (by this run), seconds."""
+    """Makes the missing images; returns a dict: folder, images (there now), made (by this run), seconds."""
     options = parse_option(argv)
     from helper.processes import relaunch_under_torchrun, start
 

@@ -196,6 +196,8 @@ def load_vae(options):
     if not path.exists():
         raise UserError(f"{path} not found: run --stage vae first, with the same --save_dir")
     content = checkpoints.load(path)
+    if not isinstance(content, dict) or "flags" not in content:
+        raise UserError(f"{path} is not a checkpoint of --stage vae: choose another --save_dir")
     flags_then = content["flags"]
     if "optimizer" in content:
         raise UserError(f"{path} is of an unfinished run: finish it with --stage vae --resume")

@@ -116,7 +116,7 @@ def distill(options, val_loader, world):
     from helper import loops
     from helper.files import sha256
     from helper.losses import MIXING, kd_loss
-    from helper.runs import RunFolder, file_stem
+    from helper.runs import RunFolder
     from models.classifiers import architecture_of, load_teacher, make_student
 
     num_classes = len(val_loader.images.class_names)
@@ -130,10 +130,12 @@ def distill(options, val_loader, world):
     optimizer = loops.make_sgd(student, options)
     folder = Path("save/student_model") / options.experiments_dir / options.experiments_name
     inputs = {"teacher_sha256": sha256(options.path_t), "images": len(images)}
-    run_folder = RunFolder(folder, file_stem(options.model_s), {"model": student.net, "optimizer": optimizer}, options,
+    run_folder = RunFolder(folder, options.model_s, {"model": student.net, "optimizer": optimizer}, options,
                            world, inputs)
     progress = run_folder.open(options.resume, {"teacher": inputs, "train": images.origin,
                                                 "validation": val_loader.images.origin})
+    if result := run_folder.finished_result(progress, options.epochs):
+        return result
 
     teacher_metrics, teacher_classes = loops.evaluate_classifier(teacher, val_loader, world, options.amp)
     report_teacher(run_folder, options, teacher_metrics["top1"], num_classes)
@@ -187,7 +189,8 @@ def evaluate_checkpoint(options, val_loader, world):
     from models.classifiers import load_teacher
 
     content = checkpoints.load(options.evaluate)
-    name = options.model_s or content.get("model_name")  # else that of its folder
+    # Our checkpoints name their architecture; for others it is that of their folder.
+    name = options.model_s or (content.get("model_name") if isinstance(content, dict) else None)
     student = load_teacher(options.evaluate, len(val_loader.images.class_names), *statistics(options, "s"),
                            name).to(world.device)
     metrics, _ = loops.evaluate_classifier(student, val_loader, world, options.amp)

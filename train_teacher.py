@@ -17,7 +17,7 @@ def parse_option(argv=None):
     parser = flags.Parser(__doc__)
     parser.add_argument("--model", required=True, help="architecture: a name of models/, torchvision/NAME or timm/NAME")
     parser.add_argument("--pretrained", action="store_true", help="start from the library's published weights")
-    parser.add_argument("--label_smoothing", type=flags.nonnegative_float, default=0.0)
+    parser.add_argument("--label_smoothing", type=flags.share, default=0.0)
     parser.add_argument("--save_dir", default=None, help="default: save/models/<dataset>/<model>")
     flags.add_training_flags(parser, epochs=200, batch_size=256, learning_rate=0.1, weight_decay=5e-4)
     flags.add_schedule_flags(parser, lr_decay_epochs=[120, 150, 180], lr_decay_rate=0.2)
@@ -35,7 +35,7 @@ def main(argv=None):
     import torch.nn.functional as F
 
     from helper import loops, processes
-    from helper.runs import RunFolder, file_stem
+    from helper.runs import RunFolder
     from models.classifiers import make_student
 
     processes.relaunch_under_torchrun(options, argv)
@@ -51,9 +51,11 @@ def main(argv=None):
         model = make_student(options.model, num_classes, info.mean, info.std, options.pretrained).to(world.device)
         network = loops.compiled(loops.parallel(model, world), options)
         optimizer = loops.make_sgd(model, options)
-        run_folder = RunFolder(options.save_dir, file_stem(options.model), {"model": model.net, "optimizer": optimizer},
+        run_folder = RunFolder(options.save_dir, options.model, {"model": model.net, "optimizer": optimizer},
                                options, world, {"images": len(train_images)})
         progress = run_folder.open(options.resume, {"train": train_images.origin, "validation": val_images.origin})
+        if result := run_folder.finished_result(progress, options.epochs):
+            return result
         run_folder.log(f"{options.model} on {len(train_images)} real images of {options.dataset}, "
                        f"validated on {len(val_images)} ({options.val_split})")
 

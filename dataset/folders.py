@@ -151,7 +151,9 @@ def _labels_of(names, num_classes):
 
 
 def _class_folders(folder):
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    # Numbers count as numbers, 2 before 10, as where they name the class.
+    return sorted(names, key=int) if all(name.isdigit() for name in names) else names
 
 
 def _images_in(folder):

@@ -84,75 +84,69 @@ def default_workers(images, world_size):
     return 0 if images.in_memory else max(1, (os.cpu_count() or 1) // world_size)
 
 
-def epoch_indices(count, batch_size, *, seed, epoch, rank=0, world_size=1, first_step=0):
-    """Yields a rank's indices of each training step of `epoch` (from 0), beginning with step `first_step`.
+class Batches:
+    """The order of training: which indices of `count` items a rank takes at each step of an epoch.
 
-    A permutation of (seed, epoch) is cut into global batches of `batch_size`, of which a rank takes its share; the
-    last incomplete one is dropped.
+    A permutation of (seed, epoch) is cut into global batches of `batch_size`, of which a rank takes its share; the last
+    incomplete one is dropped unless there is only that one. Raises UserError if the processes cannot share a batch.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(count)
-    share = batch_size // world_size
-    for start in range(first_step * batch_size, count - batch_size + 1, batch_size):
-        yield order[start + rank * share:start + (rank + 1) * share]
 
-
-class TensorLoader:
-    """Batches of tensors that are whole in memory, such as latents and their labels: the training half of a Loader."""
-
-    def __init__(self, *tensors, batch_size, seed, rank=0, world_size=1):
+    def __init__(self, count, batch_size, *, seed=0, rank=0, world_size=1):
         if batch_size % world_size:
             raise UserError(f"--batch_size {batch_size} cannot be shared among {world_size} processes: "
                             f"give a multiple of {world_size}")
-        self.tensors, self.batch_size = tensors, min(batch_size, len(tensors[0]) // world_size * world_size)
-        self._order = {"seed": seed, "rank": rank, "world_size": world_size}
+        if count < world_size:
+            raise UserError(f"{count} images are too few for {world_size} processes")
+        self.count, self.seed, self.rank, self.world_size = count, seed, rank, world_size
+        self.batch_size = min(batch_size, count - count % world_size)
+        self.share = self.batch_size // world_size
 
     def __len__(self):
         """Steps an epoch."""
-        return len(self.tensors[0]) // self.batch_size
+        return self.count // self.batch_size
+
+    def indices(self, epoch, first_step=0):
+        """Yields this rank's indices, an int64 array a step, of `epoch` (from 0), beginning with step `first_step`."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        for step in range(first_step, len(self)):
+            start = step * self.batch_size + self.rank * self.share
+            yield order[start:start + self.share]
+
+
+class TensorLoader(Batches):
+    """Training batches of tensors that are whole in memory, such as latents and their labels."""
+
+    def __init__(self, *tensors, batch_size, **order):
+        super().__init__(len(tensors[0]), batch_size, **order)
+        self.tensors = tensors
 
     def epoch_batches(self, epoch, first_step=0):
         """Yields this rank's batches of `epoch` (from 0), beginning with step `first_step`."""
-        for indices in epoch_indices(len(self.tensors[0]), self.batch_size, epoch=epoch, first_step=first_step,
-                                     **self._order):
+        for indices in self.indices(epoch, first_step):
             yield [tensor[torch.from_numpy(indices)] for tensor in self.tensors]
 
 
-class Loader:
-    """Batches of one rank, epoch by epoch, from any step on.
+class Loader(Batches):
+    """Batches of an ImageSet through a transform: (uint8 images (N, H, W, 3), int64 labels (N,)), pinned if `pin`.
 
-    `images` is an ImageSet; a batch is (uint8 (N, H, W, 3), int64 labels (N,)), pinned if `pin`.
-    Training: `epoch_batches` follows a permutation of (seed, epoch), cut into global batches of `batch_size`; a rank
-    takes its share of each. The last incomplete global batch is dropped unless the set is smaller than one batch.
+    `workers` counts the decoding processes of all ranks.
     """
 
-    def __init__(self, images, transform, batch_size, *, seed=0, rank=0, world_size=1, workers=None, pin=False):
-        if batch_size % world_size:
-            raise UserError(f"--batch_size {batch_size} cannot be shared among {world_size} processes: "
-                            f"give a multiple of {world_size}")
-        if len(images) < world_size:
-            raise UserError(f"{len(images)} images are too few for {world_size} processes")
-        self.images, self.seed, self.rank, self.world_size = images, seed, rank, world_size
-        self.dataset = TransformedSet(images, transform, seed)
-        self.batch_size = min(batch_size, len(images) - len(images) % world_size)
-        share = default_workers(images, world_size) if workers is None else -(-workers // world_size)
-        self._settings = {"num_workers": share, "collate_fn": _collate, "pin_memory": pin,
+    def __init__(self, images, transform, batch_size, *, workers=None, pin=False, **order):
+        super().__init__(len(images), batch_size, **order)
+        self.images, self.dataset = images, TransformedSet(images, transform, self.seed)
+        mine = default_workers(images, self.world_size) if workers is None else -(-workers // self.world_size)
+        self._settings = {"num_workers": mine, "collate_fn": _collate, "pin_memory": pin,
                           "worker_init_fn": _restore_signals}
-
-    def __len__(self):
-        """Steps an epoch."""
-        return len(self.images) // self.batch_size
 
     def epoch_batches(self, epoch, first_step=0):
         """Yields this rank's training batches of `epoch` (from 0), beginning with step `first_step`."""
-        indices = epoch_indices(len(self.images), self.batch_size, seed=self.seed, epoch=epoch, rank=self.rank,
-                                world_size=self.world_size, first_step=first_step)
-        yield from self._load([[(epoch, int(i)) for i in step] for step in indices])
+        yield from self._load([(epoch, int(i)) for i in step] for step in self.indices(epoch, first_step))
 
     def ordered_batches(self):
         """Yields every image of this rank exactly once, in order: images rank, rank + world_size, …"""
-        mine = range(self.rank, len(self.images), self.world_size)
-        share = max(1, self.batch_size // self.world_size)
-        yield from self._load([[(0, i) for i in mine[at:at + share]] for at in range(0, len(mine), share)])
+        mine = range(self.rank, self.count, self.world_size)
+        yield from self._load([(0, i) for i in mine[at:at + self.share]] for at in range(0, len(mine), self.share))
 
     def _load(self, batches):
         for batch in DataLoader(self.dataset, batch_sampler=batches, **self._settings):

@@ -8,6 +8,7 @@ import numpy as np
 from dataset import fashion_mnist, folders, transforms
 from dataset.image_set import ImageSet
 from helper.errors import UserError
+from helper.options import positive_int
 
 IMAGENET_STATS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -41,7 +42,7 @@ def add_flags(parser):
                             "set's own; imagenet: true_dataset/imagenet_val.txt or true_dataset/imagenet/val/)")
     group.add_argument("--val_split", choices=["test", "holdout"], default="test",
                        help="holdout: the last 5,000 training images of fashion_mnist, for choosing settings")
-    group.add_argument("--image_size", type=int, default=None, help="pixels (default: the data set's)")
+    group.add_argument("--image_size", type=positive_int, default=None, help="pixels (default: the data set's)")
 
 
 def load_split(options, split):

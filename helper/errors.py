@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import time
 
 # Operating-system failures that the user, not the code, can mend, and what to do about each.
 REMEDIES = {
@@ -13,6 +14,9 @@ REMEDIES = {
     errno.EROFS: "the file system is read-only: choose another folder",
     errno.ENOTDIR: "a part of this path is a file: choose another folder",
 }
+
+
+RANK_PATIENCE = 3.0  # seconds; torchrun notices a process that ended within tenths of one
 
 
 class UserError(Exception):
@@ -30,7 +34,9 @@ def describe_os_error(error):
 def run(main, argv=None):
     """Runs a script's `main(argv)` for the shell and returns its exit code: 0, 2 for a user's mistake, 130 for ^C.
 
-    Of several processes only rank 0 prints the message; any other exception is a bug and keeps its traceback.
+    Of several processes rank 0 prints the message. Another rank speaks only if rank 0 is still there after a while: an
+    error that all of them meet makes torchrun end them before that. Any other exception is a bug and keeps its
+    traceback.
     """
     try:
         main(argv)
@@ -43,6 +49,7 @@ def run(main, argv=None):
             raise
     except KeyboardInterrupt:
         return 130
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(f"error: {message}", file=sys.stderr, flush=True)
+    if int(os.environ.get("RANK", 0)) > 0:
+        time.sleep(RANK_PATIENCE)
+    print(f"error: {message}", file=sys.stderr, flush=True)
     return 2

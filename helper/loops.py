@@ -85,7 +85,7 @@ def train_epoch(batches, step, optimizer, rate, progress, *, steps, seed, world,
         shown = (index + 1) % print_freq == 0
         if shown:
             bar.set_postfix(loss=f"{float(totals['loss'] / totals['count']):.4f}")
-        if stop.agreed(world, shown):
+        if stop.agreed(world, shown or index + 1 == steps):  # an epoch may have fewer steps than print_freq
             progress.step, finished = index + 1, False
             break
     bar.close()
@@ -129,15 +129,19 @@ def fit(run, progress, loader, step, evaluate, optimizer, rate, options):
 
 
 @torch.no_grad()
-def predict(model, batches, world, amp="off"):
-    """Returns (logits (M, K) float32, labels (M,)) on the CPU for this rank's batches, the model in eval mode."""
+def predict(model, loader, world, amp="off"):
+    """Returns (logits (M, K) float32, labels (M,)) on the CPU for this rank's images, the model in eval mode."""
     model.eval()
     logits, labels = [], []
-    for batch in batches:
-        images, targets = to_device(batch, world.device)
-        with autocast(amp, world.device):
-            logits.append(model(images).float())
-        labels.append(targets)
+    bar = tqdm(total=len(loader.images), desc="evaluation", unit="image", disable=not world.is_main, leave=False,
+               mininterval=1)
+    with bar:
+        for batch in loader.ordered_batches():
+            images, targets = to_device(batch, world.device)
+            with autocast(amp, world.device):
+                logits.append(model(images).float())
+            labels.append(targets)
+            bar.update(len(images) * world.size)
     return torch.cat(logits).cpu(), torch.cat(labels).cpu()
 
 
@@ -148,7 +152,7 @@ def evaluate_classifier(model, loader, world, amp="off", teacher_classes=None):
     Returns (dict of top1, top5, loss and, with a teacher, agreement; shares in percent), this rank's predictions (M,).
     """
     world.share_buffers(model)
-    logits, labels = predict(model, loader.ordered_batches(), world, amp)
+    logits, labels = predict(model, loader, world, amp)
     classes = logits.argmax(1)
     ranked = logits.topk(min(5, logits.shape[1])).indices
     sums = [len(labels), (classes == labels).sum(), (ranked == labels[:, None]).sum(),

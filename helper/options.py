@@ -63,6 +63,14 @@ def nonnegative_float(text):
     return value
 
 
+def share(text):
+    """argparse type: a number in [0, 1]."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
+    return value
+
+
 def amount(text):
     """argparse type: a count of images, `200000` or `200k` or `1.28m`."""
     factor = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 1)

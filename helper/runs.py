@@ -14,7 +14,7 @@ import torch
 
 from helper import checkpoints
 from helper.errors import UserError
-from helper.files import make_folder, remove_parts, write_json, write_text
+from helper.files import make_folder, read_json, remove_parts, write_json, write_text
 from helper.options import result_flags
 
 RESULT_SCHEMA = 1
@@ -47,11 +47,11 @@ class RunFolder:
 
     @property
     def latest(self):
-        return self.folder / f"{self.name}_latest.pth"
+        return self.folder / f"{file_stem(self.name)}_latest.pth"
 
     @property
     def best(self):
-        return self.folder / f"{self.name}_best.pth"
+        return self.folder / f"{file_stem(self.name)}_best.pth"
 
     def open(self, resume, config):
         """Makes the folder, or continues what is in it, and returns the Progress.
@@ -68,6 +68,15 @@ class RunFolder:
                 write_json(self.folder / "config.json", {**config, "flags": self.flags, **environment()})
         self.world.barrier()
         return progress
+
+    def finished_result(self, progress, epochs):
+        """Returns the result.json of a run whose `epochs` are all done, and says so; None if there is work left."""
+        path = self.folder / "result.json"
+        if progress.epoch < epochs or not path.exists():
+            return None
+        if self.world.is_main:
+            print(f"{self.folder} is finished: {epochs} epochs, nothing to do", flush=True)
+        return read_json(path, "result")
 
     def _restore(self):
         state = checkpoints.load(self.latest)

@@ -20,11 +20,11 @@ def build_vae(channels, latent_channels, image_size):
     """
     from diffusers import AutoencoderKL
 
+    if not channels or any(width < 1 or width % 8 for width in channels):
+        raise UserError("--vae_channels must be multiples of 8 (the groups of the normalisation), such as 16,32,64")
     factor = 2 ** (len(channels) - 1)
     if image_size % factor:
         raise UserError(f"--image_size {image_size} is not divisible by {factor}, the factor of --vae_channels")
-    if any(width % 8 for width in channels):
-        raise UserError("--vae_channels must be multiples of 8 (the groups of the normalisation)")
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(channels), up_block_types=("UpDecoderBlock2D",) * len(channels),
         block_out_channels=tuple(channels), layers_per_block=1, latent_channels=latent_channels, norm_num_groups=8,

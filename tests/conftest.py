@@ -8,8 +8,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the scripts are modules of the repository's root
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 torch.set_num_threads(1)
 
@@ -40,4 +42,38 @@ def tiny_pipeline(tmp_path_factory):
     vae.save_pretrained(folder / "vae")
     DDPMScheduler().save_pretrained(folder / "scheduler")
     (folder / "generator.json").write_text(json.dumps({"cfg_channels": 4, "class_names": TINY_CLASSES}))
+    return folder
+
+
+def tiny_images(labels, seed):
+    """Returns uint8 images (N, 28, 28) that are easily told apart by their class, of ten."""
+    shapes = np.random.default_rng(0).integers(0, 2, (10, 7, 7))  # a pattern of coarse squares for each class
+    rng = np.random.default_rng(seed)
+    bright = rng.uniform(0.5, 1, (len(labels), 1, 1)) * np.kron(shapes[labels], np.ones((1, 4, 4)))
+    return (255 * np.clip(bright + rng.normal(0, 0.2, bright.shape), 0, 1)).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def tiny_fashion_mnist(tmp_path_factory):
+    """A data root with idx files as Fashion-MNIST's: 360 training images, of which 30 are the holdout, and 203 others."""
+    root = tmp_path_factory.mktemp("data") / "true_dataset"
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for seed, (prefix, count) in enumerate({"train": 360, "t10k": 203}.items()):
+        labels = np.random.default_rng(10 + seed).integers(0, 10, count).astype(np.uint8)
+        for kind, array in (("images-idx3", tiny_images(labels, 20 + seed)), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (raw / f"{prefix}-{kind}-ubyte").write_bytes(header + array.tobytes())
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_image_folder(tmp_path_factory):
+    """An image folder such as synthesize_dit.py makes: 10 classes of 20 images of 32×32 pixels."""
+    folder = tmp_path_factory.mktemp("sets") / "generated"
+    labels = np.repeat(np.arange(10), 20)
+    for index, (label, pixels) in enumerate(zip(labels, tiny_images(labels, 30), strict=True)):
+        (folder / f"{label:04d}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.pad(pixels, 2)).save(folder / f"{label:04d}" / f"{index % 20:05d}.png")
+    (folder / "manifest.json").write_text(json.dumps({"complete": True, "images": 200}))
     return folder

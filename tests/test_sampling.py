@@ -217,7 +217,8 @@ def test_noise_belongs_to_the_image():
         assert torch.equal(together[:, column], batch_noise(3, [item], SHAPE, 4)[:, 0])
         state = int(np.random.SeedSequence([3, *item]).generate_state(1, np.uint64)[0]) >> 1
         generator = torch.Generator().manual_seed(state)
-        assert torch.equal(together[:, column], torch.stack([torch.randn(SHAPE, generator=generator) for _ in range(5)]))
+        expected = [torch.randn(SHAPE, generator=generator) for _ in range(5)]
+        assert torch.equal(together[:, column], torch.stack(expected))
     assert torch.equal(batch_noise(3, ITEMS, SHAPE, 0)[0], together[0])
     assert not torch.equal(batch_noise(4, ITEMS, SHAPE, 0), together[:1])
     assert abs(together.mean()) < 0.1 and abs(together.std() - 1) < 0.1

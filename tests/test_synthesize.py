@@ -64,7 +64,8 @@ def test_folder_and_manifest(tiny_pipeline, reference, tmp_path, monkeypatch):
     assert len(set(contents(reference).values())) == 24
     state = manifest(reference)
     assert state["complete"] and state["images"] == 24 and state["classes"] == {"0": 8, "1": 8, "2": 8}
-    assert state["class_names"] == ["bag", "coat", "shoe"] and set(state["versions"]) >= {"torch", "diffusers", "python"}
+    assert state["class_names"] == ["bag", "coat", "shoe"]
+    assert set(state["versions"]) >= {"torch", "diffusers", "python"}
     expected = {"generator": "tiny", "sampler": "ddpm", "cfg_scale": 2.0, "num_sampling_steps": 6, "seed": 0,
                 "image_size": 16, "cfg_channels": 4, "time_embedding": "official", "format": "png", "grey": False}
     assert expected.items() <= state["settings"].items()
@@ -209,14 +210,15 @@ def subprocess_command(pipeline, folder, steps="6", launcher=()):
 def test_two_processes_make_the_same_bytes(tiny_pipeline, reference, tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = subprocess_command(tiny_pipeline, tmp_path / "set", launcher=launcher)
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "set") == contents(reference)
     assert manifest(tmp_path / "set")["complete"] and "on 2 × cpu" in done.stdout
 
 
 def test_killed_runs_end_in_the_same_bytes(tiny_pipeline, tmp_path):
-    folder, steps = tmp_path / "set", "150"  # long enough to be caught between two batches
+    folder, steps = tmp_path / "set", "80"  # long enough to be caught between two batches
     for images in (1, 11):
         process = subprocess.Popen(subprocess_command(tiny_pipeline, folder, steps),
                                    env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)  # fmt: skip

@@ -1,0 +1,152 @@
+"""The distillation loss against its formula, and the mixing of images."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from helper import losses, loops
+
+
+def softmax(logits):
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def random_logits(count=6, classes=11, scale=5.0, seed=0):
+    rng = np.random.default_rng(seed)
+    return scale * rng.normal(size=(count, classes)), scale * rng.normal(size=(count, classes))
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 4.0, 10.0, 20.0])
+def test_kd_loss_is_the_formula(tau):
+    student, teacher = random_logits()
+    p, q = softmax(teacher / tau), softmax(student / tau)
+    expected = (p * np.log(p / q)).sum(axis=1).mean() * tau**2
+    measured = losses.kd_loss(torch.tensor(student), torch.tensor(teacher), tau)
+    assert measured.shape == () and measured.dtype == torch.float32
+    assert float(measured) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("tau", [1.0, 4.0])
+def test_gradient_is_the_difference_of_the_softmaxes(tau):
+    student, teacher = random_logits(seed=1)
+    logits = torch.tensor(student, requires_grad=True)
+    losses.kd_loss(logits, torch.tensor(teacher), tau).backward()
+    expected = tau * (softmax(student / tau) - softmax(teacher / tau)) / len(student)
+    np.testing.assert_allclose(logits.grad.numpy(), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_kd_loss_properties():
+    student, teacher = (torch.tensor(logits, dtype=torch.float32) for logits in random_logits(seed=2))
+    assert float(losses.kd_loss(teacher, teacher, 4)) == pytest.approx(0, abs=1e-6)
+    forward, backward = losses.kd_loss(student, teacher, 1), losses.kd_loss(teacher, student, 1)
+    assert forward > 0 and abs(forward - backward) > 0.1  # the teacher's distribution is the first, not the second
+    torch.testing.assert_close(losses.kd_loss(student + 7, teacher - 3, 4), losses.kd_loss(student, teacher, 4))
+    doubled = losses.kd_loss(student.repeat(2, 1), teacher.repeat(2, 1), 4)
+    torch.testing.assert_close(doubled, losses.kd_loss(student, teacher, 4))  # the mean over the batch
+    extreme = torch.tensor([[1e4, -1e4, 0.0]])
+    assert torch.isfinite(losses.kd_loss(-extreme, extreme, 1))
+    # Half precision is widened before the softmax: only the rounding of the logits remains.
+    half = losses.kd_loss(student.bfloat16(), teacher.bfloat16(), 4)
+    assert half == losses.kd_loss(student.bfloat16().float(), teacher.bfloat16().float(), 4)
+
+
+def flat_images(count=16, size=32):
+    """Image i holds i + 1 in every pixel."""
+    return torch.arange(1.0, count + 1).view(-1, 1, 1, 1).expand(count, 3, size, size).clone()
+
+
+def test_mixup_is_one_weight_a_batch():
+    images, weights = flat_images(), []
+    for seed in range(200):
+        torch.manual_seed(seed)
+        mixed = losses.mixup(images)
+        torch.manual_seed(seed)
+        assert torch.equal(mixed, losses.mixup(images))  # a function of the seed
+        values = mixed[:, 0, 0, 0]
+        assert torch.equal(mixed, values.view(-1, 1, 1, 1).expand_as(mixed))
+        assert values.sum() == pytest.approx(float(images[:, 0, 0, 0].sum()), rel=1e-5)  # partners: a permutation
+        # λ·(i + 1) + (1 − λ)·partner: try every partner of the first image, and see which λ serves all of them.
+        torch.manual_seed(seed)
+        weight = torch.distributions.Beta(0.4, 0.4).sample().item()
+        partners = (values - weight * images[:, 0, 0, 0]) / (1 - weight) if weight < 0.99 else None
+        if partners is not None:
+            assert sorted(partners.round().int().tolist()) == list(range(1, 17))
+            torch.testing.assert_close(partners, partners.round(), atol=0.02, rtol=0)
+        weights.append(weight)
+    assert np.mean(weights) == pytest.approx(0.5, abs=0.1)
+    assert np.mean([not 0.1 < weight < 0.9 for weight in weights]) > 0.35  # β(0.4, 0.4) is heavy at both ends
+
+
+def test_cutmix_pastes_one_box_from_partners():
+    images, shares = flat_images(), []
+    for seed in range(200):
+        torch.manual_seed(seed)
+        mixed = losses.cutmix(images)
+        changed = (mixed != images)
+        assert (changed[:, :1] == changed).all()  # all channels alike
+        area = changed[:, 0].any(0)  # of some image whose partner is another
+        rows, columns = area.any(1).nonzero().flatten(), area.any(0).nonzero().flatten()
+        if len(rows):
+            box = mixed[:, 0, rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+            assert area.sum() == box[0].numel()  # a rectangle, the same for all
+            assert (box == box[:, :1, :1]).all()
+            assert sorted(box[:, 0, 0].tolist()) == list(range(1, 17))  # partners: a permutation
+        shares.append(float(area.float().mean()))
+    assert torch.equal(images, flat_images())  # the batch handed in is left alone
+    assert 0.2 < np.mean(shares) < 0.5  # mean 1/2 before clipping at the borders
+    assert min(shares) < 0.02 and max(shares) > 0.9
+
+
+def test_cutmix_box_has_the_share_of_its_weight(monkeypatch):
+    images = flat_images(size=64)
+    monkeypatch.setattr(losses.torch, "rand", lambda *_: torch.tensor([0.5, 0.5]))
+    for weight in (0.0, 0.25, 0.75, 1.0):
+        monkeypatch.setattr(losses, "_draw", lambda images, _, weight=weight: (weight, torch.arange(16).flip(0)))
+        pasted = (losses.cutmix(images) != images)[0, 0].float().mean()
+        assert float(pasted) == pytest.approx(1 - weight, abs=0.03)
+
+
+def test_mixing_by_name():
+    images = flat_images(4, 8)
+    assert losses.MIXING["none"](images) is images
+    assert losses.MIXING["mixup"] is losses.mixup and losses.MIXING["cutmix"] is losses.cutmix
+
+
+class Flags:
+    """Flags of a schedule."""
+
+    learning_rate, min_lr, epochs, warmup_epochs, lr_decay_rate, lr_decay_epochs = 0.1, 0.001, 100, 0, 0.1, [30, 60, 90]
+    schedule = "step"
+
+
+def test_step_schedule_drops_after_its_milestones():
+    rate = loops.make_schedule(Flags())
+    # Epochs count from 1: the thirtieth (29 done) is the last at the full rate.
+    for done, expected in ((0, 0.1), (29, 0.1), (29.99, 0.1), (30, 0.01), (59.9, 0.01), (60, 0.001), (90, 0.0001)):
+        assert rate(done) == pytest.approx(expected)
+
+
+def test_cosine_schedule_and_warm_up():
+    options = Flags()
+    options.schedule, options.warmup_epochs = "cosine", 10
+    rate = loops.make_schedule(options)
+    assert [rate(done) for done in (0, 5, 10, 100)] == pytest.approx([0, 0.05, 0.1, 0.001])
+    assert rate(55) == pytest.approx((0.1 + 0.001) / 2)
+    assert rate(32.5) == pytest.approx(0.001 + 0.099 * (1 + math.cos(math.pi / 4)) / 2)
+    rates = [rate(done) for done in np.linspace(10, 100, 50)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_step_seeds_differ():
+    states = set()
+    for key in [(s, e, i, r) for s in range(3) for e in range(4) for i in range(8) for r in range(2)]:
+        loops.seed_step(*key)
+        states.add(torch.rand(4, dtype=torch.float64).numpy().tobytes())
+    assert len(states) == 3 * 4 * 8 * 2
+    loops.seed_step(1, 2, 3, 1)
+    first = torch.rand(4)
+    loops.seed_step(1, 2, 3, 1)
+    assert torch.equal(first, torch.rand(4))
