@@ -70,7 +70,8 @@ def train_vae(options, world):
     vae = build_vae(options.vae_channels, options.latent_channels, real.image_size(options)).to(world.device)
     optimizer = torch.optim.AdamW(vae.parameters(), options.learning_rate, weight_decay=options.weight_decay)
     network = loops.parallel(Reconstruction(vae), world)
-    loader = real.make_loader(real.load_split(options, "train"), options, world, train=False)  # not cropped, not flipped
+    # The validation transform: training images that are neither cropped nor flipped.
+    loader = real.make_loader(real.load_split(options, "train"), options, world, train=False)
     held_out = real.make_loader(held_out_images(options), options, world, train=False)
 
     def losses(batch):
@@ -87,7 +88,7 @@ def train_vae(options, world):
         loss = error + options.kl_weight * kl
         loops.gradient_step(loss, optimizer)
         return {"loss": loss.detach() * count, "l1": error.detach() * count, "kl": kl.detach() * count,
-                "count": torch.tensor(float(count))}
+                "count": count}
 
     @torch.no_grad()
     def evaluate(_):
@@ -109,7 +110,10 @@ def held_out_images(options):
     """Returns the first VALIDATION_IMAGES of the holdout (Fashion-MNIST) or of the validation set, shuffled once."""
     import numpy as np
 
-    images = real.load_split(options, "holdout") if options.dataset == "fashion_mnist" else real.load_validation(options)
+    if options.dataset == "fashion_mnist":
+        images = real.load_split(options, "holdout")
+    else:
+        images = real.load_validation(options)
     order = np.random.default_rng(0).permutation(len(images))
     return images.subset(order[:VALIDATION_IMAGES])
 
@@ -122,8 +126,10 @@ def train_transformer(options, world):
     from dataset.loader import TensorLoader
     from helper import loops
     from helper.diffusion_loss import TrainingChain, drop_labels
+    from helper.runs import refuse_existing
     from models.build_dit import build_dit, save_pipeline
 
+    refuse_existing(stage_folder(options, "dit"), "dit", options.resume)  # before the work of encoding
     vae = load_vae(options).to(world.device)
     train_images = real.load_split(options, "train")
     moments, labels = encode(vae, train_images, options, world)
@@ -159,7 +165,7 @@ def train_transformer(options, world):
         loops.gradient_step(loss, optimizer)
         ema.update_parameters(model)
         return {"loss": loss.detach() * len(mse), "mse": mse.detach().sum(), "bound": bound.detach().sum(),
-                "count": torch.tensor(float(len(mse)))}
+                "count": len(mse)}
 
     held_out = encode(vae, held_out_images(options), options, world)
     held_out = [tensor[world.rank::world.size] for tensor in held_out]
@@ -203,7 +209,7 @@ def load_vae(options):
         raise UserError(f"{path} is of an unfinished run: finish it with --stage vae --resume")
     for name in ("vae_channels", "latent_channels"):
         if flags_then[name] != getattr(options, name):
-            raise UserError(f"--{name} is {getattr(options, name)} and the autoencoder in {path} has {flags_then[name]}")
+            raise UserError(f"--{name} is {getattr(options, name)} and {path} was trained with {flags_then[name]}")
     vae = build_vae(options.vae_channels, options.latent_channels, real.image_size(options))
     vae.load_state_dict(content["model"])
     return vae.eval().requires_grad_(False)
@@ -251,15 +257,21 @@ def generator_info(options, images):
             "seed": options.seed, "label_dropout": options.label_dropout}
 
 
+def stage_folder(options, stage):
+    """Returns the run folder of a stage."""
+    return Path(options.save_dir) / f"train_{stage}"
+
+
 def train_stage(options, world, stage, parts, loader, step, evaluate, optimizer, panels):
     """Runs one stage in its run folder <save_dir>/train_<stage>/ and returns its result."""
     from helper import loops
     from helper.runs import RunFolder
 
-    run_folder = RunFolder(Path(options.save_dir) / f"train_{stage}", stage, parts, options, world)
+    run_folder = RunFolder(stage_folder(options, stage), stage, parts, options, world)
     progress = run_folder.open(options.resume, {"images": len(loader) * loader.batch_size})
-    run_folder.log(f"{stage}: {sum(p.numel() for p in parts['model'].parameters()) / 1e6:.2f}M parameters, "
-                   f"{len(loader)} steps of {loader.batch_size} an epoch, epoch {progress.epoch} of {options.epochs} done")
+    parameters = sum(parameter.numel() for parameter in parts["model"].parameters())
+    run_folder.log(f"{stage}: {parameters / 1e6:.2f}M parameters, {len(loader)} steps of {loader.batch_size} an epoch, "
+                   f"epoch {progress.epoch} of {options.epochs} done")
     loops.fit(run_folder, progress, loader, step, evaluate, optimizer, loops.make_schedule(options), options)
     result = {"stage": stage, "dataset": options.dataset, "epochs": options.epochs, "seed": options.seed,
               "image_steps": options.epochs * len(loader) * loader.batch_size, "seconds": round(progress.seconds, 1),

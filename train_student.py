@@ -155,7 +155,7 @@ def distill(options, val_loader, world):
         if options.gamma:
             loss = loss + options.gamma * F.cross_entropy(logits.float(), labels)
         loops.gradient_step(loss, optimizer)
-        count = torch.tensor(float(len(inputs)))
+        count = len(inputs)
         agreed = (logits.argmax(1) == teacher_logits.argmax(1)).sum()
         return {"loss": loss.detach() * count, "train_agreement": 100.0 * agreed, "count": count}
 
@@ -165,9 +165,9 @@ def distill(options, val_loader, world):
 
     loops.fit(run_folder, progress, loader, step, evaluate, optimizer, loops.make_schedule(options), options)
     result = loops.classifier_result(
-        progress, options, loader, method="KD" if options.train_data == "real" else "DM-KD", teacher=options.model_t,
-        student=options.model_s, source=images.origin.get("source", "real"), images=len(images), table=options.table,
-        teacher_top1=teacher_metrics["top1"])
+        progress, options, loader, val_loader, method="KD" if options.train_data == "real" else "DM-KD",
+        teacher=options.model_t, student=options.model_s, source=images.origin.get("source", "real"),
+        images=len(images), table=options.table, teacher_top1=teacher_metrics["top1"])
     run_folder.finish(result, {"distillation loss": ["loss"], "agreement with the teacher (%)":
                                ["train_agreement", "agreement"], "accuracy on real images (%)": ["top1"]})
     run_folder.log(f"student top-1 {result['top1_last']:.2f} % (last epoch), best {result['top1_best']:.2f} %, "

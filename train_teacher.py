@@ -66,7 +66,7 @@ def main(argv=None):
                 logits = network(images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
             loops.gradient_step(loss, optimizer)
-            count = torch.tensor(float(len(images)))
+            count = len(images)
             return {"loss": loss.detach() * count, "train_top1": 100.0 * (logits.argmax(1) == labels).sum(),
                     "count": count}
 
@@ -75,7 +75,7 @@ def main(argv=None):
             return metrics, metrics["top1"]
 
         loops.fit(run_folder, progress, loader, step, evaluate, optimizer, loops.make_schedule(options), options)
-        result = loops.classifier_result(progress, options, loader, method="Teacher", teacher=None,
+        result = loops.classifier_result(progress, options, loader, val_loader, method="Teacher", teacher=None,
                                          student=options.model, source="real", images=len(train_images))
         run_folder.finish(result, {"cross-entropy": ["loss", "val_loss"], "accuracy (%)": ["train_top1", "top1"]})
         return result

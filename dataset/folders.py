@@ -28,7 +28,9 @@ def read_training(source, num_classes, amount=None):
     if source.is_file():
         paths, labels = _read_list(source)
     elif source.is_dir():
-        paths, labels = _scan(source, num_classes)
+        # A generator of unlabelled images says so: its shards are numbered like classes.
+        labelled = manifest is None or manifest.get("labelled", True)
+        paths, labels = _scan(source, num_classes) if labelled else (_images_below(source), None)
     else:
         raise UserError(f"training images not found: {source}: give an image folder or a list file")
     if not paths:
@@ -133,9 +135,13 @@ def _scan(folder, num_classes):
     matches = [RELEASED_NAME.search(path) for path in flat]
     if flat and all(matches):
         return flat, [int(match[1]) for match in matches]
-    below = sorted(os.path.join(place, name) for place, _, files in os.walk(folder) for name in files
-                   if name.lower().endswith(EXTENSIONS) and place != str(folder))
-    return _without_sheet(flat) + below, None
+    return _images_below(folder), None
+
+
+def _images_below(folder):
+    """Returns the images of a folder at any depth, without the contact sheet."""
+    return sorted(os.path.join(place, name) for place, _, files in os.walk(folder) for name in files
+                  if name.lower().endswith(EXTENSIONS) and name != "contact_sheet.png")
 
 
 def _labels_of(names, num_classes):
@@ -158,10 +164,6 @@ def _class_folders(folder):
 
 def _images_in(folder):
     return sorted(entry.path for entry in os.scandir(folder) if entry.name.lower().endswith(EXTENSIONS))
-
-
-def _without_sheet(paths):
-    return [path for path in paths if os.path.basename(path) != "contact_sheet.png"]
 
 
 def _check_range(labels, num_classes, source):

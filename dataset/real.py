@@ -94,10 +94,19 @@ def _cifar(name, root, train):
 
 
 def check_classes(train_images, val_images, options):
-    """Raises UserError if training and validation images are not of as many classes."""
-    if len(train_images.class_names) != len(val_images.class_names):
-        raise UserError(f"--dataset {options.dataset}: {len(train_images.class_names)} training classes and "
-                        f"{len(val_images.class_names)} validation classes: check --val_data")
+    """Raises UserError if training and validation images are not of the same classes.
+
+    A list gives numbers for names, so names are compared only where both have them.
+    """
+    ours, theirs = train_images.class_names, val_images.class_names
+    named = not any(name.isdigit() for name in ours + theirs)
+    if named and len(ours) == len(theirs) and ours != theirs:
+        first = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
+        raise UserError(f"--dataset {options.dataset}: training class {first[0]} stands where validation has {first[1]}: "
+                        "check --val_data")
+    if len(ours) != len(theirs):
+        raise UserError(f"--dataset {options.dataset}: {len(ours)} training classes and {len(theirs)} validation "
+                        "classes: check --val_data")
 
 
 def image_size(options):

@@ -67,11 +67,10 @@ def gradient_step(loss, optimizer):
 def train_epoch(batches, step, optimizer, rate, progress, *, steps, seed, world, stop, print_freq, title):
     """Runs the rest of one epoch and returns whether it came to its end (False: stop was asked for).
 
-    `step(batch)` makes one optimizer step and returns sums over its samples as 0-d tensors, 'count' among them; they
-    add up in `progress.totals` on the device and are read only every `print_freq` steps.
+    `step(batch)` makes one optimizer step and returns sums over its samples: 0-d tensors, and the number 'count'. They
+    add up in float64 where they are and are read only every `print_freq` steps.
     """
-    totals = {name: torch.tensor(value, dtype=torch.float64, device=world.device)
-              for name, value in progress.totals.items()}
+    totals = dict(progress.totals)
     bar = tqdm(total=steps, initial=progress.step, desc=title, unit="step", disable=not world.is_main, leave=False,
                mininterval=1)
     finished = True
@@ -80,7 +79,7 @@ def train_epoch(batches, step, optimizer, rate, progress, *, steps, seed, world,
         for group in optimizer.param_groups:
             group["lr"] = rate(progress.epoch + index / steps)
         for name, value in step(batch).items():
-            totals[name] = totals.get(name, 0) + value.double()
+            totals[name] = totals.get(name, 0.0) + (value.double() if isinstance(value, torch.Tensor) else value)
         bar.update()
         shown = (index + 1) % print_freq == 0
         if shown:
@@ -89,7 +88,7 @@ def train_epoch(batches, step, optimizer, rate, progress, *, steps, seed, world,
             progress.step, finished = index + 1, False
             break
     bar.close()
-    shared = world.sum(torch.stack(list(totals.values())).cpu())
+    shared = world.sum(torch.tensor([float(value) for value in totals.values()], dtype=torch.float64))
     progress.totals = dict(zip(totals, shared.tolist(), strict=True))
     return finished
 
@@ -187,12 +186,13 @@ def make_sgd(model, options):
                            weight_decay=options.weight_decay)
 
 
-def classifier_result(progress, options, loader, *, method, teacher, student, source, images, table=None,
+def classifier_result(progress, options, loader, val_loader, *, method, teacher, student, source, images, table=None,
                       teacher_top1=None):
     """Returns the fields of result.json for a classifier whose run is finished; accuracies in percent."""
     last = progress.rows[-1]
     return {"table": table, "method": method, "dataset": options.dataset, "teacher": teacher, "student": student,
             "source": source, "images": images, "epochs": options.epochs, "seed": options.seed,
-            "top1_last": last["top1"], "top1_best": max(row["top1"] for row in progress.rows),
-            "top5_last": last["top5"], "agreement": last.get("agreement"), "teacher_top1": teacher_top1,
+            "val_split": options.val_split, "val_images": len(val_loader.images), "top1_last": last["top1"],
+            "top1_best": max(row["top1"] for row in progress.rows), "top5_last": last["top5"],
+            "agreement": last.get("agreement"), "teacher_top1": teacher_top1,
             "image_steps": options.epochs * len(loader) * loader.batch_size, "seconds": round(progress.seconds, 1)}

@@ -148,8 +148,11 @@ def add_schedule_flags(parser, *, lr_decay_epochs, lr_decay_rate=0.1):
 
 
 def result_flags(options):
-    """The flags that change results, as a dict: what a resumed run must share with the one it continues."""
+    """The flags that change results, as a dict: what a resumed run must share with the one it continues.
+
+    The teacher and the real data may have moved: the teacher's hash is compared instead.
+    """
     free = {"resume", "num_workers", "print_freq", "device", "gpu_id", "multiprocessing_distributed", "dist_url",
             "world_size", "rank", "save_model", "deterministic", "evaluate", "experiments_dir", "experiments_name",
-            "save_dir", "cache"}
+            "save_dir", "table", "path_t", "data_root"}
     return {name: value for name, value in vars(options).items() if name not in free}

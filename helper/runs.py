@@ -35,8 +35,8 @@ class Progress:
 class RunFolder:
     """The files of one run; only rank 0 writes.
 
-    `name` is the network's: the checkpoints are `<name>_latest.pth` and `<name>_best.pth`. `parts` maps names to what
-    has a state_dict (model, optimizer, …); the entry 'model' is what loads back as `--path-t`. `inputs`
+    `name` is the network's: the checkpoints are `<name>_latest.pth` and `<name>_best.pth`, a slash as `_`. `parts` maps
+    names to what has a state_dict (model, optimizer, …); the entry 'model' is what loads back as `--path-t`. `inputs`
     (hashes, counts) are what the run was given besides its flags: like these they must be the same on resuming.
     """
 
@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def latest(self):
-        return self.folder / f"{file_stem(self.name)}_latest.pth"
+        return latest_path(self.folder, self.name)
 
     @property
     def best(self):
@@ -58,8 +58,7 @@ class RunFolder:
 
         Raises UserError if the folder holds a run and `resume` is not given, or one of other settings.
         """
-        if self.latest.exists() and not resume:
-            raise UserError(f"{self.folder} holds a run already: give --resume to go on with it, or another folder")
+        refuse_existing(self.folder, self.name, resume)
         progress = self._restore() if resume and self.latest.exists() else Progress()
         if self.world.is_main:
             remove_parts(make_folder(self.folder))
@@ -134,6 +133,17 @@ class RunFolder:
         if self.world.is_main:
             write_json(self.folder / "result.json", {"schema": RESULT_SCHEMA, **result})
             draw_curves(self.folder / "metrics.csv", self.folder / "curves.png", panels)
+
+
+def latest_path(folder, name):
+    """Returns the path of the latest checkpoint of network `name` in a run folder."""
+    return Path(folder) / f"{file_stem(name)}_latest.pth"
+
+
+def refuse_existing(folder, name, resume):
+    """Raises UserError if `folder` holds a run of network `name` that is not to be resumed."""
+    if latest_path(folder, name).exists() and not resume:
+        raise UserError(f"{folder} holds a run already: give --resume to go on with it, or another folder")
 
 
 def file_stem(model_name):

@@ -14,11 +14,12 @@ def main(argv=None):
         raise UserError("usage: python -m helper.summary RUN_FOLDER IMAGE_FOLDER SECONDS")
     run_folder, images, seconds = Path(arguments[0]), Path(arguments[1]), float(arguments[2])
     result = read_json(run_folder / "result.json", "result of the distillation")
+    measured = f"of {result['val_images']} real {result['val_split']} images"
     rows = [
-        ("teacher", f"{result['teacher']}, top-1 {result['teacher_top1']:.2f} % on the real test images"),
-        ("student", f"{result['student']}, top-1 {result['top1_last']:.2f} % on the real test images, "
+        ("teacher", f"{result['teacher']}, {result['teacher_top1']:.2f} % {measured}"),
+        ("student", f"{result['student']}, {result['top1_last']:.2f} % {measured}, "
                     f"having seen {result['images']} generated images and no real one"),
-        ("agreement", f"{result['agreement']:.2f} % of the test images: student and teacher name the same class"),
+        ("agreement", f"{result['agreement']:.2f} % {measured} are of one class for both"),
         ("minutes", f"{seconds / 60:.1f} now; {result['seconds'] / 60:.1f} of distillation"),
         ("images", images / "contact_sheet.png"),
         ("curves", run_folder / "curves.png"),

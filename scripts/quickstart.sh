@@ -2,20 +2,22 @@
 # The whole method on real data: sample labelled garments with a small DiT, distil a student on them from a frozen
 # teacher, evaluate it on the 10,000 real test images of Fashion-MNIST. About 10 minutes on two CPU cores, after the
 # installation. Run again, it does only what is missing.
+# Settings can be given: SEED=1 sh scripts/quickstart.sh; SPLIT=holdout measures on the images kept for choosing.
 set -eu
 cd "$(dirname "$0")/.."
 GENERATOR=${GENERATOR:-save/models/fashion_mnist/DiT-6x128-2}
 TEACHER=${TEACHER:-save/models/fashion_mnist/resnet20/resnet20_latest.pth}
-STUDENT=resnet8
-SCALE=1.5        # guidance scale s
-STEPS=25         # steps of the ancestral DDPM chain, T
+STUDENT=${STUDENT:-resnet8}
+SCALE=${SCALE:-1.5}              # guidance scale s
+STEPS=${STEPS:-25}               # steps of the ancestral DDPM chain, T
 IMAGES=${IMAGES:-3000}
 EPOCHS=${EPOCHS:-20}
-TEMPERATURE=4
-SEED=0
+TEMPERATURE=${TEMPERATURE:-4}
+SEED=${SEED:-0}                  # of the images and of the student
+SPLIT=${SPLIT:-test}
 DATA=${DATA:-true_dataset}
 IMAGE_FOLDER=syn_dataset/quickstart_s${SCALE}_T${STEPS}_seed$SEED
-RUN=quickstart/${STUDENT}_${IMAGES}_seed$SEED
+RUN=${STUDENT}_s${SCALE}_T${STEPS}_${IMAGES}_seed${SEED}_$SPLIT
 
 REQUIREMENTS=requirements.txt
 . scripts/setup.sh
@@ -25,14 +27,14 @@ echo "1/4 the real Fashion-MNIST, for the evaluation"
 "$PYTHON" -m dataset.fashion_mnist --root "$DATA"
 
 echo "2/4 sampling $IMAGES labelled images: s = $SCALE, T = $STEPS"
-"$PYTHON" synthesize_dit.py --model "$GENERATOR" --sampler ddpm --num-sampling-steps $STEPS --cfg-scale $SCALE \
-    --data_amount "$IMAGES" --batch_size 100 --seed $SEED --save_dir "$IMAGE_FOLDER"
+"$PYTHON" synthesize_dit.py --model "$GENERATOR" --sampler ddpm --num-sampling-steps "$STEPS" --cfg-scale "$SCALE" \
+    --data_amount "$IMAGES" --batch_size 100 --seed "$SEED" --save_dir "$IMAGE_FOLDER"
 
 echo "3/4 distilling a $STUDENT on them, from random initialisation"
-"$PYTHON" train_student.py --dataset fashion_mnist --data_root "$DATA" --path-t "$TEACHER" --model_s $STUDENT \
-    --train_data "$IMAGE_FOLDER" --data_amount "$IMAGES" --epochs "$EPOCHS" --batch_size 64 --learning_rate 0.1 \
-    --schedule cosine --warmup_epochs 1 --weight_decay 5e-4 --kd_T $TEMPERATURE --use_aug none --seed $SEED \
-    --experiments_dir "${RUN%/*}" --experiments_name "${RUN#*/}" --resume
+"$PYTHON" train_student.py --dataset fashion_mnist --data_root "$DATA" --val_split "$SPLIT" \
+    --path-t "$TEACHER" --model_s "$STUDENT" --train_data "$IMAGE_FOLDER" --data_amount "$IMAGES" \
+    --epochs "$EPOCHS" --batch_size 64 --learning_rate 0.1 --schedule cosine --warmup_epochs 1 --weight_decay 5e-4 \
+    --kd_T "$TEMPERATURE" --seed "$SEED" --experiments_dir quickstart --experiments_name "$RUN" --resume
 
 echo "4/4 the result"
-"$PYTHON" -m helper.summary "save/student_model/$RUN" "$IMAGE_FOLDER" $(($(date +%s) - START))
+"$PYTHON" -m helper.summary "save/student_model/quickstart/$RUN" "$IMAGE_FOLDER" $(($(date +%s) - START))

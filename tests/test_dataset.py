@@ -322,7 +322,8 @@ def test_what_cannot_be_read_is_said(tmp_path):
 def test_grey_is_the_rounded_mean_of_the_channels(tmp_path):
     pixels = random_set(1, 16).images[0]
     expected = np.floor(pixels.astype(float).mean(axis=2) + 0.5)
-    assert np.array_equal(np.asarray(average_channels(Image.fromarray(pixels))), np.repeat(expected[..., None], 3, axis=2))
+    averaged = np.asarray(average_channels(Image.fromarray(pixels)))
+    assert np.array_equal(averaged, np.repeat(expected[..., None], 3, axis=2))
     Image.fromarray(pixels).save(tmp_path / "x.png")
     grey = ImageSet([str(tmp_path / "x.png")], np.zeros(1, np.int64), grey=True)
     assert np.array_equal(np.asarray(grey.load(0))[..., 1], expected)

@@ -1,0 +1,545 @@
+"""train_teacher.py and train_student.py: the run folder, resuming, evaluation, several processes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train_student
+import train_teacher
+from dataset import fashion_mnist
+from helper import checkpoints, loops
+from helper.errors import UserError
+from helper.processes import StopRequest, World
+from helper.runs import Progress, RunFolder
+from models import create_model
+from models.classifiers import Normalised, make_student
+
+ROOT = Path(__file__).resolve().parent.parent
+STATS = ((0.2190,) * 3, (0.3318,) * 3)
+FEW = ["--epochs", "2", "--batch_size", "32", "--learning_rate", "0.1", "--schedule", "cosine", "--device", "cpu"]
+FILES = {"config.json", "train.log", "metrics.csv", "curves.png", "result.json", "resnet8_latest.pth",
+         "resnet8_best.pth"}
+
+
+@pytest.fixture(scope="module")
+def data(tiny_fashion_mnist):
+    return ["--dataset", "fashion_mnist", "--data_root", str(tiny_fashion_mnist)]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(autouse=True)
+def in_workspace(workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+
+
+@pytest.fixture(scope="module")
+def teacher(workspace, data):
+    """The checkpoint of a trained teacher; its run folder is beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace)
+        train_teacher.main([*data, *FEW, "--epochs", "3", "--batch_size", "16", "--model", "resnet8",
+                            "--val_split", "holdout"])
+    return workspace / "save/models/fashion_mnist/resnet8/resnet8_latest.pth"
+
+
+@pytest.fixture(scope="module")
+def student_argv(data, teacher, tiny_image_folder):
+    return [*data, *FEW, "--path-t", str(teacher), "--train_data", str(tiny_image_folder), "--model_s", "resnet8"]
+
+
+def folder_of(name):
+    return Path("save/student_model/fashion_mnist_resnet8") / name
+
+
+@pytest.fixture(scope="module")
+def student(workspace, student_argv):
+    """(run folder, result) of an uninterrupted distillation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace)
+        result = train_student.main([*student_argv, "--experiments_name", "reference"])
+    return workspace / folder_of("reference"), result
+
+
+def rows_of(folder):
+    with open(folder / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+TIMES = ("seconds", "images_s")  # what differs between two equal runs
+
+
+def without_times(state):
+    if isinstance(state, dict):
+        return {key: without_times(value) for key, value in state.items() if key not in TIMES}
+    return [without_times(value) for value in state] if isinstance(state, list) else state
+
+
+def assert_same_run(folder, reference, name="resnet8"):
+    """Asserts that two run folders hold the same run, bit for bit."""
+    for kind in ("latest", "best"):
+        one, other = (without_times(checkpoints.load(f / f"{name}_{kind}.pth")) for f in (folder, reference))
+        for part in (key for key, value in other.items() if key in ("model", "ema", "optimizer")):
+            assert one[part].keys() == other[part].keys()
+            for key, value in other[part].items():
+                if isinstance(value, torch.Tensor):
+                    assert torch.equal(one[part].pop(key), value), (kind, part, key)
+            other[part] = {key: value for key, value in other[part].items() if not isinstance(value, torch.Tensor)}
+        assert one == other
+    assert without_times(rows_of(folder)) == without_times(rows_of(reference))
+    results = [without_times(json.loads((f / "result.json").read_text())) for f in (folder, reference)]
+    assert results[0] == results[1]
+    assert not list(folder.glob("*.part"))
+
+
+# The run folder
+
+
+def test_teacher_run_folder(teacher, data):
+    folder = teacher.parent
+    assert {file.name for file in folder.iterdir()} == FILES
+    config = json.loads((folder / "config.json").read_text())
+    assert config["flags"]["epochs"] == 3 and config["flags"]["images"] == 330  # of 360: not the holdout
+    assert config["train"]["split"] == "train" and config["validation"]["split"] == "holdout"
+    assert config["versions"]["torch"] == torch.__version__ and {"git_commit", "machine"} <= config.keys()
+    rows = rows_of(folder)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert {"epoch", "lr", "loss", "images_s", "top1", "top5", "train_top1", "val_loss"} <= rows[0].keys()
+    assert float(rows[1]["loss"]) < float(rows[0]["loss"])
+    result = json.loads((folder / "result.json").read_text())
+    assert result["method"] == "Teacher" and result["student"] == "resnet8" and result["teacher"] is None
+    assert result["images"] == 330 and result["image_steps"] == 3 * 20 * 16
+    assert result["top1_last"] > 50
+    assert "330 real images" in (folder / "train.log").read_text()
+    create_model("resnet8", 10, checkpoint=teacher)
+
+
+def test_student_run_folder(student, student_argv, teacher, tiny_image_folder):
+    folder, result = student
+    assert {file.name for file in folder.iterdir()} == FILES
+    assert json.loads((folder / "result.json").read_text()) == {"schema": 1, **result}
+    rows = rows_of(folder)
+    expected = {
+        "table": None, "method": "DM-KD", "dataset": "fashion_mnist", "teacher": "resnet8", "student": "resnet8",
+        "source": str(tiny_image_folder), "images": 200, "epochs": 2, "seed": 0, "image_steps": 2 * 6 * 32}
+    assert expected.items() <= result.items()
+    assert result.keys() >= {"top1_last", "top1_best", "top5_last", "agreement", "teacher_top1", "seconds"}
+    assert result["top1_last"] == pytest.approx(float(rows[-1]["top1"]), rel=1e-5)
+    assert result["top1_best"] == pytest.approx(max(float(row["top1"]) for row in rows), rel=1e-5)
+    assert result["agreement"] == pytest.approx(float(rows[-1]["agreement"]), rel=1e-5)
+    assert {"epoch", "lr", "loss", "train_agreement", "agreement", "images_s", "top1", "top5"} <= rows[0].keys()
+    config = json.loads((folder / "config.json").read_text())
+    from hashlib import sha256
+    assert config["teacher"]["teacher_sha256"] == sha256(teacher.read_bytes()).hexdigest()
+    assert config["train"]["manifest"] == {"complete": True, "images": 200} and config["flags"]["kd_T"] == 4
+    from PIL import Image
+    with Image.open(folder / "curves.png") as picture:
+        assert picture.format == "PNG" and picture.width > 600
+    log = (folder / "train.log").read_text()
+    assert f"teacher resnet8: top-1 {result['teacher_top1']:.2f} %" in log and "warning" not in log
+    assert "epoch 1/2" in log and "epoch 2/2" in log
+
+
+def test_accuracy_and_agreement_counted_by_hand(student, teacher, tiny_fashion_mnist):
+    folder, result = student
+    images = fashion_mnist.load(tiny_fashion_mnist, "test")
+    pixels = (images.images / 255 - 0.2190) / 0.3318
+    inputs = torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        logits = [create_model("resnet8", 10, checkpoint=path).eval()(inputs).numpy()
+                  for path in (teacher, folder / "resnet8_latest.pth")]
+    classes = [each.argmax(1) for each in logits]
+    assert result["teacher_top1"] == pytest.approx(100 * (classes[0] == images.labels).mean(), abs=0.01)
+    assert result["top1_last"] == pytest.approx(100 * (classes[1] == images.labels).mean(), abs=0.01)
+    assert result["agreement"] == pytest.approx(100 * (classes[0] == classes[1]).mean(), abs=0.01)
+    five = [label in np.argsort(-row)[:5] for row, label in zip(logits[1], images.labels, strict=True)]
+    assert result["top5_last"] == pytest.approx(100 * np.mean(five), abs=0.01)
+    assert result["teacher_top1"] > 50
+
+
+def test_evaluate_gives_the_same_accuracy(student, data, capsys):
+    folder, result = student
+    for flags in ([], ["--model_s", "resnet8"], ["--batch_size", "7"]):
+        argv = [*data, "--device", "cpu", "--evaluate", str(folder / "resnet8_latest.pth"), *flags]
+        metrics = train_student.main(argv)
+        assert metrics["top1"] == result["top1_last"] and metrics["top5"] == result["top5_last"]
+    assert f"top-1 {result['top1_last']:.2f} %" in capsys.readouterr().out
+
+
+def test_a_student_of_a_library_is_evaluated_by_its_own_name(workspace, data):
+    torch.manual_seed(0)
+    world, options = World(0, 1, torch.device("cpu")), train_teacher.parse_option([*data, "--model", "timm/resnet10t"])
+    parts = {"model": create_model("timm/resnet10t", 10)}
+    run = RunFolder(workspace / "library", "timm/resnet10t", parts, options, world)
+    run.open(False, {})
+    run.save(Progress(), finished=True)
+    assert run.latest == workspace / "library/timm_resnet10t_latest.pth"
+    metrics = train_student.main([*data, "--evaluate", str(run.latest), "--device", "cpu"])
+    assert 0 <= metrics["top1"] <= metrics["top5"] <= 100
+
+
+def test_checkpoints_are_teachers(student, student_argv):
+    """A student's checkpoint loads back as --path-t; a weak teacher is warned of."""
+    folder, result = student
+    again = [*student_argv, "--epochs", "1", "--path-t", str(folder / "resnet8_best.pth"), "--model_t", "resnet8"]
+    assert train_student.main([*again, "--experiments_name", "second"])["teacher_top1"] == result["top1_best"]
+
+
+def test_a_teacher_below_three_times_chance_is_warned_of(workspace, student_argv, capsys):
+    torch.manual_seed(1)
+    untrained = create_model("resnet8", 10)
+    for parameter in untrained.fc.parameters():
+        parameter.data.zero_()
+    untrained.fc.bias.data[3] = 1  # always class 3: at chance
+    (workspace / "weak/resnet8").mkdir(parents=True)
+    torch.save(untrained.state_dict(), workspace / "weak/resnet8/teacher.pth")
+    train_student.main([*student_argv, "--path-t", "weak/resnet8/teacher.pth", "--epochs", "1", "--data_amount", "32",
+                        "--experiments_name", "warned"])
+    assert "warning: the teacher is below three times chance" in capsys.readouterr().out
+    assert "warning: the teacher is below three times chance" in (folder_of("warned") / "train.log").read_text()
+    assert len(rows_of(folder_of("warned"))) == 1  # it goes on
+
+
+def test_best_and_latest(student_argv, monkeypatch):
+    """Best holds the weights of the first epoch with the highest accuracy, latest those of the last."""
+    constant = [*student_argv, "--schedule", "step", "--learning_rate", "0.01", "--data_amount", "64"]
+    scores = iter([90.0, 20.0, 60.0, 60.0, 50.0, 90.0, 20.0, 60.0])  # the teacher's first, then the epochs'
+    metrics = {"top5": 90.0, "val_loss": 1.0, "agreement": 80.0}
+    monkeypatch.setattr(loops, "evaluate_classifier", lambda *_: ({"top1": next(scores), **metrics}, None))
+    four = train_student.main([*constant, "--epochs", "4", "--experiments_name", "four"])
+    assert (four["top1_last"], four["top1_best"]) == (50.0, 60.0)
+    two = train_student.main([*constant, "--epochs", "2", "--experiments_name", "two"])
+    assert two["top1_last"] == 60.0
+    best, last, second = (checkpoints.load(folder_of(name) / f"resnet8_{kind}.pth")
+                          for name, kind in (("four", "best"), ("four", "latest"), ("two", "latest")))
+    assert best["epoch"] == 2 and best["score"] == 60.0
+    assert all(torch.equal(value, second["model"][key]) for key, value in best["model"].items())
+    assert any(not torch.equal(value, last["model"][key]) for key, value in best["model"].items())
+
+
+# The loss and what the networks see
+
+
+def test_weights_of_the_losses(student_argv):
+    """α weighs the KL loss and γ the cross-entropy: at a rate of almost zero the first epoch's loss is their sum."""
+    def loss(name, *flags):
+        train_student.main([*student_argv, "--epochs", "1", "--data_amount", "64", "--learning_rate", "1e-12",
+                            "--experiments_name", f"loss-{name}", *flags])
+        return float(rows_of(folder_of(f"loss-{name}"))[0]["loss"])
+
+    kd, ce = loss("kd"), loss("ce", "-a", "0", "-r", "1")
+    assert ce == pytest.approx(np.log(10), rel=0.5) and kd > 0.1 and abs(kd - ce) > 0.01
+    assert loss("both", "--alpha", "2", "--gamma", "0.5") == pytest.approx(2 * kd + 0.5 * ce, rel=1e-4)
+
+
+@pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
+def test_teacher_and_student_see_the_same_mixed_images(student_argv, monkeypatch, mixing):
+    inputs, forward = {True: [], False: []}, Normalised.forward
+
+    def recorded(self, x):
+        inputs[self.training].append(x.clone())
+        return forward(self, x)
+
+    plain = [batch for batch, _ in _batches_of(student_argv)]
+    monkeypatch.setattr(Normalised, "forward", recorded)
+    train_student.main([*student_argv, "--epochs", "1", "--use_aug", mixing, "--experiments_name", mixing])
+    assert len(inputs[True]) == len(plain) == 6
+    for mixed, images in zip(inputs[True], plain, strict=True):
+        assert any(torch.equal(mixed, other) for other in inputs[False])  # the teacher, always in eval mode
+        assert not torch.equal(mixed, images)
+
+
+def _batches_of(student_argv):
+    """The training batches of epoch 1 as the networks would see them without mixing."""
+    from dataset import real
+
+    options = train_student.parse_option(student_argv)
+    world = World(0, 1, torch.device("cpu"))
+    loader = real.make_loader(train_student.read_images(options, 10), options, world, train=True)
+    return [loops.to_device(batch, world.device) for batch in loader.epoch_batches(0)]
+
+
+def test_bf16_on_the_cpu(student_argv):
+    few = [*student_argv, "--epochs", "1", "--data_amount", "64", "--val_split", "holdout"]
+    results = [train_student.main([*few, "--amp", amp, "--experiments_name", amp]) for amp in ("bf16", "off")]
+    assert results[0]["teacher_top1"] == pytest.approx(results[1]["teacher_top1"], abs=4)  # one image of 30
+    loss = [float(rows_of(folder_of(amp))[0]["loss"]) for amp in ("bf16", "off")]
+    assert loss[0] != loss[1] and loss[0] == pytest.approx(loss[1], rel=0.1)
+    state = checkpoints.load(folder_of("bf16") / "resnet8_latest.pth")["model"]
+    assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+
+
+class OpenedFiles:
+    """The paths opened by this process while it is active."""
+
+    active, paths = False, []
+
+    @classmethod
+    def hook(cls, event, arguments):
+        if cls.active and event == "open":
+            cls.paths.append(str(arguments[0]))
+
+
+def test_distillation_opens_no_real_training_image(student_argv, data, tiny_image_folder):
+    sys.addaudithook(OpenedFiles.hook)  # cannot be removed: it does nothing later
+    OpenedFiles.active = True
+    try:
+        train_student.main([*student_argv, "--epochs", "1", "--experiments_name", "audited"])
+        opened, OpenedFiles.paths = OpenedFiles.paths, []
+        train_teacher.main([*data, *FEW, "--epochs", "1", "--model", "resnet8", "--save_dir", "audited/resnet8"])
+        control = OpenedFiles.paths
+    finally:
+        OpenedFiles.active = False
+    assert any("t10k-images" in path for path in opened) and any(str(tiny_image_folder) in path for path in opened)
+    assert not [path for path in opened if "train-images" in path or "train-labels" in path]
+    assert any("train-images" in path for path in control)  # the hook would have seen it
+
+
+# Resuming
+
+
+def test_a_folder_that_holds_a_run_is_refused(student, student_argv):
+    folder, result = student
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(UserError, match="holds a run already"):
+        train_student.main([*student_argv, "--experiments_name", "reference"])
+    again = train_student.main([*student_argv, "--experiments_name", "reference", "--resume"])
+    assert again["top1_last"] == result["top1_last"] and again["seconds"] == result["seconds"]  # nothing is trained
+    unchanged = [name for name in ("resnet8_latest.pth", "resnet8_best.pth", "metrics.csv", "config.json")]
+    assert all((folder / name).read_bytes() == before[folder / name] for name in unchanged)
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL would: nothing is saved on the way."""
+
+
+def interrupt(monkeypatch, target, name, call, action, after=True):
+    """Makes the `call`-th call of target.name do `action` after (or before) its work."""
+    real, calls = getattr(target, name), []
+
+    def wrapped(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == call and not after:
+            action()
+        result = real(*arguments, **keywords)
+        if len(calls) == call and after:
+            action()
+        return result
+
+    monkeypatch.setattr(target, name, wrapped)
+
+
+def sigterm():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def kill():
+    raise Killed
+
+
+# An epoch has 6 steps: what is interrupted, at which call, how, and what is then on the disk (epochs, steps).
+INTERRUPTIONS = {
+    "SIGTERM in the first epoch": (loops, "gradient_step", 2, sigterm, True, (0, 2)),
+    "SIGTERM in the middle of an epoch": (loops, "gradient_step", 9, sigterm, True, (1, 3)),
+    "SIGTERM at an epoch's last step": (loops, "gradient_step", 6, sigterm, True, (0, 6)),
+    "SIGTERM in the evaluation": (loops, "evaluate_classifier", 2, sigterm, True, (1, 1)),
+    "killed at an epoch boundary": (RunFolder, "end_epoch", 1, kill, True, (1, 0)),
+    "killed in the middle of an epoch": (loops, "gradient_step", 10, kill, True, (1, 0)),
+    "killed after the best was written": (RunFolder, "_write_metrics", 2, kill, False, (1, 0)),
+    "killed after the metrics were written": (RunFolder, "save", 2, kill, False, (1, 0)),
+    "killed before the result": (RunFolder, "finish", 1, kill, False, (2, 0)),
+}
+
+
+@pytest.mark.parametrize("name", INTERRUPTIONS)
+def test_interrupted_and_resumed_is_never_interrupted(student, student_argv, monkeypatch, name):
+    target, function, call, action, after, state = INTERRUPTIONS[name]
+    argv = [*student_argv, "--experiments_name", name]
+    with monkeypatch.context() as patch:
+        interrupt(patch, target, function, call, action, after)
+        with pytest.raises(SystemExit if action is sigterm else Killed) as stopped:
+            train_student.main(argv)
+    if action is sigterm:
+        assert stopped.value.code == 143
+        assert "stopped by SIGTERM" in (folder_of(name) / "train.log").read_text()
+    saved = checkpoints.load(folder_of(name) / "resnet8_latest.pth")["progress"]
+    assert (saved["epoch"], saved["step"]) == state
+    torch.manual_seed(1234)  # nothing may hang on the generator of the process
+    train_student.main([*argv, "--resume"])
+    assert_same_run(folder_of(name), student[0])
+
+
+def test_interrupted_with_mixing_and_cross_entropy(student_argv, monkeypatch):
+    """Random numbers of the step, momentum and the sums of the epoch all go on."""
+    argv = [*student_argv, "--use_aug", "mixup", "-r", "0.5", "--schedule", "step", "--lr_decay_epochs", "1",
+            "--seed", "5"]
+    train_student.main([*argv, "--experiments_name", "mixed"])
+    with monkeypatch.context() as patch:
+        interrupt(patch, loops, "gradient_step", 8, sigterm)
+        with pytest.raises(SystemExit):
+            train_student.main([*argv, "--experiments_name", "mixed-resumed"])
+    train_student.main([*argv, "--experiments_name", "mixed-resumed", "--resume", "--num_workers", "1"])
+    assert_same_run(folder_of("mixed-resumed"), folder_of("mixed"))
+
+
+def test_interrupted_teacher(data, monkeypatch):
+    argv = [*data, *FEW, "--model", "resnet8", "--label_smoothing", "0.1"]
+    train_teacher.main([*argv, "--save_dir", "whole/resnet8"])
+    with monkeypatch.context() as patch:
+        interrupt(patch, loops, "gradient_step", 14, sigterm)
+        with pytest.raises(SystemExit):
+            train_teacher.main([*argv, "--save_dir", "stopped/resnet8"])
+    train_teacher.main([*argv, "--save_dir", "stopped/resnet8", "--resume"])
+    assert_same_run(Path("stopped/resnet8"), Path("whole/resnet8"))
+
+
+def subprocess_of(script, argv, workspace, launcher=()):
+    return subprocess.Popen([sys.executable, *launcher, str(ROOT / script), *argv], cwd=workspace, text=True,
+                            env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_sigkill(workspace, student_argv):
+    argv = [*student_argv, "--epochs", "8", "--data_amount", "96", "--val_split", "holdout"]
+    process = subprocess_of("train_student.py", [*argv, "--experiments_name", "shot"], workspace)
+    latest = folder_of("shot") / "resnet8_latest.pth"
+    while not latest.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert 1 <= checkpoints.load(latest)["progress"]["epoch"] < 8
+    train_student.main([*argv, "--experiments_name", "shot", "--resume"])
+    train_student.main([*argv, "--experiments_name", "alive"])
+    assert_same_run(folder_of("shot"), folder_of("alive"))
+
+
+@pytest.fixture(scope="module")
+def stopped(workspace, student_argv):
+    """The name of a run that has done one epoch of two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace)
+        interrupt(patch, RunFolder, "end_epoch", 1, kill)
+        with pytest.raises(Killed):
+            train_student.main([*student_argv, "--experiments_name", "stopped"])
+    return "stopped"
+
+
+CHANGED = {
+    "learning_rate": ["--learning_rate", "0.04"], "kd_T": ["--kd_T", "5"], "alpha": ["-a", "2"],
+    "seed": ["--seed", "1"],
+    "epochs": ["--epochs", "3"], "batch_size": ["--batch_size", "16"], "use_aug": ["--use_aug", "cutmix"],
+    "amp": ["--amp", "bf16"], "schedule": ["--schedule", "step"], "data_amount": ["--data_amount", "100"],
+    "mean_s": ["--mean_s", "0.5"],
+}
+
+
+@pytest.mark.parametrize("flag", CHANGED)
+def test_resume_with_other_settings_is_refused(stopped, student_argv, flag):
+    latest = (folder_of(stopped) / "resnet8_latest.pth").read_bytes()
+    with pytest.raises(UserError, match=f"--resume: {flag} was .* in .*{stopped} and is .* now"):
+        train_student.main([*student_argv, "--experiments_name", stopped, "--resume", *CHANGED[flag]])
+    assert (folder_of(stopped) / "resnet8_latest.pth").read_bytes() == latest
+
+
+def test_resume_with_another_teacher_is_refused(stopped, student, student_argv, teacher):
+    original = teacher.read_bytes()
+    try:
+        teacher.write_bytes((student[0] / "resnet8_best.pth").read_bytes())
+        with pytest.raises(UserError, match="--resume: teacher_sha256 was"):
+            train_student.main([*student_argv, "--experiments_name", stopped, "--resume"])
+    finally:
+        teacher.write_bytes(original)
+
+
+def test_resume_with_other_workers_and_printing(stopped, student, student_argv):
+    train_student.main([*student_argv, "--experiments_name", stopped, "--resume", "--num_workers", "2",
+                        "--print-freq", "1", "--save_model"])
+    assert_same_run(folder_of(stopped), student[0])
+
+
+# Several processes
+
+
+class TwoProcesses(World):
+    """One of two processes, of which the other does nothing."""
+
+    def sum(self, tensor):
+        return tensor
+
+
+@pytest.mark.parametrize("print_freq, stops_at", [(2, 2), (50, 5)])
+def test_several_processes_stop_together_even_in_short_epochs(print_freq, stops_at):
+    stop, progress, calls = StopRequest(), Progress(), []
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+
+    def step(batch):
+        stop.asked = True
+        calls.append(batch)
+        return {"loss": torch.ones(()), "count": torch.ones(())}
+
+    finished = loops.train_epoch(range(5), step, optimizer, lambda _: 0.1, progress, steps=5, seed=0, stop=stop,
+                                 world=TwoProcesses(1, 2, torch.device("cpu")), print_freq=print_freq, title="")
+    assert not finished and len(calls) == progress.step == stops_at
+
+
+# Several runs under one torchrun: the group of processes stays between them.
+PROGRAM = """
+import sys
+sys.path.insert(0, {root!r})
+import train_student
+from helper.processes import World
+World.close = lambda self: None
+for argv in {argvs!r}:
+    train_student.main(argv)
+"""
+
+
+def test_two_processes(workspace, student, student_argv, data, capsys):
+    one_epoch = [*student_argv, "--epochs", "1"]
+    # Without BatchNorm the step of two processes is that of one; with it each normalises its own half of the batch.
+    norm_free = [*one_epoch, "--model_s", "timm/convnext_atto", "--learning_rate", "0.01", "--data_amount", "96",
+                 "--experiments_dir", "norm_free", "--experiments_name"]
+    with_norm = [*one_epoch, "--experiments_dir", "with_norm", "--experiments_name", "two"]
+    evaluate = [*data, "--evaluate", str(student[0] / "resnet8_best.pth"), "--device", "cpu", "--batch_size", "10"]
+    program = workspace / "program.py"
+    program.write_text(PROGRAM.format(root=str(ROOT), argvs=[[*norm_free, "two"], with_norm, evaluate]))
+    process = subprocess_of(program, [], workspace,
+                            ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])
+    train_student.main([*norm_free, "one"])
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert output.count("epoch 1/1") == output.count("teacher resnet8: top-1") == 2  # rank 0 alone speaks
+    one, two = (rows_of(Path(f"save/student_model/norm_free/{name}"))[0] for name in ("one", "two"))
+    for column in ("loss", "val_loss"):
+        assert float(two[column]) == pytest.approx(float(one[column]), rel=1e-3)
+    # 203 images: one process evaluates one more than the other. The figures are exactly those of one process, whose
+    # BatchNorm statistics are rank 0's, the saved ones.
+    folder = Path("save/student_model/with_norm/two")
+    result = json.loads((folder / "result.json").read_text())
+    metrics = train_student.main([*data, "--evaluate", str(folder / "resnet8_latest.pth"), "--device", "cpu"])
+    assert (metrics["top1"], metrics["top5"]) == (result["top1_last"], result["top5_last"])
+    assert float(rows_of(folder)[0]["val_loss"]) == pytest.approx(metrics["val_loss"], rel=1e-5)
+    assert result["teacher_top1"] == student[1]["teacher_top1"] and result["image_steps"] == 6 * 32
+    capsys.readouterr()
+    train_student.main(evaluate)
+    assert capsys.readouterr().out.splitlines()[-1] == output.splitlines()[-1] and "on 203 images" in output
+
+
+def test_initialisation_is_a_function_of_the_seed():
+    nets = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        nets.append(torch.cat([p.flatten() for p in make_student("resnet8", 10, *STATS).parameters()]))
+    assert torch.equal(nets[0], nets[1]) and not torch.equal(nets[0], nets[2])

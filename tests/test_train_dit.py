@@ -1,0 +1,391 @@
+"""train_dit.py: the diffusion objective, the network, both stages, resuming, the pipeline folder."""
+
+import csv
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import train_dit
+from helper import checkpoints, loops
+from helper.diffusion_loss import TrainingChain, drop_labels
+from helper.errors import UserError
+from helper.runs import RunFolder
+from models.build_dit import build_dit, build_vae, separate_embedders
+
+BETAS = np.linspace(1e-4, 0.02, 1000)
+
+
+# The objective
+
+
+def chain_of(betas=BETAS):
+    return TrainingChain(torch.tensor(betas))
+
+
+def random_step(t, seed=0, shape=(2, 4, 4)):
+    """Returns numpy x0 and noise (N, C, H, W) and the network's output (N, 2C, H, W) for steps `t`."""
+    rng = np.random.default_rng(seed)
+    x0, noise = (rng.normal(size=(len(t), *shape)) for _ in range(2))
+    eps = noise + 0.3 * rng.normal(size=noise.shape)
+    return x0, noise, np.concatenate([eps, rng.uniform(-1.5, 1.5, noise.shape)], axis=1)
+
+
+def independent_losses(output, x0, noise, t, betas=BETAS):
+    """(mse, bound in bits) of one sample in numpy, the posterior by Bayes' rule from the two Gaussians in it."""
+    eps, v = np.split(output, 2)
+    bar = np.cumprod(1 - betas)
+    before = bar[t - 1] if t else 1.0
+    xt = math.sqrt(bar[t]) * x0 + math.sqrt(1 - bar[t]) * noise
+
+    def posterior(x0):
+        if t == 0:
+            return x0, 0.0
+        # q(x_{t−1} | x_0) = N(√ᾱ_{t−1}·x_0, 1 − ᾱ_{t−1}); q(x_t | x_{t−1}) = N(√(1 − β)·x_{t−1}, β): precisions add.
+        precision = 1 / (1 - before) + (1 - betas[t]) / betas[t]
+        weighted = math.sqrt(before) * x0 / (1 - before) + math.sqrt(1 - betas[t]) * xt / betas[t]
+        return weighted / precision, 1 / precision
+
+    predicted_x0 = (xt - math.sqrt(1 - bar[t]) * eps) / math.sqrt(bar[t])
+    mean, variance = posterior(predicted_x0)
+    floor = betas[1] * (1 - bar[0]) / (1 - bar[1]) if t == 0 else variance
+    predicted = np.exp((v + 1) / 2 * math.log(betas[t]) + (1 - v) / 2 * math.log(floor))
+    if t:
+        true_mean, true_variance = posterior(x0)
+        nats = 0.5 * (np.log(predicted / true_variance) + (true_variance + (true_mean - mean) ** 2) / predicted - 1)
+    else:
+        def below(value):
+            return np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in value.ravel()]).reshape(value.shape)
+
+        up, down = (below((x0 - mean + side / 255) / np.sqrt(predicted)) for side in (1, -1))
+        probability = np.where(x0 < -0.999, up, np.where(x0 > 0.999, 1 - down, up - down))
+        nats = -np.log(np.maximum(probability, 1e-12))
+    return ((eps - noise) ** 2).mean(), nats.mean() / math.log(2)
+
+
+def torch_losses(chain, output, x0, noise, t):
+    x0, noise, output = (torch.tensor(array, dtype=torch.float32) for array in (x0, noise, output))
+    t = torch.tensor(t)
+    return chain.losses(output, x0, chain.add_noise(x0, t, noise), t, noise)
+
+
+def test_losses_are_those_of_the_formulas():
+    t = [1, 2, 3, 10, 100, 500, 900, 999]
+    x0, noise, output = random_step(t)
+    mse, bound = torch_losses(chain_of(), output, x0, noise, t)
+    assert mse.shape == bound.shape == (len(t),)
+    for i, step in enumerate(t):
+        expected = independent_losses(output[i], x0[i], noise[i], step)
+        assert float(mse[i]) == pytest.approx(expected[0], rel=1e-4)
+        assert float(bound[i]) == pytest.approx(expected[1], rel=2e-3)
+
+
+def test_first_step_is_a_likelihood():
+    betas = np.linspace(0.02, 0.2, 50)  # bins that single precision tells apart
+    x0, noise, output = random_step([0] * 4)
+    x0 *= 0.5
+    x0[0, 0, 0] = [-1.2, 1.3, -0.9995, 0.9995]  # the open outer bins
+    mse, bound = torch_losses(chain_of(betas), output, x0, noise, [0] * 4)
+    for i in range(4):
+        expected = independent_losses(output[i], x0[i], noise[i], 0, betas)
+        assert float(mse[i]) == pytest.approx(expected[0], rel=1e-4)
+        assert float(bound[i]) == pytest.approx(expected[1], rel=5e-3)
+
+
+def test_a_perfect_prediction_costs_nothing():
+    t = [1, 50, 700]
+    x0, noise, output = random_step(t)
+    output = np.concatenate([noise, -np.ones_like(noise)], axis=1)  # the noise itself, and the posterior's variance
+    mse, bound = torch_losses(chain_of(), output, x0, noise, t)
+    assert mse.abs().max() < 1e-10 and bound.abs().max() < 1e-4
+
+
+def test_the_bound_trains_the_variance_only():
+    t = torch.tensor([0, 1, 400])
+    x0, noise, output = (torch.tensor(array, dtype=torch.float32) for array in random_step(t))
+    output.requires_grad_()
+    mse, bound = chain_of().losses(output, x0, chain_of().add_noise(x0, t, noise), t, noise)
+    by_bound, = torch.autograd.grad(bound.sum(), output, retain_graph=True)
+    by_mse, = torch.autograd.grad(mse.sum(), output)
+    assert by_bound[:, :2].abs().max() == 0 < by_bound[:, 2:].abs().max()
+    assert by_mse[:, 2:].abs().max() == 0 < by_mse[:, :2].abs().max()
+    torch.testing.assert_close(by_mse[:, :2], 2 * (output[:, :2] - noise).detach() / 32)
+
+
+def test_noise_is_added_with_unit_variance():
+    chain, x0 = chain_of(), torch.ones(1, 1, 1, 1)
+    for t in (0, 10, 999):
+        bar = float(np.prod(1 - BETAS[:t + 1]))
+        step = torch.tensor([t])
+        assert float(chain.add_noise(x0, step, 0 * x0)) == pytest.approx(math.sqrt(bar), rel=1e-5)
+        assert float(chain.add_noise(0 * x0, step, x0)) == pytest.approx(math.sqrt(1 - bar), rel=1e-5)
+
+
+def test_labels_are_dropped_once_a_sample():
+    labels = torch.arange(10).repeat(2000)
+    torch.manual_seed(0)
+    dropped = drop_labels(labels, 10, 0.1)
+    changed = dropped != labels
+    assert set(dropped[changed].tolist()) == {10} and labels.max() == 9  # the null class's index; labels left alone
+    assert float(changed.float().mean()) == pytest.approx(0.1, abs=0.01)
+    assert all(float(changed[labels == c].float().mean()) == pytest.approx(0.1, abs=0.03) for c in range(10))
+    assert torch.equal(drop_labels(labels, 10, 0.0), labels) and (drop_labels(labels, 10, 1.0) == 10).all()
+
+
+# The network
+
+
+def tiny_dit(seed=0, depth=2):
+    torch.manual_seed(seed)
+    return build_dit(depth=depth, width=16, heads=2, patch_size=2, latent_size=4, latent_channels=2, num_classes=3)
+
+
+def randomised(model):
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.2)
+    return model
+
+
+def inputs(count=6, seed=3):
+    rng = torch.Generator().manual_seed(seed)
+    return (torch.randn(count, 2, 4, 4, generator=rng), torch.randint(1000, (count,), generator=rng),
+            torch.arange(count) % 4)
+
+
+def test_initialisation_is_zero_where_the_official_one_is():
+    model = tiny_dit()
+    assert model(*inputs()).sample.abs().max() == 0
+    for block in model.transformer_blocks:
+        for parameter in block.norm1.linear.parameters():
+            assert parameter.abs().max() == 0
+        tokens = torch.randn(6, 4, 16)  # each block is the identity
+        torch.testing.assert_close(block(tokens, timestep=inputs()[1], class_labels=inputs()[2]), tokens)
+        assert block.attn1.to_q.weight.std() > 0.1 and block.attn1.to_q.bias.abs().max() == 0
+    embedder = model.transformer_blocks[0].norm1.emb
+    assert float(embedder.timestep_embedder.linear_1.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
+    assert embedder.class_embedder.embedding_table.weight.shape == (4, 16)  # three classes and the null class
+    assert model(*inputs()).sample.shape == (6, 4, 4, 4)
+
+
+def test_one_embedder_serves_all_blocks_and_is_copied_for_saving():
+    model = randomised(tiny_dit(depth=3)).eval()
+    assert len({id(block.norm1.emb) for block in model.transformer_blocks}) == 1
+    copy = separate_embedders(model).eval()
+    assert len({id(block.norm1.emb) for block in copy.transformer_blocks}) == 3
+    assert len({id(block.norm1.emb) for block in model.transformer_blocks}) == 1  # the model itself stays as it was
+    embedder = sum(p.numel() for p in model.transformer_blocks[0].norm1.emb.parameters())
+    assert sum(p.numel() for p in copy.parameters()) == sum(p.numel() for p in model.parameters()) + 2 * embedder
+    with torch.no_grad():
+        assert torch.equal(copy(*inputs()).sample, model(*inputs()).sample)
+        assert model(*inputs()).sample.std() > 0.01
+
+
+def test_time_embedding_is_the_official_one():
+    projection = tiny_dit().transformer_blocks[1].norm1.emb.time_proj(torch.tensor([7.0]))
+    frequencies = 10000 ** (-np.arange(128) / 128)
+    expected = np.concatenate([np.cos(7 * frequencies), np.sin(7 * frequencies)])
+    np.testing.assert_allclose(projection[0].numpy(), expected, atol=1e-5)
+
+
+def test_the_blocks_own_label_dropout_is_off():
+    model = randomised(tiny_dit())
+    train_dit.prepare_for_training(model)
+    assert model.training and all(block.training for block in model.transformer_blocks)
+    x, t, _ = inputs(64)
+    labels = torch.arange(64) % 3
+    with torch.no_grad():
+        first = model(x, t, labels).sample
+        for _ in range(3):
+            assert torch.equal(model(x, t, labels).sample, first)
+        model.train()  # as it would be otherwise: labels are dropped in each block
+        assert not torch.equal(model(x, t, labels).sample, first)
+
+
+def test_an_autoencoder_that_cannot_be_is_refused():
+    assert sum(p.numel() for p in build_vae([8, 16], 4, 32).parameters()) < 100_000
+    with torch.no_grad():
+        assert build_vae([8, 8, 16], 3, 32).encode(torch.zeros(1, 3, 32, 32)).latent_dist.mean.shape == (1, 3, 8, 8)
+    for channels, size, message in (([8, 12], 32, "multiples of 8"), ([], 32, "multiples of 8"),
+                                    ([0, 8], 32, "multiples of 8"), ([8, 8, 8], 30, "not divisible by 4")):
+        with pytest.raises(UserError, match=message):
+            build_vae(channels, 4, size)
+
+
+# Both stages
+
+
+COMMON = ["--vae_channels", "8,8,16", "--batch_size", "32", "--device", "cpu", "--seed", "1"]
+VAE = ["--stage", "vae", *COMMON, "--epochs", "1", "--learning_rate", "3e-3"]
+DIT = ["--stage", "dit", *COMMON, "--depth", "1", "--width", "16", "--heads", "2", "--epochs", "3",
+       "--learning_rate", "1e-2", "--ema", "0.8", "--label_dropout", "0.2"]
+
+
+@pytest.fixture(scope="module")
+def data(tiny_fashion_mnist):
+    return ["--dataset", "fashion_mnist", "--data_root", str(tiny_fashion_mnist)]
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory, data):
+    """A folder whose train_vae/ holds a finished autoencoder."""
+    folder = tmp_path_factory.mktemp("models") / "vae"
+    train_dit.main([*data, *VAE, "--save_dir", str(folder)])
+    return folder
+
+
+def beside(autoencoder, name):
+    """Returns a new folder with the same autoencoder."""
+    folder = autoencoder.parent / name
+    (folder / "train_vae").mkdir(parents=True)
+    (folder / "train_vae/vae_latest.pth").write_bytes((autoencoder / "train_vae/vae_latest.pth").read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(autoencoder, data):
+    """(folder, result) of a DiT that was never interrupted."""
+    folder = beside(autoencoder, "whole")
+    return folder, train_dit.main([*data, *DIT, "--save_dir", str(folder)])
+
+
+def rows_of(folder):
+    with open(folder / "metrics.csv") as file:
+        return [{key: value for key, value in row.items() if key != "images_s"} for row in csv.DictReader(file)]
+
+
+def test_autoencoder_run_folder(autoencoder):
+    folder = autoencoder / "train_vae"
+    assert {file.name for file in folder.iterdir()} == {"config.json", "train.log", "metrics.csv", "curves.png",
+                                                        "vae_latest.pth", "vae_best.pth", "result.json"}
+    result = json.loads((folder / "result.json").read_text())
+    assert result["stage"] == "vae" and result["image_steps"] == 10 * 32 and 5 < result["val_psnr"] < 40
+    assert "optimizer" not in checkpoints.load(folder / "vae_latest.pth")  # finished
+
+
+def test_pipeline_folder_is_diffusers_own(pipeline, capfd):
+    from diffusers import DiTPipeline
+
+    folder, result = pipeline
+    assert {path.name for path in folder.iterdir()} == {
+        "model_index.json", "transformer", "vae", "scheduler", "generator.json", "train_vae", "train_dit"}
+    loaded = DiTPipeline.from_pretrained(folder)
+    state = checkpoints.load(folder / "train_dit/dit_latest.pth")
+    weights = loaded.transformer.state_dict()
+    averaged = {key.removeprefix("module."): value for key, value in state["ema"].items() if key != "n_averaged"}
+    assert weights.keys() == averaged.keys()
+    for key, value in averaged.items():  # the averaged weights, not the last
+        torch.testing.assert_close(weights[key].float(), value.half().float())
+    assert any(not torch.equal(value, averaged[key]) for key, value in state["model"].items())
+    config = loaded.transformer.config
+    assert (config.num_layers, config.out_channels, config.num_embeds_ada_norm, config.sample_size) == (1, 8, 10, 8)
+    expected = {"variance_type": "learned_range", "timestep_spacing": "linspace", "clip_sample": False,
+                "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
+    assert expected.items() <= dict(loaded.scheduler.config).items()
+    for part in ("transformer", "vae"):
+        with safe_open(folder / part / "diffusion_pytorch_model.safetensors", "pt") as file:
+            assert {str(file.get_slice(key).get_dtype()) for key in file.keys()} == {"F16"}
+    info = json.loads((folder / "generator.json").read_text())
+    expected = {"cfg_channels": 4, "time_embedding": "official", "grey": True, "image_size": 32, "seed": 1,
+                "dataset": "fashion_mnist"}
+    assert expected.items() <= info.items() and info["class_names"][0] == "T-shirt/top"
+
+
+def test_latents_have_unit_variance(pipeline, data, tiny_fashion_mnist):
+    from diffusers import AutoencoderKL
+
+    from dataset import fashion_mnist
+
+    vae = AutoencoderKL.from_pretrained(pipeline[0] / "vae")
+    images = fashion_mnist.load(tiny_fashion_mnist, "train").images
+    with torch.no_grad():
+        posterior = vae.encode(torch.tensor(images / 127.5 - 1, dtype=torch.float32).permute(0, 3, 1, 2)).latent_dist
+        torch.manual_seed(0)
+        latents = vae.config.scaling_factor * posterior.sample()
+    assert float(latents.std()) == pytest.approx(1, abs=0.03)
+
+
+def test_the_null_branch_is_trained(pipeline, autoencoder, data):
+    folder, result = pipeline
+    null = [float(row["val_mse_null"]) for row in rows_of(folder / "train_dit")]
+    given = [float(row["val_mse"]) for row in rows_of(folder / "train_dit")]
+    assert null[0] > null[-1] and null[-1] < 0.97  # 1 is what a network gets that predicts nothing
+    assert given[0] > given[-1] and result["val_mse"] == pytest.approx(given[-1], rel=1e-5)
+    # Its embedding moves, and stays where it was without dropped labels.
+    never = beside(autoencoder, "never_dropped")
+    train_dit.main([*data, *DIT, "--epochs", "1", "--label_dropout", "0", "--save_dir", str(never)])
+    tables = [checkpoints.load(f / "train_dit/dit_latest.pth")["model"] for f in (folder, never)]
+    key = "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"
+    torch.manual_seed(1)
+    start = build_dit(depth=1, width=16, heads=2, patch_size=2, latent_size=8, latent_channels=4,
+                      num_classes=10).state_dict()[key]
+    assert (tables[0][key][10] - start[10]).abs().max() > 1e-3
+    assert torch.equal(tables[1][key][10], start[10]) and not torch.equal(tables[1][key][0], start[0])
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL would."""
+
+
+def _kill():
+    raise Killed
+
+
+@pytest.mark.parametrize("name, target, function, call, action, state", [
+    ("middle", loops, "gradient_step", 14, lambda: os.kill(os.getpid(), signal.SIGTERM), (1, 4)),
+    ("boundary", RunFolder, "end_epoch", 2, _kill, (2, 0)),
+])  # fmt: skip
+def test_interrupted_and_resumed_is_never_interrupted(pipeline, autoencoder, data, monkeypatch, name, target, function,
+                                                      call, action, state):
+    folder, real, calls = beside(autoencoder, name), getattr(target, function), []
+
+    def interrupted(*arguments, **keywords):
+        result = real(*arguments, **keywords)
+        calls.append(1)
+        if len(calls) == call:
+            action()
+        return result
+
+    argv = [*data, *DIT, "--save_dir", str(folder)]
+    with monkeypatch.context() as patch:
+        patch.setattr(target, function, interrupted)
+        with pytest.raises((SystemExit, Killed)):
+            train_dit.main(argv)
+    progress = checkpoints.load(folder / "train_dit/dit_latest.pth")["progress"]
+    assert (progress["epoch"], progress["step"]) == state and not (folder / "transformer").exists()
+    train_dit.main([*argv, "--resume"])
+    whole = pipeline[0]
+    for kind in ("latest", "best"):
+        one, other = (checkpoints.load(f / f"train_dit/dit_{kind}.pth") for f in (folder, whole))
+        assert one.keys() == other.keys()
+        for part in other.keys() & {"model", "ema"}:
+            assert all(torch.equal(one[part][key], value) for key, value in other[part].items())
+    assert rows_of(folder / "train_dit") == rows_of(whole / "train_dit")
+    weights = [file.relative_to(whole) for file in whole.glob("*/*.safetensors")]
+    assert len(weights) == 2 and all((folder / file).read_bytes() == (whole / file).read_bytes() for file in weights)
+
+
+def test_interrupted_autoencoder(autoencoder, data, monkeypatch, tmp_path):
+    real, calls = loops.gradient_step, []
+
+    def interrupted(*arguments):
+        real(*arguments)
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    argv = [*data, *VAE, "--save_dir", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(loops, "gradient_step", interrupted)
+        with pytest.raises(SystemExit):
+            train_dit.main(argv)
+    with pytest.raises(UserError, match="is of an unfinished run"):
+        train_dit.main([*data, *DIT, "--save_dir", str(tmp_path)])
+    train_dit.main([*argv, "--resume"])
+    one, other = (checkpoints.load(Path(f) / "train_vae/vae_latest.pth")["model"] for f in (tmp_path, autoencoder))
+    assert all(torch.equal(one[key], value) for key, value in other.items())
