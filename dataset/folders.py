@@ -120,7 +120,8 @@ class _Present:
     def has(self, path):
         folder, name = os.path.split(path)
         if folder not in self._folders:
-            self._folders[folder] = frozenset(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else frozenset()
+            place = folder or "."
+            self._folders[folder] = frozenset(os.listdir(place) if os.path.isdir(place) else ())
         return name in self._folders[folder]
 
 

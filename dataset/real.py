@@ -102,8 +102,8 @@ def check_classes(train_images, val_images, options):
     named = not any(name.isdigit() for name in ours + theirs)
     if named and len(ours) == len(theirs) and ours != theirs:
         first = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
-        raise UserError(f"--dataset {options.dataset}: training class {first[0]} stands where validation has {first[1]}: "
-                        "check --val_data")
+        raise UserError(f"--dataset {options.dataset}: training class {first[0]} stands where validation has "
+                        f"{first[1]}: check --val_data")
     if len(ours) != len(theirs):
         raise UserError(f"--dataset {options.dataset}: {len(ours)} training classes and {len(theirs)} validation "
                         "classes: check --val_data")

@@ -105,7 +105,8 @@ def fit(run, progress, loader, step, evaluate, optimizer, rate, options):
             started = time.monotonic()
             title = f"epoch {progress.epoch + 1}/{options.epochs}"
             if progress.step and not world.is_main:
-                progress.totals = dict.fromkeys(progress.totals, 0.0)  # rank 0 carries the sums of the steps before the interruption
+                # Rank 0 carries the sums of the steps before the interruption.
+                progress.totals = dict.fromkeys(progress.totals, 0.0)
             steps_before = progress.step
             finished = train_epoch(loader.epoch_batches(progress.epoch, progress.step), step, optimizer, rate,
                                    progress, steps=len(loader), seed=options.seed, world=world, stop=stop,

@@ -183,7 +183,8 @@ def draw_curves(metrics, path, panels):
 
     with open(metrics) as file:
         rows = list(csv.DictReader(file))
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.5), layout="constrained", squeeze=False)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.5), layout="constrained",
+                                   squeeze=False)
     for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
         for column in columns:
             axis.plot([int(row["epoch"]) for row in rows], [float(row[column]) for row in rows], marker=".",

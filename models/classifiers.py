@@ -5,6 +5,7 @@ import os
 import torch
 from torch import nn
 
+from helper import checkpoints
 from helper.errors import UserError
 from models import create_model, model_names, nearest_names
 
@@ -13,7 +14,8 @@ def architecture_of(path):
     """Returns the architecture of the checkpoint `path` by the name of its folder: `wrn_40_2_vanilla/` → wrn_40_2.
 
     That is the folder's first `_` segment, or the first three for `wrn_*`; put generally, so that our own folders of
-    `wrn40_2` count too, the longest run of first segments that is a name. UserError if there is none.
+    `wrn40_2` count too, the longest run of first segments that is a name. If there is none (a student's folder, say)
+    it is the name that our runs write into the checkpoint. Raises UserError if there is neither.
     """
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
     segments = folder.split("_")
@@ -21,6 +23,9 @@ def architecture_of(path):
         name = "_".join(segments[:count])
         if name in model_names():
             return name
+    content = checkpoints.load(path) if os.path.isfile(path) else None
+    if isinstance(content, dict) and isinstance(content.get("model_name"), str):
+        return content["model_name"]
     raise UserError(f"the folder '{folder}' of checkpoint {path} does not begin with the name of an architecture"
                     f"{nearest_names(segments[0])}: name it with --model_t")
 

@@ -32,7 +32,7 @@ def quickstart(folder, data):
                 "DATA": data, "IMAGES": 20, "EPOCHS": 2}
     environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
     done = subprocess.run(["sh", "scripts/quickstart.sh"], cwd=folder, env=environment, text=True, timeout=300,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                          capture_output=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
