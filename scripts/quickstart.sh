@@ -33,7 +33,7 @@ echo "2/4 sampling $IMAGES labelled images: s = $SCALE, T = $STEPS"
 echo "3/4 distilling a $STUDENT on them, from random initialisation"
 "$PYTHON" train_student.py --dataset fashion_mnist --data_root "$DATA" --val_split "$SPLIT" \
     --path-t "$TEACHER" --model_s "$STUDENT" --train_data "$IMAGE_FOLDER" --data_amount "$IMAGES" \
-    --epochs "$EPOCHS" --batch_size 64 --learning_rate 0.1 --schedule cosine --warmup_epochs 1 --weight_decay 5e-4 \
+    --epochs "$EPOCHS" --batch_size 32 --learning_rate 0.05 --schedule cosine --warmup_epochs 1 --weight_decay 5e-4 \
     --kd_T "$TEMPERATURE" --seed "$SEED" --experiments_dir quickstart --experiments_name "$RUN" --resume
 
 echo "4/4 the result"
