@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 GENERATOR=${GENERATOR:-save/models/fashion_mnist/DiT-6x128-2}
 TEACHER=${TEACHER:-save/models/fashion_mnist/resnet20/resnet20_latest.pth}
 STUDENT=${STUDENT:-resnet8}
-SCALE=${SCALE:-1.5}              # guidance scale s
+SCALE=${SCALE:-1.2}              # guidance scale s
 STEPS=${STEPS:-25}               # steps of the ancestral DDPM chain, T
 IMAGES=${IMAGES:-3000}
 EPOCHS=${EPOCHS:-20}

@@ -231,7 +231,7 @@ DIT = {
     "unfinished autoencoder": (lambda: vae_file({"flags": {}, "optimizer": {}}), ["--stage", "dit"],
                                "of an unfinished run"),
     "other autoencoder": (lambda: vae_file({"flags": {"vae_channels": [8, 8], "latent_channels": 4}}),
-                          ["--stage", "dit"], "--vae_channels is [8, 16] and the autoencoder in"),
+                          ["--stage", "dit"], "vae_latest.pth was trained with [8, 8]"),
     "channels": (None, ["--vae_channels", "8,12"], "--vae_channels must be multiples of 8"),
     "no channels": (None, ["--vae_channels", "0"], "--vae_channels must be multiples of 8"),
     "image size": (None, ["--image_size", "31"], "--image_size 31 is not divisible by 2"),
