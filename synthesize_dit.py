@@ -1,8 +1,8 @@
 """Samples labelled images of chosen classes with a DiT pipeline (DM-KD, arXiv 2305.12954) into a folder by class.
 
-  python synthesize_dit.py --cfg-scale 2 --num-sampling-steps 100 --images_per_class 200
-  python synthesize_dit.py --model save/models/fashion/dit --sampler ddim --num-sampling-steps 50 --cfg-scale 4 \\
-      --classes 0-4,9 --data_amount 3k --save_dir syn_dataset/shoes
+    python synthesize_dit.py --cfg-scale 2 --num-sampling-steps 100 --images_per_class 200
+    python synthesize_dit.py --model save/models/fashion_mnist/DiT-6x128-2 --sampler ddim --num-sampling-steps 50 \\
+        --cfg-scale 1.5 --classes 5,7,9 --data_amount 3k --save_dir syn_dataset/shoes
 
 The first makes the paper's low-fidelity ImageNet images with the official DiT-XL/2 (downloaded from the hub). An image
 depends on the model, the settings, its class and its index alone: run again with the same flags, a stopped run goes on;

@@ -127,7 +127,7 @@ def train_transformer(options, world):
     from helper import loops
     from helper.diffusion_loss import TrainingChain, drop_labels
     from helper.runs import refuse_existing
-    from models.build_dit import build_dit, save_pipeline
+    from models.build_dit import BETAS, build_dit, save_pipeline
 
     refuse_existing(stage_folder(options, "dit"), "dit", options.resume)  # before the work of encoding
     vae = load_vae(options).to(world.device)
@@ -142,7 +142,8 @@ def train_transformer(options, world):
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema))
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=options.weight_decay)
     network = loops.parallel(model, world)
-    chain = TrainingChain(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), world.device)
+    betas = torch.linspace(BETAS["beta_start"], BETAS["beta_end"], BETAS["num_train_timesteps"], dtype=torch.float64)
+    chain = TrainingChain(betas, world.device)
     loader = TensorLoader(moments, labels, batch_size=options.batch_size, seed=options.seed, rank=world.rank,
                           world_size=world.size)
 

@@ -190,6 +190,7 @@ def draw_curves(metrics, path, panels):
             axis.plot([int(row["epoch"]) for row in rows], [float(row[column]) for row in rows], marker=".",
                       label=column.replace("_", " "))
         axis.set(title=title, xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend()
     part = path.with_name(f"{path.name}.part")

@@ -100,7 +100,9 @@ def save_pipeline(folder, transformer, vae, info):
     Everything is written aside first; other files in `folder` stay.
     """
     from diffusers import DDPMScheduler, DiTPipeline
+    from diffusers.utils import logging
 
+    logging.set_verbosity_error()  # halving the precision warns of modules to keep in float32, of which there are none
     scheduler = DDPMScheduler(**BETAS, variance_type="learned_range", timestep_spacing="linspace", clip_sample=False)
     vae = copy.deepcopy(vae).to("cpu", torch.float16, memory_format=torch.contiguous_format)
     pipeline = DiTPipeline(separate_embedders(transformer).to("cpu", torch.float16), vae, scheduler)

@@ -12,12 +12,14 @@ SCALE=${SCALE:-1.2}              # guidance scale s
 STEPS=${STEPS:-25}               # steps of the ancestral DDPM chain, T
 IMAGES=${IMAGES:-3000}
 EPOCHS=${EPOCHS:-20}
+BATCH=${BATCH:-32}
+RATE=${RATE:-0.05}               # learning rate
 TEMPERATURE=${TEMPERATURE:-4}
 SEED=${SEED:-0}                  # of the images and of the student
 SPLIT=${SPLIT:-test}
 DATA=${DATA:-true_dataset}
 IMAGE_FOLDER=syn_dataset/quickstart_s${SCALE}_T${STEPS}_seed$SEED
-RUN=${STUDENT}_s${SCALE}_T${STEPS}_${IMAGES}_seed${SEED}_$SPLIT
+RUN=${STUDENT}_s${SCALE}_T${STEPS}_${IMAGES}_batch${BATCH}_seed${SEED}_$SPLIT
 
 REQUIREMENTS=requirements.txt
 . scripts/setup.sh
@@ -33,7 +35,7 @@ echo "2/4 sampling $IMAGES labelled images: s = $SCALE, T = $STEPS"
 echo "3/4 distilling a $STUDENT on them, from random initialisation"
 "$PYTHON" train_student.py --dataset fashion_mnist --data_root "$DATA" --val_split "$SPLIT" \
     --path-t "$TEACHER" --model_s "$STUDENT" --train_data "$IMAGE_FOLDER" --data_amount "$IMAGES" \
-    --epochs "$EPOCHS" --batch_size 32 --learning_rate 0.05 --schedule cosine --warmup_epochs 1 --weight_decay 5e-4 \
+    --epochs "$EPOCHS" --batch_size "$BATCH" --learning_rate "$RATE" --schedule cosine --warmup_epochs 1 --weight_decay 5e-4 \
     --kd_T "$TEMPERATURE" --seed "$SEED" --experiments_dir quickstart --experiments_name "$RUN" --resume
 
 echo "4/4 the result"

@@ -1,5 +1,6 @@
 """Real sets, image folders and lists, transforms, and the order in which images reach the networks."""
 
+import argparse
 import math
 
 import numpy as np
@@ -230,6 +231,26 @@ def test_unlabelled_folders_at_any_depth(tmp_path):
     assert images.label(0) == -1
     three = folders.read_training(tmp_path, 10, amount=3)
     assert set(three.images) < set(images.images) and len(three) == 3
+
+
+def test_numbered_shards_of_an_unlabelled_set_are_no_classes(tmp_path):
+    write_images(tmp_path, ["0000/00000.png", "0001/00000.png"])
+    assert folders.read_training(tmp_path, 10).labels.tolist() == [0, 1]
+    (tmp_path / "manifest.json").write_text('{"complete": true, "labelled": false}')
+    assert folders.read_training(tmp_path, 10).labels is None
+
+
+def test_training_and_validation_have_the_same_classes():
+    def named(*names):
+        return ImageSet([], None, list(names))
+
+    options = argparse.Namespace(dataset="imagefolder")
+    real.check_classes(named("cat", "dog"), named("cat", "dog"), options)
+    real.check_classes(named("cat", "dog"), named("0", "1"), options)  # a list has no names
+    with pytest.raises(UserError, match="training class dog stands where validation has cow"):
+        real.check_classes(named("cat", "dog"), named("cat", "cow"), options)
+    with pytest.raises(UserError, match="2 training classes and 3 validation classes"):
+        real.check_classes(named("cat", "dog"), named("0", "1", "2"), options)
 
 
 def test_released_names_flat_and_in_lists(tmp_path, monkeypatch):

@@ -436,6 +436,12 @@ def test_unknown_folder_names_ask_for_model_t(path):
         architecture_of(path)
 
 
+def test_our_checkpoints_name_their_architecture_where_the_folder_does_not(tmp_path):
+    (tmp_path / "fold-1").mkdir()
+    torch.save({"model": {}, "model_name": "wrn_16_1"}, tmp_path / "fold-1/wrn_16_1_best.pth")
+    assert architecture_of(tmp_path / "fold-1/wrn_16_1_best.pth") == "wrn_16_1"
+
+
 def test_every_name_is_the_architecture_of_its_own_folder():
     assert [architecture_of(f"save/models/cifar100/{name}/best.pth") for name in model_names()] == model_names()
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -463,9 +464,12 @@ def test_resume_with_another_teacher_is_refused(stopped, student, student_argv, 
         teacher.write_bytes(original)
 
 
-def test_resume_with_other_workers_and_printing(stopped, student, student_argv):
+def test_resume_with_other_workers_and_printing_and_moved_files(stopped, student, student_argv, teacher,
+                                                                tiny_fashion_mnist, tmp_path):
+    moved = shutil.copytree(teacher.parent, tmp_path / teacher.parent.name) / teacher.name
+    data = shutil.copytree(tiny_fashion_mnist, tmp_path / "data")
     train_student.main([*student_argv, "--experiments_name", stopped, "--resume", "--num_workers", "2",
-                        "--print-freq", "1", "--save_model"])
+                        "--print-freq", "1", "--save_model", "--path-t", str(moved), "--data_root", str(data)])
     assert_same_run(folder_of(stopped), student[0])
 
 

@@ -5,6 +5,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from helper.errors import UserError
 from helper.runs import RunFolder
 from models.build_dit import build_dit, build_vae, separate_embedders
 
+ROOT = Path(__file__).resolve().parent.parent
 BETAS = np.linspace(1e-4, 0.02, 1000)
 
 
@@ -389,3 +392,18 @@ def test_interrupted_autoencoder(autoencoder, data, monkeypatch, tmp_path):
     train_dit.main([*argv, "--resume"])
     one, other = (checkpoints.load(Path(f) / "train_vae/vae_latest.pth")["model"] for f in (tmp_path, autoencoder))
     assert all(torch.equal(one[key], value) for key, value in other.items())
+
+
+def test_two_processes_in_bf16(autoencoder, data):
+    """The same stage under torchrun: rank 0 alone speaks and writes, the loss falls, the folder is a pipeline."""
+    folder = beside(autoencoder, "two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+               str(ROOT / "train_dit.py"), *data, *DIT, "--amp", "bf16", "--save_dir", str(folder)]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+                          timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 1/3") == done.stdout.count("pipeline: ") == 1
+    rows = rows_of(folder / "train_dit")
+    assert len(rows) == 3 and float(rows[-1]["mse"]) < float(rows[0]["mse"])
+    assert json.loads((folder / "train_dit/result.json").read_text())["image_steps"] % (3 * 32) == 0
+    assert (folder / "model_index.json").is_file() and not list(folder.glob("*.part"))
