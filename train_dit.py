@@ -14,7 +14,7 @@ from dataset import real
 from helper import options as flags
 from helper.errors import UserError, run
 
-VALIDATION_IMAGES = 2_000  # enough to follow a loss; a fixed prefix of the validation set
+VALIDATION_IMAGES = 2_000  # enough to follow a loss; always the same ones
 
 
 def parse_option(argv=None):
@@ -91,7 +91,7 @@ def train_vae(options, world):
                 "count": count}
 
     @torch.no_grad()
-    def evaluate(_):
+    def evaluate():
         vae.eval()
         sums = torch.zeros(2, dtype=torch.float64)
         for batch in held_out.ordered_batches():
@@ -107,7 +107,7 @@ def train_vae(options, world):
 
 
 def held_out_images(options):
-    """Returns the first VALIDATION_IMAGES of the holdout (Fashion-MNIST) or of the validation set, shuffled once."""
+    """Returns VALIDATION_IMAGES random images, always the same, of Fashion-MNIST's holdout or the validation set."""
     import numpy as np
 
     if options.dataset == "fashion_mnist":
@@ -172,7 +172,7 @@ def train_transformer(options, world):
     held_out = [tensor[world.rank::world.size] for tensor in held_out]
 
     @torch.no_grad()
-    def evaluate(_):
+    def evaluate():
         """The averaged weights' ε-MSE on unseen images at fixed steps and noise, with the label and without."""
         ema.eval()
         sums = {}
@@ -197,9 +197,10 @@ def train_transformer(options, world):
 def load_vae(options):
     """Returns the finished autoencoder of stage `vae`, frozen. Raises UserError if that stage is not finished."""
     from helper import checkpoints
+    from helper.runs import latest_path
     from models.build_dit import build_vae
 
-    path = Path(options.save_dir) / "train_vae" / "vae_latest.pth"
+    path = latest_path(stage_folder(options, "vae"), "vae")
     if not path.exists():
         raise UserError(f"{path} not found: run --stage vae first, with the same --save_dir")
     content = checkpoints.load(path)

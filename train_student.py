@@ -14,6 +14,7 @@ from pathlib import Path
 from dataset import folders, real
 from helper import options as flags
 from helper.errors import UserError, run
+from helper.files import file_stem
 
 SHUFFLE_RATE = 0.02  # the released script's learning rate of ShuffleV2 students, whatever its flag says
 
@@ -61,7 +62,7 @@ def parse_option(argv=None):
         options.learning_rate = SHUFFLE_RATE
     if options.evaluate is None:
         options.model_s = options.model_s or "resnet8"
-        options.experiments_dir = options.experiments_dir or f"{options.dataset}_{options.model_s.replace('/', '_')}"
+        options.experiments_dir = options.experiments_dir or f"{options.dataset}_{file_stem(options.model_s)}"
     return options
 
 
@@ -159,7 +160,7 @@ def distill(options, val_loader, world):
         agreed = (logits.argmax(1) == teacher_logits.argmax(1)).sum()
         return {"loss": loss.detach() * count, "train_agreement": 100.0 * agreed, "count": count}
 
-    def evaluate(_):
+    def evaluate():
         metrics, _ = loops.evaluate_classifier(student, val_loader, world, options.amp, teacher_classes)
         return metrics, metrics["top1"]
 

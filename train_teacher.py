@@ -11,6 +11,7 @@ import sys
 from dataset import real
 from helper import options as flags
 from helper.errors import run
+from helper.files import file_stem
 
 
 def parse_option(argv=None):
@@ -24,7 +25,7 @@ def parse_option(argv=None):
     real.add_flags(parser)
     flags.add_process_flags(parser)
     options = parser.parse_args(argv)
-    options.save_dir = options.save_dir or f"save/models/{options.dataset}/{options.model.replace('/', '_')}"
+    options.save_dir = options.save_dir or f"save/models/{options.dataset}/{file_stem(options.model)}"
     return options
 
 
@@ -70,7 +71,7 @@ def main(argv=None):
             return {"loss": loss.detach() * count, "train_top1": 100.0 * (logits.argmax(1) == labels).sum(),
                     "count": count}
 
-        def evaluate(_):
+        def evaluate():
             metrics, _ = loops.evaluate_classifier(model, val_loader, world, options.amp)
             return metrics, metrics["top1"]
 

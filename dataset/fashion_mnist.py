@@ -4,7 +4,6 @@
 dataset-fashion-mnist where it is installed, else torchvision's download, else that package unpacked on the side.
 """
 
-import argparse
 import gzip
 import shutil
 import subprocess
@@ -124,10 +123,11 @@ def _unpack(source, root):
 
 
 def main(argv=None):
+    """Prepares the real files and prints where they came from."""
     parser = Parser(__doc__)
     parser.add_argument("--root", default="true_dataset")
     parser.add_argument("--seconds", type=positive_int, default=120, help="time limit of a download (default: 120)")
-    options: argparse.Namespace = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     print(f"Fashion-MNIST: {prepare(options.root, options.seconds)}: {folder(options.root)}")
 
 

@@ -114,12 +114,12 @@ def image_size(options):
     return options.image_size or REAL_SETS[options.dataset].image_size
 
 
-def make_loader(images, options, world, *, train, batch_size=None):
+def make_loader(images, options, world, *, train):
     """Returns the Loader of an ImageSet with the transform of its use; small sets are kept in memory."""
     from dataset.loader import Loader, keep_in_memory  # imports torch: not before the flags are checked
 
     size = image_size(options)
     transform = transforms.training(size) if train else transforms.validation(size)
     return Loader(keep_in_memory(images, transform.shrink) if size <= 64 else images, transform,
-                  batch_size or options.batch_size, seed=options.seed, rank=world.rank, world_size=world.size,
+                  options.batch_size, seed=options.seed, rank=world.rank, world_size=world.size,
                   workers=options.num_workers, pin=world.device.type == "cuda")

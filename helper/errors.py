@@ -14,8 +14,6 @@ REMEDIES = {
     errno.EROFS: "the file system is read-only: choose another folder",
     errno.ENOTDIR: "a part of this path is a file: choose another folder",
 }
-
-
 RANK_PATIENCE = 3.0  # seconds; torchrun notices a process that ended within tenths of one
 
 

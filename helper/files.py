@@ -48,6 +48,11 @@ def read_json(path, what):
         raise UserError(f"{what} {path} is not valid JSON ({error}): restore or delete it") from None
 
 
+def file_stem(model_name):
+    """Returns the architecture's name as a file name: timm/resnet18 → timm_resnet18."""
+    return model_name.replace("/", "_")
+
+
 def make_folder(path):
     """Creates a folder and its parents and returns it as a Path. Raises UserError if a file is in the way."""
     path = Path(path)

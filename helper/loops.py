@@ -96,7 +96,7 @@ def train_epoch(batches, step, optimizer, rate, progress, *, steps, seed, world,
 def fit(run, progress, loader, step, evaluate, optimizer, rate, options):
     """Trains until `options.epochs` are done: every epoch its steps, the evaluation, a row of metrics, a checkpoint.
 
-    `evaluate(epoch)` returns (metrics dict, score); the best score's weights are kept beside the latest.
+    `evaluate()` returns (metrics dict, score); the best score's weights are kept beside the latest.
     Asked to stop by SIGTERM, saves in the middle of the epoch and leaves with exit code 143.
     """
     world = run.world
@@ -119,7 +119,7 @@ def fit(run, progress, loader, step, evaluate, optimizer, rate, options):
                 raise SystemExit(SIGTERM_EXIT)
             count = progress.totals.pop("count")
             sums = {name: total / count for name, total in progress.totals.items()}
-            metrics, score = evaluate(progress.epoch)
+            metrics, score = evaluate()
             progress.seconds += time.monotonic() - started
             rate_now = rate(progress.epoch + (len(loader) - 1) / len(loader))
             images_s = (len(loader) - steps_before) * loader.batch_size / trained
@@ -173,7 +173,6 @@ def parallel(model, world):
         return model
     ids = [world.device.index] if world.device.type == "cuda" else None
     return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, forward_sync_buffers=False)
-
 
 
 def compiled(network, options):

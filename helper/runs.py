@@ -14,7 +14,7 @@ import torch
 
 from helper import checkpoints
 from helper.errors import UserError
-from helper.files import make_folder, read_json, remove_parts, write_json, write_text
+from helper.files import file_stem, make_folder, read_json, remove_parts, whole_file, write_json, write_text
 from helper.options import result_flags
 
 RESULT_SCHEMA = 1
@@ -146,11 +146,6 @@ def refuse_existing(folder, name, resume):
         raise UserError(f"{folder} holds a run already: give --resume to go on with it, or another folder")
 
 
-def file_stem(model_name):
-    """Returns the architecture's name as a file name: timm/resnet18 → timm_resnet18."""
-    return model_name.replace("/", "_")
-
-
 def environment():
     """Returns versions, machine and git commit, for config.json and manifests."""
     return {
@@ -193,7 +188,6 @@ def draw_curves(metrics, path, panels):
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend()
-    part = path.with_name(f"{path.name}.part")
-    figure.savefig(part, format="png", dpi=110)
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
     pyplot.close(figure)
-    os.replace(part, path)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The pipeline that the quickstart samples from: an autoencoder, then a DiT on its latents, on Fashion-MNIST's first
 # 55,000 training images. Run it again to go on where it was stopped.
-# On two slow CPU cores: about 30 minutes for the autoencoder, 35 for the DiT.
+# On two slow CPU cores: about 30 minutes for the autoencoder, 40 for the DiT (on one of them).
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

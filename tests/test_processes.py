@@ -1,0 +1,81 @@
+"""Devices, the launch under torchrun, and which process speaks."""
+
+import argparse
+import os
+
+import pytest
+import torch
+
+from helper import errors, processes
+from helper.errors import UserError
+
+
+def options(**given):
+    return argparse.Namespace(**{"device": "auto", "gpu_id": "0", "multiprocessing_distributed": True,
+                                 "dist_url": None, "world_size": 1, "rank": 0, **given})
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """The commands that would have replaced this process."""
+    commands = []
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # put back afterwards
+    monkeypatch.setattr(os, "execv", lambda _, command: commands.append(command))
+    return commands
+
+
+def test_without_a_gpu_one_process_goes_on_and_says_so(executed, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "choose_device", lambda _: torch.device("cpu"))
+    processes.relaunch_under_torchrun(options(gpu_id="0,1"), [])
+    assert executed == [] and "runs as one CPU process" in capsys.readouterr().out
+
+
+def test_one_process_for_each_gpu_id(executed, monkeypatch):
+    monkeypatch.setattr(processes, "choose_device", lambda _: torch.device("cuda"))
+    processes.relaunch_under_torchrun(options(gpu_id="2,5,7"), ["--epochs", "3"])
+    (command,) = executed
+    assert {"--nproc_per_node=3", "--standalone"} < set(command) and command[-2:] == ["--epochs", "3"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,5,7"
+
+
+def test_several_machines_meet_at_the_first_ones_address(executed, monkeypatch):
+    monkeypatch.setattr(processes, "choose_device", lambda _: torch.device("cuda"))
+    with pytest.raises(UserError, match="--world-size above 1 needs --dist-url"):
+        processes.relaunch_under_torchrun(options(world_size=2), [])
+    processes.relaunch_under_torchrun(options(world_size=2, rank=1, dist_url="tcp://first:2333"), [])
+    assert {"--nnodes=2", "--node_rank=1", "--master_addr=first", "--master_port=2333"} < set(executed[0])
+
+
+@pytest.mark.parametrize("given", [{"multiprocessing_distributed": False}, {}])
+def test_no_launch_unasked_or_below_a_launcher(executed, monkeypatch, given):
+    if not given:
+        monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(processes, "choose_device", lambda _: torch.device("cuda"))
+    processes.relaunch_under_torchrun(options(**given), [])
+    assert executed == []
+
+
+def test_a_gpu_that_torch_cannot_use_stops_the_run_unless_the_cpu_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(processes, "has_nvidia_gpu", lambda: True)
+    with pytest.raises(UserError, match="NVIDIA GPU that torch cannot use"):
+        processes.choose_device("auto")
+    assert processes.choose_device("cpu").type == "cpu"
+    monkeypatch.setattr(processes, "has_nvidia_gpu", lambda: False)
+    assert processes.choose_device("auto").type == "cpu"
+    with pytest.raises(UserError, match="finds no usable GPU"):
+        processes.choose_device("cuda:0")
+
+
+@pytest.mark.parametrize("rank, waits", [("0", []), ("3", [errors.RANK_PATIENCE])])
+def test_other_ranks_leave_rank_0_time_to_speak(monkeypatch, capsys, rank, waits):
+    waited = []
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(errors.time, "sleep", waited.append)
+
+    def wrong(_):
+        raise UserError("the message")
+
+    assert errors.run(wrong) == 2
+    assert waited == waits and capsys.readouterr().err == "error: the message\n"
