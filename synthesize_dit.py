@@ -1,12 +1,16 @@
-"""Samples labelled images of chosen classes with a DiT pipeline (DM-KD, arXiv 2305.12954) into a folder by class.
+"""Samples labelled images of chosen classes with a DiT (DM-KD, arXiv 2305.12954) into a folder by class.
 
     python synthesize_dit.py --cfg-scale 2 --num-sampling-steps 100 --images_per_class 200
     python synthesize_dit.py --model save/models/fashion_mnist/DiT-6x128-2 --sampler ddim --num-sampling-steps 50 \\
         --cfg-scale 1.5 --classes 5,7,9 --data_amount 3k --save_dir syn_dataset/shoes
+    python synthesize_dit.py --model DiT-XL/2 --ckpt DiT-XL-2-256x256.pt --vae mse --image-size 256 --cfg-scale 2 \\
+        --num-sampling-steps 100 --start_id 0 --end_id 500 --start_seed 0 --end_seed 20 --save_dir syn_dataset/flat
 
-The first makes the paper's low-fidelity ImageNet images with the official DiT-XL/2 (downloaded from the hub). An image
+The first makes the paper's low-fidelity ImageNet images with the official DiT-XL/2, whose weights are taken from
+pretrained_models/DiT-XL-2-256x256.pt or else from the hub; the last is a command line of the released script. An image
 depends on the model, the settings, its class and its index alone: run again with the same flags, a stopped run goes on;
-with more classes or images, the folder grows. Under torchrun the processes share the work.
+with more classes or images, the folder grows. Under torchrun the processes share the work. --estimate says what it
+would cost.
 """
 
 import importlib.metadata
@@ -16,56 +20,49 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from dataset import image_request
 from helper.errors import UserError, run
-from helper.options import (
-    Parser, add_process_flags, amount, index_ranges, natural, nonnegative_float, positive_int,
-)  # fmt: skip
+from helper.options import Parser, add_process_flags, natural, nonnegative_float, positive_int
 
 
 def parse_option(argv=None):
     """Reads the flags. Raises UserError for a wrong one."""
     parser = Parser(__doc__)
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default="DiT-XL/2",
+                       help="an official DiT-{S,B,L,XL}/{2,4,8}, a folder of a diffusers pipeline, or its hub name "
+                            "(default: %(default)s)")
+    group.add_argument("--ckpt", type=Path, help="checkpoint of an official DiT (default: the published DiT-XL/2)")
+    group.add_argument("--vae", help="ema, mse, folder of an AutoencoderKL, or its hub name "
+                                     "(default: a pipeline's own; mse for an official DiT)")  # fmt: skip
+    group.add_argument("--image-size", type=positive_int,
+                       help="as the model has it; chooses the published DiT-XL/2, 256 or 512 (default: the model's)")
+    group.add_argument("--num-classes", type=positive_int, help="as the model has it (default: the model's)")
+    group.add_argument("--time-embedding", choices=["official", "diffusers"],
+                       help="frequencies it was trained with (default: the model's generator.json, else official)")
     group = parser.add_argument_group("sampling")
-    group.add_argument("--model", default="facebook/DiT-XL-2-256",
-                       help="folder of a diffusers DiT pipeline, or its hub name (default: %(default)s)")
     group.add_argument("--sampler", choices=["ddpm", "ddim", "dpmsolver++"], default="ddpm", help="(default: ddpm)")
     group.add_argument("--num-sampling-steps", type=positive_int, default=100, help="T (default: 100)")
     group.add_argument("--cfg-scale", type=nonnegative_float, default=2.0,
                        help="guidance s; 1 is none and costs half (default: 2)")
     group.add_argument("--cfg-channels", type=positive_int,
                        help="latent channels that are guided (default: the model's generator.json, else 3)")
-    group.add_argument("--time-embedding", choices=["official", "diffusers"],
-                       help="frequencies it was trained with (default: the model's generator.json, else official)")
     group.add_argument("--seed", type=natural, default=0, help="(default: 0)")
-    group = parser.add_argument_group("images")
-    group.add_argument("--classes", type=index_ranges, help="indices and ranges, such as 0-9,17 (default: all)")
-    count = group.add_mutually_exclusive_group(required=True)
-    count.add_argument("--images_per_class", type=positive_int)
-    count.add_argument("--data_amount", type=amount, help="images in all, such as 200k, shared among the classes")
-    group.add_argument("--format", choices=["png", "jpeg"], default="png", help="jpeg: quality 95 (default: png)")
+    image_request.add_flags(parser)
+    group = parser.add_argument_group("output and computing")
     group.add_argument("--save_dir", type=Path,
-                       help="(default: syn_dataset/<generator>_<sampler>_s<s>_T<T>_seed<seed>)")
-    group = parser.add_argument_group("computing")
+                       help="(default: syn_dataset/<generator>_<sampler>_s<s>_T<T>_seed<seed>, flat ones with _flat)")
+    group.add_argument("--format", choices=["png", "jpeg"], default="png", help="jpeg: quality 95 (default: png)")
     group.add_argument("--batch_size", type=positive_int, default=32, help="images a step of a process (default: 32)")
     group.add_argument("--precision", choices=["fp32", "bf16"], default="fp32",
                        help="of the network; noise and latents are always fp32 (default: fp32)")
     group.add_argument("--no_tf32", action="store_true", help="keep a GPU from rounding products to TF32")
     group.add_argument("--compile", action="store_true", help="torch.compile the network")
+    group.add_argument("--estimate", action="store_true", help="say what it costs, and leave")
     add_process_flags(parser)
-    return parser.parse_args(argv)
-
-
-def requested_amounts(options, num_classes):
-    """Returns {class: images} that the flags ask for. Raises UserError if the model lacks a class."""
-    classes = range(num_classes) if options.classes is None else options.classes
-    wrong = [label for label in classes if label >= num_classes]
-    if wrong:
-        raise UserError(f"--classes: {options.model} has classes 0 to {num_classes - 1}, not {wrong[0]}")
-    if options.images_per_class:
-        return dict.fromkeys(classes, options.images_per_class)
-    each, more = divmod(options.data_amount, len(classes))
-    amounts = {label: each + (position < more) for position, label in enumerate(classes)}
-    return {label: images for label, images in amounts.items() if images}
+    options = parser.parse_args(argv)
+    image_request.check_flags(options)
+    return options
 
 
 def image_settings(options, source):
@@ -92,7 +89,10 @@ def image_settings(options, source):
 
 
 def main(argv=None):
-    """Makes the missing images; returns a dict: folder, images (there now), made (by this run), seconds."""
+    """Makes the missing images; returns a dict: folder, images (there now), made (by this run), seconds.
+
+    With --estimate it returns `sampling_cost` of all that is asked for.
+    """
     options = parse_option(argv)
     from helper.processes import relaunch_under_torchrun, start
 
@@ -108,51 +108,87 @@ def synthesize(options, world):
     """The whole run of one process: what is asked, what is missing, and, batch by batch, sampling and writing it."""
     import torch
 
-    from dataset.image_writer import plan_images, write_manifest
+    from dataset.image_plan import plan_images
     from helper.diffusion import Sampler, check_steps
     from helper.runs import environment
-    from models.dit import load_pipeline, read_pipeline
+    from models.dit import load_pipeline
 
     began = time.monotonic()
-    source = read_pipeline(options.model)
+
+    def say(line):
+        if world.is_main:
+            print(line, flush=True)
+
+    source = find_source(options, say)
     check_steps(options.sampler, options.num_sampling_steps, source.schedule)
     settings = image_settings(options, source)
-    amounts = requested_amounts(options, source.num_classes)
+    asked = image_request.requested_images(options, source.num_classes)
     default_name = (f"{source.name}_{options.sampler}_s{options.cfg_scale:g}_T{options.num_sampling_steps}"
-                    f"_seed{options.seed}")  # fmt: skip
+                    f"_seed{options.seed}{'_flat' if options.flat else ''}")  # fmt: skip
     folder = options.save_dir or Path("syn_dataset") / default_name
-    plan = world.from_main(lambda: plan_images(folder, settings, amounts))
-    images = sum(plan.amounts.values())
-    if plan.complete:
-        if world.is_main:
-            print(f"{folder} is complete: {images} images of {len(plan.amounts)} classes, nothing to do")
-        return {"folder": str(folder), "images": images, "made": 0, "seconds": time.monotonic() - began}
+    if options.estimate:
+        return sampling_cost(image_request.count_images(asked), source, settings, folder, say)
 
-    names = source.info.get("class_names")
-    origin = {"batch_size": options.batch_size, "class_names": names, **environment()}
+    plan = world.from_main(lambda: plan_images(folder, settings, asked))
+    if plan.complete:
+        say(f"{folder} is complete: {plan.images} images of {len(plan.held())} classes, nothing to do")
+        return {"folder": str(folder), "images": plan.images, "made": 0, "seconds": time.monotonic() - began}
+    origin = {"batch_size": options.batch_size, "class_names": source.info.get("class_names"), **environment()}
     origin["versions"] |= {"diffusers": importlib.metadata.version("diffusers")}
-    world.from_main(lambda: write_manifest(folder, plan, settings, origin, complete=False))
+    world.from_main(lambda: plan.write_manifest(origin, complete=False))
     if plan.missing:
+        say(f"{folder}: {len(plan.missing)} of {plan.images} images to make on {world.size} × {world.device}")
         if world.is_main:
-            print(f"{folder}: {len(plan.missing)} of {images} images to make on {world.size} × {world.device}")
+            sampling_cost(len(plan.missing), source, settings, folder, say)
         # Kernels chosen by timing could differ from one process to the next, and with them the images.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = settings["tf32"]
         torch.set_float32_matmul_precision("high" if settings["tf32"] else "highest")
         pipeline = load_pipeline(source, settings["time_embedding"]).to(world.device)
         if options.compile:
-            pipeline = replace(pipeline, transformer=torch.compile(pipeline.transformer, dynamic=False))
+            pipeline = replace(pipeline, denoiser=torch.compile(pipeline.denoiser, dynamic=False))
         sampler = Sampler(options.sampler, options.num_sampling_steps, source.schedule)
-        make_images(plan, pipeline, sampler, settings, folder, options.batch_size, world)
+        make_images(plan, pipeline, sampler, options.batch_size, world)
     world.barrier()
-    world.from_main(lambda: finish_folder(folder, plan, settings, origin))
+    world.from_main(lambda: finish_folder(plan, origin))
     seconds = time.monotonic() - began
-    if world.is_main:
-        print(f"{folder}: {images} images, {len(plan.missing)} made in {seconds:.0f} s; {folder / 'contact_sheet.png'}")
-    return {"folder": str(folder), "images": images, "made": len(plan.missing), "seconds": seconds}
+    say(f"{folder}: {plan.images} images, {len(plan.missing)} made in {seconds:.0f} s; {folder / 'contact_sheet.png'}")
+    return {"folder": str(folder), "images": plan.images, "made": len(plan.missing), "seconds": seconds}
 
 
-def make_images(plan, pipeline, sampler, settings, folder, batch_size, world):
+def find_source(options, say):
+    """Returns the PipelineSource that the flags name; an estimate for an official name needs none of its files."""
+    from models.dit_source import named_pipeline, read_pipeline
+    from models.official_dit import names
+
+    if options.estimate and options.model in names() and not options.ckpt:
+        return named_pipeline(options.model, options.image_size, options.num_classes)
+    return read_pipeline(options.model, options.ckpt, options.vae, options.image_size, options.num_classes, say)
+
+
+def sampling_cost(images, source, settings, folder, say):
+    """Says and returns what `images` images take: a dict of images, evaluations, operations, bytes and free_bytes.
+
+    evaluations: passes of the DiT for one image, of which guidance takes two a step; operations: floating-point
+    operations of these and of the decoder; bytes: of the files; free_bytes: on the disk of `folder` now.
+    """
+    from dataset.image_writer import free_bytes, image_bytes
+    from helper.cost import with_prefix
+    from models.dit import operations
+
+    evaluations = images * settings["num_sampling_steps"] * (1 if settings["cfg_scale"] == 1 else 2)
+    evaluation, decoding = operations(source)
+    cost = {"images": images, "evaluations": evaluations, "operations": evaluations * evaluation + images * decoding,
+            "bytes": round(images * image_bytes(settings)), "free_bytes": free_bytes(folder)}  # fmt: skip
+    operations_each = with_prefix(cost["operations"] / images, "FLOP")
+    say(f"{images} images take {evaluations} network evaluations; with decoding, "
+        f"{with_prefix(cost['operations'], 'FLOP')} ({operations_each} an image)")
+    say(f"and about {with_prefix(cost['bytes'], 'B')} on the disk of {folder}, which has "
+        f"{with_prefix(cost['free_bytes'], 'B')} free")
+    return cost
+
+
+def make_images(plan, pipeline, sampler, batch_size, world):
     """Computes this process's share of the batches that lack an image, and writes the images that are missing.
 
     The batches are cut from the whole work list, whatever is missing, and a short last one is filled up with its last
@@ -161,9 +197,11 @@ def make_images(plan, pipeline, sampler, settings, folder, batch_size, world):
     import torch
     from tqdm import tqdm
 
-    from dataset.image_writer import ImageWriter, image_path
+    from dataset.image_writer import ImageWriter
+    from helper.cost import Pace
     from helper.diffusion import batch_noise, to_pixels
 
+    settings = plan.settings
     batches = [plan.items[first : first + batch_size] for first in range(0, len(plan.items), batch_size)]
     batches = [batch for batch in batches if plan.missing.intersection(batch)]
     mine = batches[world.rank :: world.size]
@@ -183,37 +221,39 @@ def make_images(plan, pipeline, sampler, settings, folder, batch_size, world):
         total=len(plan.missing), disable=not world.is_main,
         bar_format="{percentage:3.0f}%|{bar}| {n:.0f}/{total} images [{elapsed}<{remaining}, {rate_fmt}]", unit="image",
     )  # fmt: skip
+    pace, done = Pace(len(plan.missing), "image"), 0  # of all processes, which keep step with this one
     with progress, ImageWriter(settings["format"]) as writer, ThreadPoolExecutor(1) as ahead:
         drawn = [ahead.submit(draw, batch) for batch in mine[:1]]
         for number, batch in enumerate(mine):
             noise = drawn.pop().result().to(world.device, non_blocking=True)  # (1 + noise steps, N, C, H, W)
             drawn = [ahead.submit(draw, next_batch) for next_batch in mine[number + 1 : number + 2]]
             labels = torch.tensor([label for label, _ in padded(batch)]).to(world.device)
-            # The bar shows all processes, which keep step with this one.
             together = batches[number * world.size : (number + 1) * world.size]
-            share = sum(len(plan.missing.intersection(other)) for other in together) / sampler.steps
+            images = sum(len(plan.missing.intersection(other)) for other in together)
             latents = sampler.sample(
                 network, noise, labels, pipeline.num_classes, settings["cfg_scale"], settings["cfg_channels"],
-                on_step=lambda share=share: progress.update(min(share, progress.total - progress.n)),
+                on_step=lambda share=images / sampler.steps: progress.update(min(share, progress.total - progress.n)),
             )  # fmt: skip
             pixels = to_pixels(pipeline.decode(latents), settings["grey"]).cpu().numpy()  # (N, S, S, 3) or (N, S, S)
             for item, image in zip(batch, pixels, strict=False):  # the filling has no item
                 if item in plan.missing:
-                    writer.put(image_path(folder, item, settings["format"]), image)
+                    writer.put(plan.path(item), image)
+            done += images
+            hours = pace.batch(done)  # the pixels are here, so the device has finished
+            if hours and world.is_main:
+                progress.write(hours)
 
 
-def finish_folder(folder, plan, settings, origin):
-    """Draws the contact sheet from the files and declares the folder complete."""
+def finish_folder(plan, origin):
+    """Draws the contact sheet from the files and declares the work complete."""
     from dataset.contact_sheet import COLUMNS, write_contact_sheet
-    from dataset.image_writer import image_path, write_manifest
 
     names = origin["class_names"]
-    write_contact_sheet(Path(folder) / "contact_sheet.png", [
-        (names[label] if names else str(label),
-         [image_path(folder, (label, index), settings["format"]) for index in range(min(COLUMNS, images))])
-        for label, images in sorted(plan.amounts.items())
+    write_contact_sheet(plan.folder / "contact_sheet.png", [
+        (names[label] if names else str(label), [plan.path((label, index)) for index in indices[:COLUMNS]])
+        for label, indices in plan.held().items()
     ])  # fmt: skip
-    write_manifest(folder, plan, settings, origin, complete=True)
+    plan.write_manifest(origin, complete=True)
 
 
 if __name__ == "__main__":

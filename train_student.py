@@ -16,14 +16,16 @@ from helper import options as flags
 from helper.errors import UserError, run
 from helper.files import file_stem
 
+RELEASED_AMOUNT = 400_000  # images, the released script's default
 SHUFFLE_RATE = 0.02  # the released script's learning rate of ShuffleV2 students, whatever its flag says
 
 
 def parse_option(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("distillation")
-    group.add_argument("--path-t", default=None, help="teacher checkpoint; its folder's name is the architecture")
-    group.add_argument("--model_t", default=None, help="teacher architecture, where the folder's name does not say it")
+    group.add_argument("--path-t", default=None, help="teacher checkpoint; the architecture is its folder's name, or "
+                       "else recognised by its tensors")
+    group.add_argument("--model_t", default=None, help="teacher architecture, where neither says it")
     group.add_argument("--model_s", default=None, help="student: a name of models/, torchvision/NAME or timm/NAME "
                        "(default: resnet8; with --evaluate, the checkpoint's own)")
     group.add_argument("--distill", choices=["kd"], default="kd")
@@ -31,15 +33,18 @@ def parse_option(argv=None):
     group.add_argument("-r", "--gamma", type=flags.nonnegative_float, default=0.0, help="weight of the cross-entropy")
     group.add_argument("--kd_T", type=flags.positive_float, default=4.0, help="temperature τ (default: 4)")
     group.add_argument("--use_aug", choices=["none", "mixup", "cutmix"], default="none")
-    for who, name in (("t", "teacher"), ("s", "student")):
+    for who, name, default in (("t", "teacher", "its checkpoint's or library's own, else the data set's"),
+                               ("s", "student", "the data set's")):
         for what in ("mean", "std"):
             group.add_argument(f"--{what}_{who}", type=flags.float_list, default=None,
-                               help=f"{what} of the {name}'s images in [0, 1] (default: the data set's)")
+                               help=f"{what} of the {name}'s images in [0, 1] (default: {default})")
     group = parser.add_argument_group("training images")
     group.add_argument("--train_data", default=None, help="image folder, list of `path [label]` lines, or `real` "
                        "(default: the list syn_dataset/s{data_quality}_st{s_step}_{data_amount}.txt)")
     group.add_argument("--data_amount", type=flags.amount, default=None,
                        help="images, a class-balanced prefix (default: all of --train_data; 400k of the released list)")
+    group.add_argument("--ignore_labels", action="store_true", help="the images' classes are others than the teacher's "
+                       "(an ImageNet generator's, say): they balance --data_amount and play no part in training")
     group.add_argument("--data_quality", type=float, default=4, help="guidance scale of the released list")
     group.add_argument("--s_step", type=int, default=100, help="sampling steps of the released list")
     flags.add_training_flags(parser, epochs=240, batch_size=128, learning_rate=0.1, weight_decay=5e-4)
@@ -51,9 +56,12 @@ def parse_option(argv=None):
     group.add_argument("--table", default=None, help="the table that the result belongs to, for result.json")
     group.add_argument("--save_model", action="store_true", help="accepted for old command lines: weights are saved")
     group.add_argument("--evaluate", default=None, metavar="CHECKPOINT", help="measure a student and leave")
+    group.add_argument("--estimate", action="store_true", help="print what the run would cost and leave")
     flags.add_process_flags(parser)
     options = parser.parse_args(argv)
-    if options.evaluate is None and options.path_t is None:
+    if options.evaluate and options.estimate:
+        raise UserError("--estimate is of a training and --evaluate makes none: leave one out")
+    if options.evaluate is None and options.path_t is None and not (options.estimate and options.model_t):
         raise UserError("--path-t is needed: the teacher's checkpoint")
     if options.alpha == options.gamma == 0:
         raise UserError("-a and -r are both 0: nothing would be learnt")
@@ -67,28 +75,35 @@ def parse_option(argv=None):
 
 
 def read_images(options, num_classes):
-    """Returns the training ImageSet that the flags name. Raises UserError as `dataset.folders` does."""
+    """Returns the training ImageSet that the flags name. Raises UserError as `dataset.folders` does.
+
+    The classes of the released list are ImageNet's: for other data sets it sets `options.ignore_labels`.
+    """
     if options.train_data == "real":
         images = real.load_split(options, "train")
         if options.data_amount is not None:
             images = images.subset(folders.class_balanced_prefix(range(len(images)), images.labels,
                                                                  options.data_amount, f"the real {options.dataset}"))
     else:
-        amount = options.data_amount
-        source = options.train_data
+        amount, source, class_list = options.data_amount, options.train_data, real.class_list(options)
         if source is None:
-            amount = amount or 400_000
+            amount = amount or RELEASED_AMOUNT
             source = folders.find_released_list(options.data_quality, options.s_step, amount)
-        images = folders.read_training(source, num_classes, amount)
+            options.ignore_labels |= options.dataset != "imagenet" and class_list is None
+        images = folders.read_training(source, num_classes, amount, class_list, options.ignore_labels)
         images.grey = options.dataset == "fashion_mnist"
     if options.gamma > 0 and images.labels is None:
-        raise UserError(f"-r {options.gamma:g} weighs a cross-entropy and {options.train_data} has no labels: use -r 0")
+        why = "has labels that play no part (--ignore_labels)" if options.ignore_labels else "has no labels"
+        raise UserError(f"-r {options.gamma:g} weighs a cross-entropy and {images.origin['source']} {why}: use -r 0")
     return images
 
 
 def main(argv=None):
-    """Runs the distillation of `argv` and returns its result (a dict); with --evaluate, the metrics."""
+    """Runs the distillation of `argv` and returns its result (a dict); the metrics with --evaluate, the cost with
+    --estimate."""
     options = parse_option(argv)
+    if options.estimate:
+        return estimate(options)
     from helper import processes
 
     processes.relaunch_under_torchrun(options, argv)
@@ -103,62 +118,65 @@ def main(argv=None):
         world.close()
 
 
-def statistics(options, who):
-    """Returns (mean, std) of the teacher ('t') or the student ('s'): the flags', else the data set's."""
+def statistics(options, who, path=None, name=None):
+    """Returns the Statistics that the teacher ('t') or the student ('s') sees its images with.
+
+    The flags' or else, of a checkpoint `path` that holds the network `name`, the file's own or those of the network's
+    library, the latter where the images are like ImageNet's; or else the data set's.
+    """
+    from models.classifiers import Statistics, statistics_of
+
     info = real.REAL_SETS[options.dataset]
-    return getattr(options, f"mean_{who}") or info.mean, getattr(options, f"std_{who}") or info.std
+    found = Statistics(info.mean, info.std, "the data set's")
+    if path is not None:
+        like_imagenet = real.image_size(options) > 64 or info.mean == real.REAL_SETS["imagenet"].mean
+        found = statistics_of(path, name, found, published=like_imagenet)
+    given = {what: getattr(options, f"{what}_{who}") for what in ("mean", "std")}
+    given = {what: values for what, values in given.items() if values}
+    return found._replace(**given, origin=" and ".join(f"--{what}_{who}" for what in given)) if given else found
 
 
 def distill(options, val_loader, world):
     """Trains the student and returns the result."""
     import torch
-    import torch.nn.functional as F
 
     from helper import loops
+    from helper.cost import training_cost
     from helper.files import sha256
-    from helper.losses import MIXING, kd_loss
     from helper.runs import RunFolder
     from models.classifiers import architecture_of, load_teacher, make_student
 
     num_classes = len(val_loader.images.class_names)
     options.model_t = options.model_t or architecture_of(options.path_t)
-    teacher = load_teacher(options.path_t, num_classes, *statistics(options, "t"), options.model_t).to(world.device)
+    seen = {"teacher": statistics(options, "t", options.path_t, options.model_t), "student": statistics(options, "s")}
+    teacher = load_teacher(options.path_t, num_classes, *seen["teacher"][:2], options.model_t).to(world.device)
     images = read_images(options, num_classes)
     loader = real.make_loader(images, options, world, train=True)
     torch.manual_seed(options.seed)
-    student = make_student(options.model_s, num_classes, *statistics(options, "s")).to(world.device)
+    student = make_student(options.model_s, num_classes, *seen["student"][:2]).to(world.device)
     network, fixed = loops.compiled(loops.parallel(student, world), options), loops.compiled(teacher, options)
     optimizer = loops.make_sgd(student, options)
     folder = Path("save/student_model") / options.experiments_dir / options.experiments_name
     inputs = {"teacher_sha256": sha256(options.path_t), "images": len(images)}
     run_folder = RunFolder(folder, options.model_s, {"model": student.net, "optimizer": optimizer}, options,
-                           world, inputs)
-    progress = run_folder.open(options.resume, {"teacher": inputs, "train": images.origin,
-                                                "validation": val_loader.images.origin})
+                           world, inputs, seen["student"].facts)
+    progress = run_folder.open(options.resume, {
+        "teacher": inputs, "train": images.origin, "validation": val_loader.images.origin,
+        "normalisation": {name: found._asdict() for name, found in seen.items()}})
     if result := run_folder.finished_result(progress, options.epochs):
         return result
 
-    teacher_metrics, teacher_classes = loops.evaluate_classifier(teacher, val_loader, world, options.amp)
-    report_teacher(run_folder, options, teacher_metrics["top1"], num_classes)
     run_folder.log(f"student {options.model_s}, {len(images)} images of {images.origin.get('source', 'real')}, "
                    f"{options.epochs} epochs of {len(loader)} steps")
-    mix = MIXING[options.use_aug]
-
-    def step(batch):
-        student.train()
-        inputs, labels = loops.to_device(batch, world.device)
-        inputs = mix(inputs)
-        with loops.autocast(options.amp, world.device):
-            with torch.no_grad():
-                teacher_logits = fixed(inputs)
-            logits = network(inputs)
-        loss = options.alpha * kd_loss(logits, teacher_logits, options.kd_T)
-        if options.gamma:
-            loss = loss + options.gamma * F.cross_entropy(logits.float(), labels)
-        loops.gradient_step(loss, optimizer)
-        count = len(inputs)
-        agreed = (logits.argmax(1) == teacher_logits.argmax(1)).sum()
-        return {"loss": loss.detach() * count, "train_agreement": 100.0 * agreed, "count": count}
+    for name, found in seen.items():
+        run_folder.log(f"the {name}'s images are normalised with {found}")
+    if options.ignore_labels:
+        run_folder.log("the training images' own labels play no part")
+    run_folder.log(str(training_cost(student, real.image_size(options), loader, len(val_loader.images),
+                                           options.epochs, teacher)))
+    teacher_metrics, teacher_classes = loops.evaluate_classifier(teacher, val_loader, world, options.amp)
+    report_teacher(run_folder, options, teacher_metrics["top1"], num_classes)
+    step = loops.distillation_step(network, fixed, optimizer, options, world.device)
 
     def evaluate():
         metrics, _ = loops.evaluate_classifier(student, val_loader, world, options.amp, teacher_classes)
@@ -186,19 +204,48 @@ def report_teacher(run_folder, options, top1, num_classes):
 
 def evaluate_checkpoint(options, val_loader, world):
     """Measures the student in `--evaluate` and returns its metrics."""
-    from helper import checkpoints, loops
-    from models.classifiers import load_teacher
+    from helper import loops
+    from models.classifiers import architecture_of, load_teacher
 
-    content = checkpoints.load(options.evaluate)
-    # Our checkpoints name their architecture; for others it is that of their folder.
-    name = options.model_s or (content.get("model_name") if isinstance(content, dict) else None)
-    student = load_teacher(options.evaluate, len(val_loader.images.class_names), *statistics(options, "s"),
-                           name).to(world.device)
+    path = options.evaluate
+    name = options.model_s or architecture_of(path)
+    found = statistics(options, "s", path, name)
+    student = load_teacher(path, len(val_loader.images.class_names), *found[:2], name).to(world.device)
+    if world.is_main:
+        print(f"{name}, its images normalised with {found}", flush=True)
     metrics, _ = loops.evaluate_classifier(student, val_loader, world, options.amp)
     if world.is_main:
-        print(f"{options.evaluate}: top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} % on "
+        print(f"{path}: top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} % on "
               f"{len(val_loader.images)} images", flush=True)
     return metrics
+
+
+def estimate(options):
+    """Prints what the distillation would take and returns its TrainingCost; no weights and, with --data_amount, no
+    images need be there."""
+    from dataset.loader import Batches
+    from helper.cost import training_cost
+    from models.classifiers import architecture_of, make_student
+
+    class_list, info = real.class_list(options), real.REAL_SETS[options.dataset]
+    num_classes = info.num_classes if class_list is None else len(class_list)
+    try:
+        val_images = real.load_validation(options)
+        num_classes, evaluated = len(val_images.class_names), len(val_images)
+    except UserError as error:
+        if num_classes is None:
+            raise
+        print(f"evaluation is not counted: {error}", flush=True)
+        evaluated = 0
+    amount = options.data_amount or (RELEASED_AMOUNT if options.train_data is None else None)
+    batches = Batches(amount or len(read_images(options, num_classes)), options.batch_size)
+    options.model_t = options.model_t or architecture_of(options.path_t)
+    teacher, student = (make_student(name, num_classes, info.mean, info.std)
+                        for name in (options.model_t, options.model_s))
+    cost = training_cost(student, real.image_size(options), batches, evaluated, options.epochs, teacher)
+    print(f"teacher {options.model_t}, student {options.model_s}, {batches.count} images, {options.epochs} epochs of "
+          f"{len(batches)} steps\n{cost}", flush=True)
+    return cost
 
 
 if __name__ == "__main__":

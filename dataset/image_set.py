@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image
 
+from dataset.paths import Paths
 from helper.errors import UserError
 
 
@@ -12,9 +13,12 @@ def decode(path):
     """Returns the image file as a PIL image in RGB. Raises UserError naming a missing or damaged file."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")
     except FileNotFoundError:
         raise UserError(f"image not found: {path}") from None
+    except PermissionError:
+        raise UserError(f"cannot read image {path}: no permission: change its permissions") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, … for damaged files
         raise UserError(f"damaged image {path} ({error}): make it again, or delete it and its line") from None
 
@@ -23,19 +27,23 @@ def decode(path):
 class ImageSet:
     """N images with labels.
 
-    images: uint8 array (N, H, W, 3), or a list of N paths.
+    images: uint8 array (N, H, W, 3), or the Paths of N files (given any list of paths, it becomes that).
     labels: int64 array (N,) with values in 0…num_classes−1, or None for unlabelled images.
     grey: the three channels are averaged on reading (Fashion-MNIST).
     shrunk: the part of the transform without randomness has been done.
     origin: what the set was read from, for config.json.
     """
 
-    images: np.ndarray | list
+    images: np.ndarray | Paths
     labels: np.ndarray | None
     class_names: list = field(default_factory=list)
     grey: bool = False
     shrunk: bool = False
     origin: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not isinstance(self.images, (np.ndarray, Paths)):
+            self.images = Paths.of(self.images)
 
     def __len__(self):
         return len(self.images)
@@ -55,9 +63,8 @@ class ImageSet:
 
     def subset(self, indices):
         """Returns the images at `indices`, in that order."""
-        images = self.images[indices] if self.in_memory else [self.images[i] for i in indices]
         labels = None if self.labels is None else self.labels[indices]
-        return replace(self, images=images, labels=labels)
+        return replace(self, images=self.images[indices], labels=labels)
 
 
 def average_channels(image):

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from dataset.transforms import Small
 from helper.errors import UserError
 
 MEMORY_LIMIT = 1 << 30  # bytes of decoded images that are kept in memory
@@ -19,7 +20,8 @@ class TransformedSet(Dataset):
     """An ImageSet seen through a transform: item (epoch, index) is (uint8 image (H, W, 3), label).
 
     `transform.shrink(image)` is the part without randomness, skipped where the set has been shrunk already;
-    `transform(image, rng)` the rest, with a numpy Generator that is a function of (seed, epoch, index).
+    `transform(image, rng)` the rest, with a numpy Generator that is a function of (seed, epoch, index):
+    `transform.generator`.
     A damaged file gives the UserError in place of an item, so that the main process can raise it as it is.
     """
 
@@ -37,7 +39,7 @@ class TransformedSet(Dataset):
             return error
         if not self.images.shrunk:
             image = self.transform.shrink(image)
-        rng = np.random.default_rng((self.seed, epoch, index))
+        rng = self.transform.generator(self.seed, epoch, index)
         return np.asarray(self.transform(image, rng)), self.images.label(index)
 
 
@@ -129,27 +131,40 @@ class TensorLoader(Batches):
 class Loader(Batches):
     """Batches of an ImageSet through a transform: (uint8 images (N, H, W, 3), int64 labels (N,)), pinned if `pin`.
 
-    `workers` counts the decoding processes of all ranks.
+    `ordered_batch` is the batch size of `ordered_batches`, of all ranks (default: batch_size); `workers` counts the
+    decoding processes of all ranks. Small images in memory are cropped here, a batch at once.
     """
 
-    def __init__(self, images, transform, batch_size, *, workers=None, pin=False, **order):
+    def __init__(self, images, transform, batch_size, *, ordered_batch=None, workers=None, pin=False, **order):
         super().__init__(len(images), batch_size, **order)
-        self.images, self.dataset = images, TransformedSet(images, transform, self.seed)
+        self.images, self.pin, self.dataset = images, pin, TransformedSet(images, transform, self.seed)
+        self.ordered_share = -(-(ordered_batch or self.batch_size) // self.world_size)
         mine = default_workers(images, self.world_size) if workers is None else -(-workers // self.world_size)
         self._settings = {"num_workers": mine, "collate_fn": _collate, "pin_memory": pin,
                           "worker_init_fn": _restore_signals}
 
     def epoch_batches(self, epoch, first_step=0):
         """Yields this rank's training batches of `epoch` (from 0), beginning with step `first_step`."""
-        yield from self._load([(epoch, int(i)) for i in step] for step in self.indices(epoch, first_step))
+        yield from self._load(epoch, list(self.indices(epoch, first_step)))
 
     def ordered_batches(self):
         """Yields every image of this rank exactly once, in order: images rank, rank + world_size, …"""
-        mine = range(self.rank, self.count, self.world_size)
-        yield from self._load([(0, i) for i in mine[at:at + self.share]] for at in range(0, len(mine), self.share))
+        mine = np.arange(self.rank, self.count, self.world_size)
+        yield from self._load(0, [mine[at:at + self.ordered_share] for at in range(0, len(mine), self.ordered_share)])
 
-    def _load(self, batches):
-        for batch in DataLoader(self.dataset, batch_sampler=batches, **self._settings):
+    def _load(self, epoch, batches):
+        transform, images = self.dataset.transform, self.images
+        if isinstance(transform, Small) and images.in_memory and images.images.shape[1:3] == (transform.size,) * 2:
+            loaded = zip(transform.batches(images.images, self.seed, epoch, batches), batches, strict=True)
+            yield from (self._from_arrays(pixels, indices) for pixels, indices in loaded)
+            return
+        keys = ([(epoch, int(i)) for i in indices] for indices in batches)
+        for batch in DataLoader(self.dataset, batch_sampler=keys, **self._settings):
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+    def _from_arrays(self, pixels, indices):
+        labels = np.full(len(indices), -1) if self.images.labels is None else self.images.labels[indices]
+        batch = torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64))
+        return tuple(tensor.pin_memory() for tensor in batch) if self.pin else batch

@@ -1,4 +1,4 @@
-"""The two published recipes, on PIL images, with the randomness handed in.
+"""The two published recipes, on PIL images, with the randomness handed in: `generator` gives each image its own.
 
 'small' (CIFAR, Fashion-MNIST): resize to S×S, crop after zero-padding by S/8, flip; validation as it is.
 'large' (ImageNet): random-resized crop to S, flip; validation: the shorter side to S·8/7, centre crop S.
@@ -8,6 +8,14 @@ import math
 
 import numpy as np
 from PIL import Image
+
+
+_DRAWS = 3  # random numbers that a small image takes
+
+
+def _epoch_bits(seed, epoch):
+    """The bit generator of an epoch's crops; the key keeps it apart from the one of the epoch's order."""
+    return np.random.PCG64(np.random.SeedSequence((seed, epoch), spawn_key=(0,)))
 
 
 class Small:
@@ -20,13 +28,34 @@ class Small:
         """The part without randomness: PIL image → PIL image of `size` × `size`."""
         return image if image.size == (self.size, self.size) else image.resize((self.size,) * 2, Image.BILINEAR)
 
+    def generator(self, seed, epoch, index):
+        """Returns the numpy Generator of an image: the epoch's, advanced to the image's own numbers."""
+        return np.random.Generator(_epoch_bits(seed, epoch).advance(_DRAWS * index))
+
     def __call__(self, image, rng):
-        p = self.padding
-        top, left = rng.integers(0, 2 * p + 1, 2)
-        padded = np.zeros((self.size + 2 * p, self.size + 2 * p, 3), np.uint8)
-        padded[p:p + self.size, p:p + self.size] = image
-        crop = padded[top:top + self.size, left:left + self.size]
-        return crop[:, ::-1] if rng.random() < 0.5 else crop
+        return self._crop(np.asarray(image)[None], rng.random((1, _DRAWS)))[0]
+
+    def batches(self, images, seed, epoch, batches):
+        """Yields the transformed images, uint8 (n, S, S, 3), of each index array of the list `batches`.
+
+        images: uint8 (N, S, S, 3). Image i is what `__call__` makes of it with `generator(seed, epoch, i)`; the numbers
+        of all are drawn at once, which takes less time than making a generator an image.
+        """
+        uniform = np.random.Generator(_epoch_bits(seed, epoch)).random((len(images), _DRAWS))
+        for indices in batches:
+            yield self._crop(images[indices], uniform[indices])
+
+    def _crop(self, images, uniform):
+        """Pads uint8 images (n, S, S, 3) with zeros, crops and flips them: top, left and flip from uniform (n, 3)."""
+        p, size = self.padding, self.size
+        padded = np.zeros((len(images), size + 2 * p, size + 2 * p, 3), np.uint8)
+        padded[:, p:p + size, p:p + size] = images
+        corners, flips = (uniform[:, :2] * (2 * p + 1)).astype(int).tolist(), (uniform[:, 2] < 0.5).tolist()
+        crops = np.empty_like(images)
+        for crop, image, (top, left), flip in zip(crops, padded, corners, flips):
+            part = image[top:top + size, left:left + size]
+            crop[...] = part[:, ::-1] if flip else part
+        return crops
 
 
 class SmallValidation(Small):
@@ -34,6 +63,11 @@ class SmallValidation(Small):
 
     def __call__(self, image, rng):
         return image
+
+    def batches(self, images, seed, epoch, batches):
+        """Yields the images of each index array as they are."""
+        for indices in batches:
+            yield images[indices]
 
 
 class Large:
@@ -45,6 +79,10 @@ class Large:
     def shrink(self, image):
         """Nothing can be done once: the crop needs the whole image."""
         return image
+
+    def generator(self, seed, epoch, index):
+        """Returns the numpy Generator of an image; how many numbers it takes is not known beforehand."""
+        return np.random.default_rng((seed, epoch, index))
 
     def __call__(self, image, rng):
         crop = image.resize((self.size, self.size), Image.BILINEAR, box=self.crop_box(*image.size, rng))
@@ -69,6 +107,9 @@ class LargeValidation:
 
     def __init__(self, size):
         self.size, self.shorter = size, round(size * 8 / 7)
+
+    def generator(self, seed, epoch, index):
+        """Nothing is random."""
 
     def shrink(self, image):
         """All of it: PIL image → PIL image of `size` × `size`."""

@@ -13,7 +13,14 @@ from helper.files import whole_file
 
 # Published checkpoints hold their flags (a Namespace) and numpy scalars; nothing else may be unpickled.
 _NUMPY_DTYPES = [type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")]
-SAFE_CLASSES = [argparse.Namespace, np.dtype, np._core.multiarray.scalar, *_NUMPY_DTYPES]
+_scalar = np._core.multiarray.scalar
+SAFE_CLASSES = [argparse.Namespace, np.dtype, *_NUMPY_DTYPES,
+                # numpy 2's name of it, and that of the numpy which most published files were written with.
+                *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core"))]
+
+# Where training code puts the weights in its checkpoints, and the wrappers' prefixes of their names.
+WEIGHTS_KEYS = ("model", "state_dict", "state", "net")
+PREFIXES = ("module.", "_orig_mod.")
 
 
 def save(path, state):
@@ -22,9 +29,10 @@ def save(path, state):
         torch.save(state, file)
 
 
-def load(path):
+def load(path, mmap=False):
     """Returns the content of a `.safetensors` file (a state dict) or of a torch checkpoint, on the CPU.
 
+    mmap: leaves a torch checkpoint's tensors on the disk until they are used (those of old, unzipped ones are read).
     Raises UserError if the file is missing, truncated, of another format, or asks for code to be run.
     """
     path = Path(path)
@@ -36,7 +44,8 @@ def load(path):
 
             return load_file(path)
         with torch.serialization.safe_globals(SAFE_CLASSES):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            mmap = mmap and zipfile.is_zipfile(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError:
@@ -56,18 +65,18 @@ def _is_pickle(path):
 
 
 def state_dict_of(content, path):
-    """Returns the state dict inside a checkpoint's content: itself, or under 'model' or 'state_dict'.
+    """Returns the state dict inside a checkpoint's content: itself, or under one of WEIGHTS_KEYS.
 
     `module.` and `_orig_mod.` prefixes are taken off. Raises UserError if there are no tensors.
     """
-    for key in ("model", "state_dict"):
+    for key in WEIGHTS_KEYS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
     tensors = isinstance(content, dict) and {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
     if not tensors:
         raise UserError(f"checkpoint {path} holds no state dict: expected tensors by name, or a dict under "
-                        "'model' or 'state_dict'")
-    for prefix in ("module.", "_orig_mod."):
+                        f"{', '.join(repr(key) for key in WEIGHTS_KEYS)}")
+    for prefix in PREFIXES * 2:  # either may be around the other
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors

@@ -26,7 +26,10 @@ def describe_os_error(error):
     remedy = REMEDIES.get(error.errno)
     if remedy is None:
         return None
-    return f"cannot write {error.filename}: {remedy}" if error.filename else remedy
+    if not error.filename:
+        return remedy
+    unreadable = os.path.exists(error.filename) and not os.access(error.filename, os.R_OK)
+    return f"cannot {'read' if unreadable else 'write'} {error.filename}: {remedy}"
 
 
 def run(main, argv=None):

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from helper.cost import Pace
+from helper.losses import MIXING, kd_loss
 from helper.processes import StopRequest
 
 SIGTERM_EXIT = 143  # what a shell reports for a process that SIGTERM ended
@@ -64,6 +66,33 @@ def gradient_step(loss, optimizer):
     optimizer.step()
 
 
+def distillation_step(network, teacher, optimizer, options, device):
+    """Returns `step(batch)`, one step of the student `network` towards the frozen `teacher` (arXiv 2305.12954, eq. 4).
+
+    Both map images (N, 3, H, W) in [0, 1] to logits; the network is in training mode, the teacher in eval mode.
+    options: `alpha`, `gamma`, `kd_T`, `use_aug` and `amp`. A batch is what `to_device` takes, labels in 0…K−1 (any
+    number where `gamma` is 0). The step returns sums over the batch, for `train_epoch`.
+    """
+    mix = MIXING[options.use_aug]
+
+    def step(batch):
+        images, labels = to_device(batch, device)
+        images = mix(images)
+        with autocast(options.amp, device):
+            with torch.no_grad():
+                teacher_logits = teacher(images)
+            logits = network(images)
+        loss = options.alpha * kd_loss(logits, teacher_logits, options.kd_T)
+        if options.gamma:
+            loss = loss + options.gamma * F.cross_entropy(logits.float(), labels)
+        gradient_step(loss, optimizer)
+        count = len(images)
+        agreed = (logits.argmax(1) == teacher_logits.argmax(1)).sum()
+        return {"loss": loss.detach() * count, "train_agreement": 100.0 * agreed, "count": count}
+
+    return step
+
+
 def train_epoch(batches, step, optimizer, rate, progress, *, steps, seed, world, stop, print_freq, title):
     """Runs the rest of one epoch and returns whether it came to its end (False: stop was asked for).
 
@@ -93,6 +122,29 @@ def train_epoch(batches, step, optimizer, rate, progress, *, steps, seed, world,
     return finished
 
 
+def _with_pace(step, run, progress, loader, epochs):
+    """Returns `step`, which on rank 0 also logs, once, what the run will still take at the first batches' rate."""
+    if not run.world.is_main:
+        return step
+    pace = Pace(epochs * len(loader) * loader.batch_size, "image")
+    done = (progress.epoch * len(loader) + progress.step) * loader.batch_size
+
+    def wait():
+        if run.world.device.type == "cuda":
+            torch.cuda.synchronize(run.world.device)
+
+    def timed_step(batch):
+        nonlocal done
+        sums = step(batch)
+        done += loader.batch_size
+        if line := pace.batch(done, wait):
+            with tqdm.external_write_mode():  # the progress bar makes room
+                run.log(line)
+        return sums
+
+    return timed_step
+
+
 def fit(run, progress, loader, step, evaluate, optimizer, rate, options):
     """Trains until `options.epochs` are done: every epoch its steps, the evaluation, a row of metrics, a checkpoint.
 
@@ -100,6 +152,7 @@ def fit(run, progress, loader, step, evaluate, optimizer, rate, options):
     Asked to stop by SIGTERM, saves in the middle of the epoch and leaves with exit code 143.
     """
     world = run.world
+    step = _with_pace(step, run, progress, loader, options.epochs)
     with StopRequest() as stop:
         while progress.epoch < options.epochs:
             started = time.monotonic()
@@ -130,7 +183,11 @@ def fit(run, progress, loader, step, evaluate, optimizer, rate, options):
 
 @torch.no_grad()
 def predict(model, loader, world, amp="off"):
-    """Returns (logits (M, K) float32, labels (M,)) on the CPU for this rank's images, the model in eval mode."""
+    """Returns (logits (M, K) float32, labels (M,)) on the CPU for this rank's images, the model in eval mode.
+
+    Afterwards the model is in the mode that it was in before.
+    """
+    training = model.training
     model.eval()
     logits, labels = [], []
     bar = tqdm(total=len(loader.images), desc="evaluation", unit="image", disable=not world.is_main, leave=False,
@@ -142,6 +199,7 @@ def predict(model, loader, world, amp="off"):
                 logits.append(model(images).float())
             labels.append(targets)
             bar.update(len(images) * world.size)
+    model.train(training)
     return torch.cat(logits).cpu(), torch.cat(labels).cpu()
 
 

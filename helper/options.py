@@ -153,6 +153,6 @@ def result_flags(options):
     The teacher and the real data may have moved: the teacher's hash is compared instead.
     """
     free = {"resume", "num_workers", "print_freq", "device", "gpu_id", "multiprocessing_distributed", "dist_url",
-            "world_size", "rank", "save_model", "deterministic", "evaluate", "experiments_dir", "experiments_name",
-            "save_dir", "table", "path_t", "data_root"}
+            "world_size", "rank", "save_model", "deterministic", "evaluate", "estimate", "experiments_dir",
+            "experiments_name", "save_dir", "table", "path_t", "data_root", "val_batch_size"}
     return {name: value for name, value in vars(options).items() if name not in free}

@@ -1,6 +1,7 @@
 """One process or many: devices, torchrun, reductions, and stopping on SIGTERM."""
 
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -129,11 +130,14 @@ def relaunch_under_torchrun(options, argv):
         return
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={len(ids)}"]
     if options.world_size > 1:
-        address = (options.dist_url or "").removeprefix("tcp://")
-        if not address:
+        address = re.fullmatch(r"tcp://(.+):(\d+)", options.dist_url or "")
+        if address is None:
             raise UserError("--world-size above 1 needs --dist-url tcp://HOST:PORT of the first machine")
+        if not 0 <= options.rank < options.world_size:
+            raise UserError(f"--rank {options.rank} is none of --world-size {options.world_size} machines: give 0 to "
+                            f"{options.world_size - 1}")
         command += [f"--nnodes={options.world_size}", f"--node_rank={options.rank}",
-                    f"--master_addr={address.rpartition(':')[0]}", f"--master_port={address.rpartition(':')[2]}"]
+                    f"--master_addr={address[1]}", f"--master_port={address[2]}"]
     else:
         command += ["--standalone"]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(ids)

@@ -38,12 +38,13 @@ class RunFolder:
     `name` is the network's: the checkpoints are `<name>_latest.pth` and `<name>_best.pth`, a slash as `_`. `parts` maps
     names to what has a state_dict (model, optimizer, …); the entry 'model' is what loads back as `--path-t`. `inputs`
     (hashes, counts) are what the run was given besides its flags: like these they must be the same on resuming.
+    `facts` stand in the checkpoints beside the weights, for whoever loads them: `mean` and `std` of a classifier.
     """
 
-    def __init__(self, folder, name, parts, options, world, inputs=None):
+    def __init__(self, folder, name, parts, options, world, inputs=None, facts=None):
         self.folder, self.name, self.parts, self.world = Path(folder), name, parts, world
         self.flags = dict(sorted({**result_flags(options), **(inputs or {})}.items()))
-        self.facts = {"model_name": name}
+        self.facts = {"model_name": name, **(facts or {})}
 
     @property
     def latest(self):
@@ -83,7 +84,8 @@ class RunFolder:
             raise UserError(f"{self.latest} is not a run's checkpoint to resume from: choose another folder")
         for key, value in self.flags.items():
             before = state["flags"].get(key)
-            if before != value:
+            # A run made before a flag existed went on as if it had not been given.
+            if before != value and (key in state["flags"] or value):
                 raise UserError(f"--resume: {key} was {before} in {self.folder} and is {value} now: "
                                 "give the run's own settings, or another folder")
         progress = Progress(**state["progress"])
@@ -155,8 +157,6 @@ def environment():
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
                     "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
     }
-
-
 
 
 def git_commit():

@@ -1,33 +1,95 @@
 """Classifiers as the scripts use them: with the normalisation of their own images, and a teacher from its file."""
 
 import os
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from helper import checkpoints
 from helper.errors import UserError
-from models import create_model, model_names, nearest_names
+from models import (
+    LIBRARIES,
+    architecture_with,
+    create_model,
+    downloaded_name,
+    is_model,
+    nearest_names,
+    published_statistics,
+)
 
 
 def architecture_of(path):
-    """Returns the architecture of the checkpoint `path` by the name of its folder: `wrn_40_2_vanilla/` → wrn_40_2.
+    """Returns the architecture of the checkpoint `path`, from the first of these that says it:
 
-    That is the folder's first `_` segment, or the first three for `wrn_*`; put generally, so that our own folders of
-    `wrn40_2` count too, the longest run of first segments that is a name. If there is none (a student's folder, say)
-    it is the name that our runs write into the checkpoint. Raises UserError if there is neither.
+    the name that our runs write into their checkpoints; the name of its folder; its tensors, if they are those of one
+    of this package's networks; the name that a library gives to the file of its published weights.
+    Raises UserError if none does.
     """
-    folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
-    segments = folder.split("_")
-    for count in range(len(segments), 0, -1):
-        name = "_".join(segments[:count])
-        if name in model_names():
-            return name
     content = checkpoints.load(path) if os.path.isfile(path) else None
     if isinstance(content, dict) and isinstance(content.get("model_name"), str):
         return content["model_name"]
-    raise UserError(f"the folder '{folder}' of checkpoint {path} does not begin with the name of an architecture"
-                    f"{nearest_names(segments[0])}: name it with --model_t")
+    folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    found, unknown = _name_in(folder), ""
+    if found is None and content is not None:
+        state = checkpoints.state_dict_of(content, path)
+        found, unknown = architecture_with(state), f", and its tensors ({next(iter(state))}, …) are of none known here"
+    found = found or downloaded_name(os.path.abspath(path))
+    if found is None:
+        raise UserError(f"the folder '{folder}' of checkpoint {path} does not begin with the name of an architecture"
+                        f"{unknown}{nearest_names(folder.split('_')[0])}: name it with --model_t")
+    return found
+
+
+def _name_in(folder):
+    """Returns the architecture that a folder's name begins with, or None: `wrn_40_2_vanilla` → wrn_40_2.
+
+    That is the first `_` segment, or the first three for `wrn_*`; put generally, so that `wrn40_2` and our own folders
+    (`timm_resnet18` for timm/resnet18) count too, the longest run of first segments that is a name.
+    """
+    segments = folder.split("_")
+    for count in range(len(segments), 0, -1):
+        name = "_".join(segments[:count])
+        if segments[0] in LIBRARIES:
+            name = name.replace("_", "/", 1)
+        if is_model(name):
+            return name
+    return None
+
+
+class Statistics(NamedTuple):
+    """What images in [0, 1] are normalised with, three numbers each, and who says so."""
+
+    mean: tuple
+    std: tuple
+    origin: str
+
+    @property
+    def facts(self):
+        """What a run writes into its checkpoints, for `statistics_of`."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
+    def __str__(self):
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"mean {mean}, std {std} ({self.origin})"
+
+
+def statistics_of(path, name, default, published):
+    """Returns the Statistics of the network `name` in checkpoint `path`: what the checkpoint itself holds, as those of
+    our runs do; else, if `published`, what a library says of its weights of that name; else `default`."""
+    content = checkpoints.load(path)
+    facts = [content.get(key) for key in ("mean", "std")] if isinstance(content, dict) else []
+    # Only lists of numbers: in a plain state dict these may be tensors of a network.
+    if facts and all(isinstance(values, list) and len(values) == 3 for values in facts):
+        return Statistics(*facts, "the checkpoint's own")
+    return library_statistics(name) or default if published else default
+
+
+def library_statistics(name):
+    """Returns the Statistics that a library gives with its published weights of `name`, or None."""
+    found = published_statistics(name)
+    library = name.partition("/")[0] if "/" in name else "torchvision"
+    return found and Statistics(*found, f"{library}'s for {name}")
 
 
 class Normalised(nn.Module):
@@ -56,7 +118,8 @@ def load_teacher(path, num_classes, mean, std, name=None):
     return Normalised(net, mean, std).eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def make_student(name, num_classes, mean, std, pretrained=False):
-    """Returns a network to train: Normalised, channels_last; from random initialisation unless `pretrained`."""
-    net = create_model(name, num_classes, pretrained=pretrained)
+def make_student(name, num_classes, mean, std, **weights):
+    """Returns a network to train: Normalised, channels_last; from random initialisation, or from the `weights` that
+    `create_model` is asked for by its arguments."""
+    net = create_model(name, num_classes, **weights)
     return Normalised(net, mean, std).to(memory_format=torch.channels_last)

@@ -1,55 +1,30 @@
-"""Diffusers DiT pipelines: a folder (or a Hugging Face hub name) → transformer, VAE and what sampling must know.
+"""The networks of a DiT pipeline: transformer and VAE, from a diffusers folder or an official checkpoint."""
 
-A pipeline folder holds `transformer/`, `vae/` and `scheduler/` as diffusers writes them, and may hold `generator.json`,
-written by train_dit.py: cfg_channels, time_embedding, grey, class_names, dataset, image_size.
-"""
-
-import re
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import torch
+from torch import nn
 
+from helper.cost import forward_operations
 from helper.errors import UserError
-from helper.files import read_json, sha256
+from models import official_dit
+from models.dit_source import PipelineSource, read_pipeline
 
-TIME_EMBEDDINGS = ("official", "diffusers")
-_SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear",
-             "trained_betas": None}  # fmt: skip
 # At this size and above the VAE's activations are large: 16 images of 256 px take about 4 GiB in float32.
 _LARGE_IMAGE, _DECODE_CHUNK = 256, 16
 
 
 @dataclass(frozen=True)
-class PipelineFolder:
-    """What a pipeline's configuration files say; no weights are loaded.
-
-    latent_shape: (C, H, W); image_size: pixels a side; schedule: the betas' settings; info: generator.json or {};
-    weights_sha256: of the weight files of both networks.
-    """
-
-    name: str
-    folder: Path
-    num_classes: int
-    latent_shape: tuple
-    image_size: int
-    scaling_factor: float
-    schedule: dict
-    info: dict
-    weights_sha256: str
-
-
-@dataclass(frozen=True)
-class Pipeline(PipelineFolder):
+class Pipeline(PipelineSource):
     """A loaded pipeline: both networks in float32 and eval mode, without gradients."""
 
-    transformer: torch.nn.Module
-    vae: torch.nn.Module
+    denoiser: nn.Module
+    vae: nn.Module
     time_embedding: str
 
     def predict(self, x, t, labels):
         """Noise and variance channels, (N, 2C, H, W), for latents x (N, C, H, W), timesteps t (N,), labels (N,)."""
-        return self.transformer(x, timestep=t, class_labels=labels, return_dict=False)[0]
+        return self.denoiser(x, t, labels)
 
     @torch.no_grad()
     def decode(self, latents):
@@ -61,52 +36,51 @@ class Pipeline(PipelineFolder):
 
     def to(self, device):
         """Moves both networks to `device` and returns the pipeline."""
-        self.transformer.to(device)
+        self.denoiser.to(device)
         self.vae.to(device)
         return self
 
 
-def read_pipeline(path_or_name):
-    """Reads the configuration of a pipeline folder, or of a hub name, which is downloaded into the hub's cache.
+class Denoiser(nn.Module):
+    """A diffusers DiT whose embedding of time and class is computed once a pass, if its blocks hold the same one.
 
-    Returns a PipelineFolder. Raises UserError if there is no such folder or hub name, or it holds no DiT pipeline.
+    The official model has one embedder; diffusers keeps a copy in every block, computes each of them in every pass, and
+    the first once more for the output: in DiT-XL/2 28 × a dozen small kernels for nothing, and 300 MB of copies. Once
+    gives the same numbers to the bit. A DiT that was trained within diffusers may hold different embedders, which stay.
     """
-    folder = Path(path_or_name)
-    name = folder.resolve().name
-    if not folder.exists():
-        folder = _download(str(path_or_name))
-    transformer = _config(folder, "transformer/config.json")
-    vae = _config(folder, "vae/config.json")
-    scheduler = _config(folder, "scheduler/scheduler_config.json")
-    # Before diffusers 0.28 a DiT's class was Transformer2DModel, told from others by its normalisation.
-    kind = (transformer.get("_class_name"), transformer.get("norm_type"))
-    if kind[0] not in ("DiTTransformer2DModel", "Transformer2DModel") or kind[1] != "ada_norm_zero":
-        raise UserError(f"{folder} is not a DiT pipeline: its transformer is a {kind[0]} ({kind[1]})")
-    if vae.get("_class_name") != "AutoencoderKL":
-        raise UserError(f"{folder} is not a DiT pipeline: its vae is a {vae.get('_class_name')}, not an AutoencoderKL")
-    channels = transformer.get("in_channels", 4)
-    if transformer.get("out_channels") != 2 * channels:
-        raise UserError(f"{folder} predicts no variance (out_channels {transformer.get('out_channels')}, needed "
-                        f"{2 * channels}): it cannot be sampled here")
-    if scheduler.get("prediction_type", "epsilon") != "epsilon":
-        raise UserError(f"{folder} predicts {scheduler['prediction_type']}, not noise: it cannot be sampled here")
-    size = transformer.get("sample_size", 32)
-    info_file = folder / "generator.json"
-    return PipelineFolder(
-        name=name,
-        folder=folder,
-        num_classes=transformer.get("num_embeds_ada_norm", 1000),
-        latent_shape=(channels, size, size),
-        image_size=size * 2 ** (len(vae.get("block_out_channels", [64])) - 1),
-        scaling_factor=vae.get("scaling_factor", 0.18215),
-        schedule={key: scheduler.get(key, default) for key, default in _SCHEDULE.items()},
-        info=read_json(info_file, "generator description") if info_file.exists() else {},
-        weights_sha256=sha256(*_weight_files(folder / "transformer"), *_weight_files(folder / "vae")),
-    )
+
+    def __init__(self, transformer):
+        super().__init__()
+        blocks = transformer.transformer_blocks
+        embedders = [block.norm1.emb for block in blocks]
+        self.embedder = embedders[0] if all(_equal(embedders[0], other) for other in embedders[1:]) else None
+        if self.embedder is not None:
+            for block in blocks:
+                block.norm1.emb = _Given()
+        self.transformer = transformer
+
+    def forward(self, x, t, labels):
+        """x (N, C, H, W), t (N,), labels (N,) → (N, 2C, H, W)."""
+        if self.embedder is not None:
+            t, labels = self.embedder(t, labels, hidden_dtype=x.dtype), None
+        return self.transformer(x, timestep=t, class_labels=labels, return_dict=False)[0]
+
+
+class _Given(nn.Module):
+    """Stands where a block would compute the embedding, and is given it, (N, D), in the timestep's place."""
+
+    def forward(self, timestep, class_labels, hidden_dtype=None):
+        return timestep
+
+
+def _equal(one, other):
+    """Whether two modules of a class hold the same weights."""
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(first, second) for first, second in pairs)
 
 
 def load_pipeline(pipeline, time_embedding=None):
-    """Loads the networks of a pipeline: a PipelineFolder, a folder or a hub name.
+    """Loads the networks of a pipeline: a PipelineSource, or what `read_pipeline` takes.
 
     time_embedding: 'official' (frequencies 10000^(−i/128), norm eps 1e-6) or 'diffusers' (10000^(−i/127), as built);
     None takes generator.json's, else 'official'.
@@ -114,15 +88,18 @@ def load_pipeline(pipeline, time_embedding=None):
     """
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
-    if not isinstance(pipeline, PipelineFolder):
+    if not isinstance(pipeline, PipelineSource):
         pipeline = read_pipeline(pipeline)
     time_embedding = time_embedding or pipeline.info.get("time_embedding") or "official"
-    transformer = _load(DiTTransformer2DModel, pipeline.folder, "transformer")
+    if pipeline.transformer_path.is_dir():
+        transformer = _load(DiTTransformer2DModel, pipeline.transformer_path)
+    else:
+        transformer = _load_official(pipeline)
     if time_embedding == "official":
         use_official_embedding(transformer)
-    described = {field.name: getattr(pipeline, field.name) for field in fields(PipelineFolder)}
-    vae = _load(AutoencoderKL, pipeline.folder, "vae")
-    return Pipeline(**described, transformer=transformer, vae=vae, time_embedding=time_embedding)
+    described = {field.name: getattr(pipeline, field.name) for field in fields(PipelineSource)}
+    vae = _load(AutoencoderKL, pipeline.vae_path)
+    return Pipeline(**described, denoiser=Denoiser(transformer), vae=vae, time_embedding=time_embedding)
 
 
 def use_official_embedding(transformer):
@@ -133,55 +110,43 @@ def use_official_embedding(transformer):
         block.norm3.eps = 1e-6
 
 
-def _download(name):
-    """Returns the local snapshot of a hub pipeline. Raises UserError if `name` cannot be one or cannot be had."""
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        raise UserError(f"pipeline folder not found: {name}")
-    from diffusers import DiTPipeline
-    from diffusers.utils import logging
+def operations(source):
+    """Returns the floating-point operations of one image in (a pass of the DiT, the decoder), weights or not."""
+    from diffusers import AutoencoderKL, DiTTransformer2DModel
 
-    logging.set_verbosity_error()  # the message below says it all
-    try:
-        return Path(DiTPipeline.download(name))
-    except Exception as error:  # the hub's client raises many kinds, for the network and for what it finds there
-        reason = str(error).strip().split("\n")[0][:160]
-        raise UserError(f"--model {name}: no such folder here, and it cannot be downloaded from the Hugging Face hub; "
-                        f"give a pipeline folder, or try again online ({type(error).__name__}: {reason})") from None
+    with torch.device("meta"):
+        transformer = DiTTransformer2DModel.from_config(source.transformer_config).eval()
+        decoder = AutoencoderKL.from_config(source.vae_config).eval().decoder
+        x, zero = torch.empty(1, *source.latent_shape), torch.zeros(1, dtype=torch.int64)
+    return forward_operations(transformer, x, zero, zero), forward_operations(decoder, x)
 
 
-def _config(folder, file):
-    """Returns a component's JSON configuration. Raises UserError if it is missing or damaged."""
-    path = folder / file
-    if not path.is_file():
-        raise UserError(f"{folder} is not a DiT pipeline folder: {file} is missing")
-    return read_json(path, "pipeline configuration")
+def _load_official(source):
+    """Returns the diffusers DiT of an official checkpoint; in float32 files no tensor is copied."""
+    from diffusers import DiTTransformer2DModel
+
+    state = {name: tensor.float() for name, tensor in official_dit.read_state(source.transformer_path).items()}
+    with torch.device("meta"):
+        transformer = DiTTransformer2DModel.from_config(source.transformer_config)
+    transformer.load_state_dict(official_dit.to_diffusers(state), assign=True)
+    transformer.pos_embed.pos_embed = state["pos_embed"]  # the file's own, where diffusers would compute it
+    return transformer.eval().requires_grad_(False)
 
 
-def _weight_files(folder):
-    """Returns the weight files that diffusers reads from a component's folder: safetensors if there are any."""
-    for suffix in ("safetensors", "bin"):
-        index = folder / f"diffusion_pytorch_model.{suffix}.index.json"  # large models are split into several files
-        if index.is_file():
-            return sorted(folder / name for name in set(read_json(index, "weight index")["weight_map"].values()))
-        if (folder / f"diffusion_pytorch_model.{suffix}").is_file():
-            return [folder / f"diffusion_pytorch_model.{suffix}"]
-    raise UserError(f"{folder} holds no weights: diffusion_pytorch_model.safetensors is missing")
-
-
-def _load(kind, folder, part):
+def _load(kind, folder):
     """Loads one component in float32; a `.bin` file is read by diffusers with weights_only."""
     from diffusers.utils import logging
 
     logging.set_verbosity_error()  # what matters of its warnings is checked below
     try:
         network, report = kind.from_pretrained(
-            folder, subfolder=part, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
+            folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
         )
     except Exception as error:  # diffusers and safetensors raise many kinds for a damaged or unfitting file
         reason = str(error).strip().split("\n")[0][:160]
-        raise UserError(f"the weights in {folder / part} are damaged or do not fit its config.json: fetch them again "
+        raise UserError(f"the weights in {folder} are damaged or do not fit its config.json: fetch them again "
                         f"({reason})") from None
     if report["missing_keys"]:
-        raise UserError(f"the weights in {folder / part} lack {report['missing_keys'][0]} and "
+        raise UserError(f"the weights in {folder} lack {report['missing_keys'][0]} and "
                         f"{len(report['missing_keys']) - 1} more of its config.json: fetch them again")
     return network.eval().requires_grad_(False)

@@ -1,16 +1,21 @@
 """Real sets, image folders and lists, transforms, and the order in which images reach the networks."""
 
 import argparse
+import errno
+import hashlib
 import math
+import os
+import re
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dataset import fashion_mnist, folders, loader, real, transforms
+from dataset import fashion_mnist, folders, lists, loader, real, transforms
 from dataset.image_set import ImageSet, average_channels, decode
-from helper.errors import UserError
+from dataset.paths import Paths
+from helper.errors import UserError, describe_os_error
 
 
 def random_set(count=23, size=32, seed=0):
@@ -113,6 +118,37 @@ def test_validation_counts_every_image_once(world_size, count):
     assert sorted(labels) == list(range(count))
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_validation_in_batches_of_its_own(world_size):
+    labels, sizes = [], set()
+    for rank in range(world_size):
+        val = loader.Loader(random_set(23), transforms.validation(32), 6, rank=rank, world_size=world_size, workers=0,
+                            ordered_batch=10)
+        assert len(val) == 3  # training keeps its own
+        batches = [targets.tolist() for _, targets in val.ordered_batches()]
+        labels += sum(batches, [])
+        sizes |= {len(batch) for batch in batches[:-1]}
+    assert sorted(labels) == list(range(23)) and sizes <= {-(-10 // world_size)}
+
+
+def test_validation_batch_size_by_flag_device_and_size():
+    from helper.options import Parser
+    from helper.processes import World
+
+    parser = Parser("")
+    real.add_flags(parser)
+
+    def share(*argv, size=32, device="cpu", world=1):
+        options = parser.parse_args(["--dataset", "imagefolder", "--image_size", str(size), *argv])
+        options.batch_size, options.seed, options.num_workers = 8, 0, 0
+        made = World(0, world, torch.device(device))
+        return real.make_loader(random_set(1000, size), options, made, train=False).ordered_share
+
+    assert share() == share(size=96) == 8 and share("--val_batch_size", "100") == 100
+    assert share("--val_batch_size", "100", world=8) == 13
+    assert share(device="cuda") == share(device="cuda", world=4) == 512 and share(size=96, device="cuda") == 8
+
+
 def test_sharing_that_cannot_be_is_refused():
     with pytest.raises(UserError, match="--batch_size 9 cannot be shared among 2"):
         make(batch_size=9, world_size=2)
@@ -130,6 +166,45 @@ def test_tensor_batches_follow_the_same_order():
 
 
 # Transforms
+
+
+def by_definition(images, seed, epoch):
+    """Yields (image, label) of an epoch as the documentation has it, one by one, with numpy's own generators."""
+    size, places = images.images.shape[1], 2 * (images.images.shape[1] // 8) + 1
+    uniform = np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(0,))).random(3 * len(images))
+    for index in np.random.default_rng((seed, epoch)).permutation(len(images)).tolist():
+        top, left = (int(places * number) for number in uniform[3 * index:3 * index + 2])
+        padded = np.pad(images.images[index], ((size // 8,) * 2, (size // 8,) * 2, (0, 0)))
+        crop = padded[top:top + size, left:left + size]
+        yield (crop[:, ::-1] if uniform[3 * index + 2] < 0.5 else crop), int(images.labels[index])
+
+
+@pytest.mark.parametrize("size", [32, 17, 7])  # 7: no padding, one place
+def test_batches_from_memory_are_the_definition(size):
+    images = random_set(96, size)
+    for seed, epoch in ((0, 0), (3, 12), (2**40, 1)):
+        batches = list(make(images, 32, size, seed=seed).epoch_batches(epoch))
+        expected = list(by_definition(images, seed, epoch))
+        assert torch.cat([labels for _, labels in batches]).tolist() == [label for _, label in expected]
+        assert np.array_equal(torch.cat([pixels for pixels, _ in batches]), np.stack([crop for crop, _ in expected]))
+
+
+def test_batches_from_memory_are_those_of_files(tmp_path):
+    paths = write_images(tmp_path, [f"{i}.png" for i in range(23)])
+    files = ImageSet(paths, np.arange(23))
+    memory = loader.keep_in_memory(files, transforms.training(32).shrink)
+    assert memory.in_memory
+    for epoch in range(3):
+        assert seen(make(memory).epoch_batches(epoch)) == seen(make(files).epoch_batches(epoch))
+    assert seen(make(memory).ordered_batches()) == seen(make(files).ordered_batches())
+
+
+def test_batches_stay_what_they_were():
+    """The figures in README and the runs to be resumed depend on them: a change of this checksum changes both."""
+    digest = hashlib.sha256()
+    for labels, pixels in seen(make(random_set(3000), 32).epoch_batches(5)):
+        digest.update(np.array(labels).tobytes() + pixels)
+    assert digest.hexdigest() == "7809d39f1be80986c618b4d05ecd2b25a3582ace052504bce61d6c8dc2698848"
 
 
 def test_small_crop_and_flip():
@@ -259,6 +334,8 @@ def test_released_names_flat_and_in_lists(tmp_path, monkeypatch):
     flat = folders.read_training(tmp_path / "flat", 12)
     assert sorted(names_of(flat)) == sorted(names) and sorted(set(flat.labels.tolist())) == [0, 1, 11]
     assert all(f"class_{label}_" in path for path, label in zip(flat.images, flat.labels, strict=True))
+    (tmp_path / "flat/contact_sheet.png").write_bytes(b"not one of the images")
+    assert folders.read_training(tmp_path / "flat", 12).labels.tolist() == flat.labels.tolist()
     prefix = folders.read_training(tmp_path / "flat", 12, amount=10)  # (seed, num) are numbers: 2 comes before 10
     assert names_of(prefix) == [f"class_{c}_seed_{s}_num_{n}.png" for c, count in ((0, 4), (1, 3), (11, 3))
                                 for s, n in [(0, 0), (0, 1), (2, 0), (2, 1)][:count]]
@@ -337,6 +414,142 @@ def test_what_cannot_be_read_is_said(tmp_path):
         folders.read_training(tmp_path / "list.txt", 3)
 
 
+def reference_order(path):
+    """The sorting key of a file within its class, as the documentation has it."""
+    name = path.rpartition("/")[2]
+    released, stem = re.search(r"class_(\d+)_seed_(\d+)_num_(\d+)\.\w+$", name), name.rpartition(".")[0]
+    if released:
+        return int(released[2]), int(released[3]), name
+    return (0, int(stem), name) if re.fullmatch("[0-9]{1,18}", stem) else (1, 0, name)
+
+
+def odd_names(rng, count):
+    """File names of every form, some of them traps."""
+    forms = ["class_{}_seed_{}_num_{}.png", "my_class_{}_seed_{}_num_{}.jpeg", "class_{}_seed_{}_num_{}.tar.gz",
+             "class_{}.png", "{}_seed_{}_num_{}.png", "{:05d}.png", "{}.jpg", "b{}.png", "é{}.webp", "{}.{}.png",
+             "with space {}.png", "0{}.bmp", "n{}_{}.JPEG"]
+    return [forms[rng.integers(len(forms))].format(*rng.integers(0, 30, 3).tolist()) for _ in range(count)]
+
+
+def test_order_of_names():
+    rng = np.random.default_rng(0)
+    names = [f"{'ab'[rng.integers(2)]}/{name}" for name in odd_names(rng, 600)]
+    names += ["/root.png", "none.png", "9" * 25 + ".png"]
+    paths = Paths.of(names)
+    assert list(paths) == names and paths[-1] == names[-1] and list(paths[np.array([2, 0])]) == [names[2], names[0]]
+    assert list(paths[5:9]) == names[5:9]
+    expected = sorted(range(len(names)), key=lambda i: (reference_order(names[i]), i))
+    assert np.argsort(paths.order()).tolist() == expected
+    assert not len(Paths.of([])) and not len(Paths.of([]).order()) and not len(Paths.in_folders({}))
+
+
+def test_balanced_prefix_by_hand():
+    rng = np.random.default_rng(1)
+    labels, order = rng.integers(0, 7, 200) ** 2, rng.permutation(200)
+    classes = sorted(set(labels.tolist()))
+    for amount in (1, 6, 7, 50, 99, None):
+        kept = folders.class_balanced_prefix(order, labels, amount, "x")
+        expected = []
+        for number, label in enumerate(classes):
+            mine = sorted(np.flatnonzero(labels == label).tolist(), key=lambda i: order[i])
+            share = len(mine) if amount is None else amount // len(classes) + (number < amount % len(classes))
+            expected += mine[:share]
+        assert kept.tolist() == expected
+    assert folders.class_balanced_prefix(range(5), None, 3, "x").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("chunk", [1 << 22, 40])
+def test_lists_of_any_form(tmp_path, monkeypatch, chunk):
+    """Against a plain reader: several folders, spaces, accents, blank lines, carriage returns; chunks end anywhere."""
+    monkeypatch.setattr(lists, "_CHUNK", chunk)
+    rng, lines, expected = np.random.default_rng(2), [], []
+    places = ["here", "here/deep er", "beside", "elsewhere"]
+    for name in dict.fromkeys(odd_names(rng, 150)):
+        place = places[rng.integers(4)]
+        base = {"here": ".", "beside": "list", "elsewhere": "root"}[place.split("/")[0]]
+        (tmp_path / base / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / base / place / name).touch()
+        label = int(rng.integers(0, 2000))
+        lines += [f"{' ' * rng.integers(2)}{place}/{name} {label}{' ' * rng.integers(3)}", *[""] * rng.integers(2)]
+        expected.append((os.path.normpath(os.path.join(base, place, name)), label))
+    (tmp_path / "list").mkdir(exist_ok=True)
+    (tmp_path / "list/all.txt").write_bytes("\r\n".join(lines).encode())  # and no newline at the end
+    monkeypatch.chdir(tmp_path)
+    paths, labels = lists.read_list("list/all.txt", ["root"])
+    assert list(zip(map(os.path.normpath, paths), labels.tolist(), strict=True)) == expected
+    missing = expected[70][0]
+    (tmp_path / missing).unlink()
+    number = next(n for n, line in enumerate(lines, 1) if f"/{os.path.basename(missing)} " in line)
+    with pytest.raises(UserError, match=rf"all.txt, line {number}: image not found: .*below list/, root/"):
+        lists.read_list("list/all.txt", ["root"])
+
+
+def test_written_lists_are_read_back(tmp_path, monkeypatch):
+    paths = [*write_images(tmp_path / "lists/set", ["a.png", "b c.png"]), *write_images(tmp_path, ["d.png"])]
+    for labels in (None, [4, 0, 999]):
+        lists.write_list(tmp_path / "lists/x.txt", Paths.of(paths), labels)
+        monkeypatch.chdir("/")
+        found, numbers = lists.read_list(tmp_path / "lists/x.txt")
+        assert list(found) == paths and (numbers is None) == (labels is None)
+        assert labels is None or numbers.tolist() == labels
+    assert (tmp_path / "lists/x.txt").read_text() == f"set/a.png 4\nset/b c.png 0\n{tmp_path}/d.png 999\n"
+
+
+def test_the_working_directory_comes_first(tmp_path, monkeypatch):
+    for place in ("here", "list", "root"):
+        write_images(tmp_path / place, ["x.png"], size=4)
+    (tmp_path / "list/all.txt").write_text("x.png 1\n")
+    monkeypatch.chdir(tmp_path / "here")
+    for gone, expected in ((None, "x.png"), ("here", "../list/x.png"), ("list", "../root/x.png")):
+        if gone:
+            (tmp_path / gone / "x.png").unlink()
+        assert list(lists.read_list("../list/all.txt", ["../root"])[0]) == [expected]
+
+
+def test_labels_in_names(tmp_path):
+    names = ["class_3_seed_0_num_1.png", "class_12_dog.png", "a_class_7_b.png", "class_0_seed_9_num_9.jpeg"]
+    write_images(tmp_path, [*names, "12_seed_0_num_0.png"], size=4)
+    (tmp_path / "x.txt").write_text("\n".join(names))
+    assert lists.read_list(tmp_path / "x.txt")[1].tolist() == [3, 12, 7, 0]
+    (tmp_path / "y.txt").write_text("\n".join([*names, "12_seed_0_num_0.png"]))
+    with pytest.raises(UserError, match="line 5 has none"):
+        lists.read_list(tmp_path / "y.txt")
+
+
+def test_what_is_no_list(tmp_path):
+    (tmp_path / "long.txt").write_text("x.png 1\n" + "y" * 10_000)
+    with pytest.raises(UserError, match="a line of 10000 bytes near line 1"):
+        lists.read_list(tmp_path / "long.txt")
+    (tmp_path / "blank.txt").write_text(" \n\n")
+    with pytest.raises(UserError, match="no images in"):
+        folders.read_training(tmp_path / "blank.txt", 3)
+    write_images(tmp_path, ["x.png"], size=4)
+    (tmp_path / "mixed.txt").write_text("x.png 2\n\n\nx.png\n")
+    with pytest.raises(UserError, match="line 4 has none"):
+        lists.read_list(tmp_path / "mixed.txt")
+    with pytest.raises(UserError, match="no labelled training images"):
+        folders.read_validation(tmp_path, 3, what="training")
+    with pytest.raises(UserError, match="training images not found"):
+        folders.read_validation(tmp_path / "absent", 3, what="training")
+
+
+def test_paths_take_little_memory(tmp_path):
+    """A million paths in some tens of bytes each, and no object a path."""
+    import tracemalloc
+
+    for folder in range(20):
+        (tmp_path / f"set/{folder:04d}").mkdir(parents=True)
+        for name in range(250):
+            (tmp_path / f"set/{folder:04d}/{name:05d}.png").touch()
+    tracemalloc.start()
+    try:
+        images = folders.read_training(tmp_path / "set", 20)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(images) == 5000 and kept < 5000 * 40 + 50_000
+
+
 # Decoding
 
 
@@ -390,6 +603,31 @@ def test_damaged_image_stops_at_its_first_decoding(tmp_path, workers):
         (tmp_path / "text.png").write_text("no image")
         with pytest.raises(UserError, match="damaged image .*text.png"):
             decode(tmp_path / "text.png")
+
+
+def test_files_without_permission(tmp_path, monkeypatch):
+    path, = write_images(tmp_path, ["x.png"], size=8)
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr("dataset.image_set.Image.open", refuse)
+    with pytest.raises(UserError, match=f"cannot read image {path}: no permission"):
+        decode(path)
+    # Lists and folders: by the system's own error.
+    monkeypatch.setattr(os, "access", lambda name, mode: mode != os.R_OK)
+    assert describe_os_error(PermissionError(errno.EACCES, "", path)).startswith(f"cannot read {path}: no permission")
+    monkeypatch.setattr(os, "access", lambda name, mode: True)
+    assert describe_os_error(PermissionError(errno.EACCES, "", path)).startswith(f"cannot write {path}: no permission")
+
+
+def test_benchmark_of_the_input_path(capsys):
+    from benchmarks import input as benchmark
+
+    benchmark.main(["--quick", "--images", "2", "--count", "2000"])
+    table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(table) == 2 + 4 * 3 + 2 + 3 and {len(line) for line in table} == {5}
+    assert sum(line[0].endswith("2,000 files") for line in table) == 5
 
 
 # Fashion-MNIST

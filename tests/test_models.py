@@ -323,7 +323,7 @@ def test_failed_download_says_what_to_do(monkeypatch):
     def no_network(*arguments, **options):
         raise OSError("no route to host")
 
-    monkeypatch.setattr("torchvision.models.get_model", no_network)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
     with pytest.raises(UserError, match="cannot be downloaded .*no route to host.*checkpoint"):
         create_model("ResNet18", 1000, pretrained=True)
 

@@ -41,10 +41,20 @@ def test_one_process_for_each_gpu_id(executed, monkeypatch):
 
 def test_several_machines_meet_at_the_first_ones_address(executed, monkeypatch):
     monkeypatch.setattr(processes, "choose_device", lambda _: torch.device("cuda"))
-    with pytest.raises(UserError, match="--world-size above 1 needs --dist-url"):
-        processes.relaunch_under_torchrun(options(world_size=2), [])
+    for url in (None, "env://", "tcp://first"):
+        with pytest.raises(UserError, match="--world-size above 1 needs --dist-url tcp://HOST:PORT"):
+            processes.relaunch_under_torchrun(options(world_size=2, dist_url=url), [])
+    with pytest.raises(UserError, match="--rank 2 is none of --world-size 2 machines: give 0 to 1"):
+        processes.relaunch_under_torchrun(options(world_size=2, rank=2, dist_url="tcp://first:2333"), [])
     processes.relaunch_under_torchrun(options(world_size=2, rank=1, dist_url="tcp://first:2333"), [])
     assert {"--nnodes=2", "--node_rank=1", "--master_addr=first", "--master_port=2333"} < set(executed[0])
+
+
+def test_one_machine_needs_no_address(executed, monkeypatch):
+    """The released default, of which two runs on a machine would share the port, is left out."""
+    monkeypatch.setattr(processes, "choose_device", lambda _: torch.device("cuda"))
+    processes.relaunch_under_torchrun(options(dist_url="tcp://127.0.0.1:8081"), [])
+    assert "--standalone" in executed[0] and not any("8081" in word for word in executed[0])
 
 
 @pytest.mark.parametrize("given", [{"multiprocessing_distributed": False}, {}])

@@ -1,138 +1,90 @@
-"""The samplers against the official formulas, written here a second time; noise, guidance, rounding."""
+"""The samplers against the official formulas (reference_dit.py); noise, guidance, rounding, the shared embedder."""
 
-import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+from reference_dit import CHAINS, guided, official_names, time_features
 
+from helper.cost import forward_operations
 from helper.diffusion import Sampler, batch_noise, check_steps, ddpm_step, guided_output, to_pixels
 from helper.errors import UserError
-from models.dit import load_pipeline
+from models.dit import Denoiser, load_pipeline, use_official_embedding
 
 SHAPE = (4, 8, 8)
 ITEMS = [(0, 0), (2, 0), (1, 5)]
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 
 
+def plain_transformer(folder, official=True):
+    """The transformer of a pipeline folder as diffusers loads it."""
+    from diffusers import DiTTransformer2DModel
+
+    transformer = DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer", low_cpu_mem_usage=False).eval()
+    if official:
+        use_official_embedding(transformer)
+    return transformer.requires_grad_(False)
+
+
 @pytest.fixture(scope="module")
-def pipeline(tiny_pipeline):
-    return load_pipeline(tiny_pipeline, "official")
+def shared_folder(tiny_pipeline, tmp_path_factory):
+    """The tiny pipeline with the first block's embedder in every block, as official weights have it."""
+    folder = Path(shutil.copytree(tiny_pipeline, tmp_path_factory.mktemp("shared") / "tiny"))
+    transformer = plain_transformer(folder)
+    first, *others = [block.norm1.emb for block in transformer.transformer_blocks]
+    for other in others:
+        other.load_state_dict(first.state_dict())
+    transformer.save_pretrained(folder / "transformer")
+    return folder
 
 
-def official_time_features(t):
-    """cos and sin of t · 10000^(−i/128), i = 0…127: float64 (256,)."""
-    angles = t * torch.tensor([10000 ** (-i / 128) for i in range(128)], dtype=torch.float64)
-    return torch.cat([angles.cos(), angles.sin()])
+@pytest.fixture(scope="module")
+def pipeline(shared_folder):
+    return load_pipeline(shared_folder, "official")
 
 
-def reference_dit(transformer, x, t, labels):
-    """DiT's forward pass from its weights (arXiv 2212.09748, adaLN-Zero), in float64. x: (N, 4, 8, 8), patch 2."""
-    weights = {name: value.double() for name, value in transformer.state_dict().items()}
-
-    def linear(name, value):
-        return F.linear(value, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    def norm(value):
-        return (value - value.mean(-1, keepdim=True)) / (value.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
-
-    def heads(value):
-        return value.unflatten(-1, (transformer.config.num_attention_heads, -1)).transpose(1, 2)
-
-    h = F.conv2d(x, weights["pos_embed.proj.weight"], weights["pos_embed.proj.bias"], stride=2)
-    h = h.flatten(2).transpose(1, 2) + transformer.pos_embed.pos_embed.double()  # (N, 16, width)
-    for number in range(transformer.config.num_layers):
-        block = f"transformer_blocks.{number}"
-        emb = f"{block}.norm1.emb"
-        condition = linear(f"{emb}.timestep_embedder.linear_1", official_time_features(t))
-        condition = linear(f"{emb}.timestep_embedder.linear_2", F.silu(condition))
-        condition = condition + weights[f"{emb}.class_embedder.embedding_table.weight"][labels]
-        parts = linear(f"{block}.norm1.linear", F.silu(condition))[:, None].chunk(6, dim=-1)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
-        a = norm(h) * (1 + scale_a) + shift_a
-        q, k, v = (heads(linear(f"{block}.attn1.to_{name}", a)) for name in "qkv")
-        a = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1) @ v
-        h = h + gate_a * linear(f"{block}.attn1.to_out.0", a.transpose(1, 2).flatten(2))
-        m = F.gelu(linear(f"{block}.ff.net.0.proj", norm(h) * (1 + scale_m) + shift_m), approximate="tanh")
-        h = h + gate_m * linear(f"{block}.ff.net.2", m)
-        if number == 0:
-            final_condition = condition  # the official code has one embedder; diffusers keeps the first block's
-    shift, scale = linear("proj_out_1", F.silu(final_condition))[:, None].chunk(2, dim=-1)
-    h = linear("proj_out_2", norm(h) * (1 + scale) + shift)  # (N, 16, 2·2·8)
-    h = h.unflatten(1, (4, 4)).unflatten(-1, (2, 2, 8))  # (N, row, column, y, x, channel)
-    return h.permute(0, 5, 1, 3, 2, 4).reshape(len(x), 8, 8, 8)
-
-
-def reference_model(transformer, x, t, labels, scale):
-    """Guidance on the first three channels; the other five are the conditional branch's."""
-    conditional = reference_dit(transformer, x, t, labels)
-    null = reference_dit(transformer, x, t, torch.full_like(labels, 3))
-    conditional[:, :3] = null[:, :3] + scale * (conditional[:, :3] - null[:, :3])
-    return conditional
-
-
-def respaced(used):
-    """Returns (used timesteps ascending, ᾱ, β) of the chain that takes only these steps, in float64."""
-    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[used]
-    return abar, 1 - abar / np.append(1.0, abar[:-1])
-
-
-def reference_ddpm(transformer, noise, labels, scale, steps):
-    used = np.round(np.linspace(0, 999, steps)).astype(int)
-    _, betas = respaced(used)
-    alphas = 1 - betas
-    abar = np.cumprod(alphas)
-    abar_before = np.append(1.0, abar[:-1])
-    variance = betas * (1 - abar_before) / (1 - abar)
-    clipped_log_variance = np.log(np.append(variance[1], variance[1:]))
-    x = noise[0].double()
-    for number, i in enumerate(reversed(range(steps))):
-        eps, v = reference_model(transformer, x, int(used[i]), labels, scale).chunk(2, dim=1)
-        x0 = np.sqrt(1 / abar[i]) * x - np.sqrt(1 / abar[i] - 1) * eps
-        mean = (betas[i] * np.sqrt(abar_before[i]) / (1 - abar[i]) * x0
-                + (1 - abar_before[i]) * np.sqrt(alphas[i]) / (1 - abar[i]) * x)  # fmt: skip
-        fraction = (v + 1) / 2
-        log_variance = fraction * np.log(betas[i]) + (1 - fraction) * clipped_log_variance[i]
-        x = mean + (torch.exp(0.5 * log_variance) * noise[number + 1].double() if i > 0 else 0)
-    return x
-
-
-def reference_ddim(transformer, noise, labels, scale, steps):
-    used = np.arange(0, 1000, 1000 // steps)
-    abar, _ = respaced(used)
-    abar_before = np.append(1.0, abar[:-1])
-    x = noise[0].double()
-    for i in reversed(range(steps)):
-        eps = reference_model(transformer, x, int(used[i]), labels, scale)[:, :4]
-        x0 = (x - np.sqrt(1 - abar[i]) * eps) / np.sqrt(abar[i])
-        x = np.sqrt(abar_before[i]) * x0 + np.sqrt(1 - abar_before[i]) * eps
-    return x
-
-
-@pytest.mark.parametrize(("name", "reference"), [("ddpm", reference_ddpm), ("ddim", reference_ddim)])
+@pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("scale", [1, 3])
-def test_chain_follows_the_official_formulas(pipeline, name, reference, scale):
+def test_chain_follows_the_official_formulas(shared_folder, pipeline, name, scale):
     sampler = Sampler(name, 10, SCHEDULE)
     noise = batch_noise(7, ITEMS, SHAPE, sampler.noise_steps)
     labels = torch.tensor([label for label, _ in ITEMS])
     ours = sampler.sample(pipeline.predict, noise, labels, 3, scale, cfg_channels=3)
-    expected = reference(pipeline.transformer, noise, labels, scale, steps=10)
+    weights = official_names(plain_transformer(shared_folder))
+    expected = CHAINS[name](guided(weights, 2, labels, scale), noise, steps=10)
     assert ((ours - expected).norm() / expected.norm()).item() < 1e-4
-    other = reference(pipeline.transformer, noise, labels.flip(0), scale, steps=10)
+    other = CHAINS[name](guided(weights, 2, labels.flip(0), scale), noise, steps=10)
     assert ((ours - other).norm() / expected.norm()).item() > 1e-2  # the class matters: the test can fail
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_embedding_once_a_pass_is_exact(tiny_pipeline, shared_folder, precision):
+    """To the bit what diffusers computes, whether the blocks hold one embedder or, trained otherwise, several."""
+    torch.manual_seed(0)
+    x, t, labels = torch.randn(5, *SHAPE), torch.tensor([0, 3, 500, 500, 999]), torch.tensor([3, 0, 1, 2, 3])
+    products = {}
+    for folder in (shared_folder, tiny_pipeline):
+        denoiser = Denoiser(plain_transformer(folder))
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
+            expected = plain_transformer(folder)(x, timestep=t, class_labels=labels).sample
+            assert torch.equal(denoiser(x, t, labels), expected)
+        products[folder] = forward_operations(denoiser, x, t, labels)
+    embedding = 2 * 5 * (256 * 24 + 24 * 24)  # FLOP of the time's two layers; computed for two blocks and the output
+    assert products[tiny_pipeline] - products[shared_folder] == 2 * embedding
 
 
 def test_time_embedding_frequencies(tiny_pipeline, pipeline):
     t = torch.tensor([1, 37, 999])
-    block = pipeline.transformer.transformer_blocks[1]
-    official = block.norm1.emb.time_proj(t)
+    official = pipeline.denoiser.embedder.time_proj(t)
     torch.testing.assert_close(
-        official.double(), torch.stack([official_time_features(int(step)) for step in t]), atol=1e-4, rtol=0
+        official.double(), torch.stack([time_features(int(step)) for step in t]), atol=1e-4, rtol=0
     )
-    built = load_pipeline(tiny_pipeline, "diffusers").transformer.transformer_blocks[1]
-    assert (block.norm3.eps, built.norm3.eps) == (1e-6, 1e-5)
-    as_built = built.norm1.emb.time_proj(t)
+    blocks = [load_pipeline(tiny_pipeline, kind).denoiser.transformer.transformer_blocks[1]
+              for kind in ("official", "diffusers")]  # fmt: skip
+    assert [block.norm3.eps for block in blocks] == [1e-6, 1e-5]
+    as_built = blocks[1].norm1.emb.time_proj(t)
     angles = t.double()[:, None] * 10000 ** (-torch.arange(128, dtype=torch.float64) / 127)
     torch.testing.assert_close(as_built.double(), torch.cat([angles.cos(), angles.sin()], 1), atol=1e-4, rtol=0)
 

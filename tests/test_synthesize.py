@@ -16,6 +16,7 @@ from PIL import Image, JpegImagePlugin
 
 import helper.files
 import synthesize_dit
+from dataset import image_request
 from helper.errors import run
 
 ROOT = Path(__file__).parent.parent
@@ -215,6 +216,128 @@ def test_two_processes_make_the_same_bytes(tiny_pipeline, reference, tmp_path):
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "set") == contents(reference)
     assert manifest(tmp_path / "set")["complete"] and "on 2 × cpu" in done.stdout
+    assert done.stdout.count("24 images take 288 network evaluations") == 1  # said by one of them
+
+
+FLAT = ["--batch_size", "10", "--num-sampling-steps", "2", "--device", "cpu"]
+
+
+def flat_contents(folder):
+    return {file.name: file.read_bytes() for file in sorted(folder.glob("class_*.png"))}
+
+
+def flat_names(classes, seeds):
+    return {f"class_{c}_seed_{s}_num_{n}.png" for c in classes for s in seeds for n in range(10)}
+
+
+def test_flat_names_hold_the_same_images(tiny_pipeline, tmp_path):
+    """Image n of seed s is the class's image 10 s + n, to the byte where the batches are the same."""
+    synthesize(tiny_pipeline, tmp_path / "classes", *FLAT, "--images_per_class", "30")
+    result = synthesize(tiny_pipeline, tmp_path / "flat", *FLAT, "--start_seed", "1", "--end_seed", "3")
+    assert (result["made"], result["images"]) == (60, 60)
+    assert flat_contents(tmp_path / "flat") == {
+        f"class_{label}_seed_{index // 10}_num_{index % 10}.png":
+            (tmp_path / f"classes/{label:04d}/{index:05d}.png").read_bytes()
+        for label in range(3) for index in range(10, 30)
+    }  # fmt: skip
+    state = manifest(tmp_path / "flat")
+    assert state["complete"] and state["images"] == 60 and (tmp_path / "flat/contact_sheet.png").exists()
+    assert state["ranges"] == [{"start_id": 0, "end_id": 3, "start_seed": 1, "end_seed": 3, "complete": True}]
+    assert state["settings"] == manifest(tmp_path / "classes")["settings"]
+
+
+def test_flat_folder_grows_by_classes_and_seeds(tiny_pipeline, tmp_path, capsys):
+    folder = tmp_path / "set"
+    synthesize(tiny_pipeline, folder, *FLAT, "--start_id", "1", "--end_id", "2", "--end_seed", "1")
+    before, times = flat_contents(folder), {file: file.stat().st_mtime_ns for file in folder.glob("class_*")}
+    assert set(before) == flat_names([1], [0])
+    assert synthesize(tiny_pipeline, folder, *FLAT, "--start_id", "1", "--end_seed", "2")["made"] == 30
+    assert set(flat_contents(folder)) == flat_names([1, 2], [0, 1])
+    assert {file: file.stat().st_mtime_ns for file in times} == times
+    state = manifest(folder)  # the smaller range is part of the larger one
+    assert state["images"] == 40 and [one["end_seed"] for one in state["ranges"]] == [2]
+    for part in (["--start_id", "1", "--end_seed", "2"], ["--start_id", "2", "--start_seed", "1", "--end_seed", "2"]):
+        assert synthesize(tiny_pipeline, folder, *FLAT, *part)["made"] == 0
+        assert "is complete: 40 images of 2 classes" in capsys.readouterr().out
+    taken = folder / "class_2_seed_1_num_3.png"
+    pixels = taken.read_bytes()
+    taken.unlink()
+    other_class = ["--end_id", "1", "--end_seed", "1"]
+    assert synthesize(tiny_pipeline, folder, *FLAT, *other_class)["made"] == 10
+    assert synthesize(tiny_pipeline, folder, *FLAT, "--start_id", "1", "--end_seed", "2")["made"] == 1
+    assert taken.read_bytes() == pixels and manifest(folder)["images"] == 50
+
+
+def test_two_runs_fill_one_flat_folder(tiny_pipeline, tmp_path):
+    """One run's beginning and end, and what it leaves when it is killed, do not touch another's range."""
+    folder, ours = tmp_path / "set", ["--start_id", "0", "--end_id", "1", "--end_seed", "1"]
+    theirs = ["--start_id", "1", "--end_id", "3", "--end_seed", "1"]
+    synthesize(tiny_pipeline, folder, *FLAT, *ours)
+    expected = flat_contents(folder)
+    state = manifest(folder)
+    state["ranges"][0]["complete"] = state["complete"] = False  # as when killed while it wrote
+    (folder / "manifest.json").write_text(json.dumps(state))
+    (folder / "class_0_seed_0_num_4.png").write_bytes(b"half")
+    part = folder / "class_0_seed_0_num_5.png.77.part"
+    (folder / "class_0_seed_0_num_5.png").rename(part)
+    synthesize(tiny_pipeline, folder, *FLAT, *theirs)
+    assert part.exists() and (folder / "class_0_seed_0_num_4.png").read_bytes() == b"half"
+    assert [one["complete"] for one in manifest(folder)["ranges"]] == [False, True]
+    assert not manifest(folder)["complete"]
+    assert synthesize(tiny_pipeline, folder, *FLAT, *ours)["made"] == 2
+    assert manifest(folder)["complete"] and manifest(folder)["images"] == 30 and not part.exists()
+    assert expected.items() <= flat_contents(folder).items()
+    assert set(flat_contents(folder)) == flat_names(range(3), [0])
+
+
+def test_flat_ranges_in_several_processes_at_once(tmp_path):
+    """Many processes that write their ranges into one manifest lose none of them."""
+    code = (
+        "import sys; from dataset.image_plan import plan_images; from dataset.image_request import SeedRange\n"
+        "settings = {'format': 'png', 'image_size': 16, 'grey': False}\n"
+        "label = int(sys.argv[2])\n"
+        "for seed in range(12):\n"
+        "    plan = plan_images(sys.argv[1], settings, SeedRange(label, label + 1, seed, seed + 1))\n"
+        "    plan.write_manifest({}, complete=True)\n"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "set"), str(label)], cwd=ROOT)
+            for label in range(4)]  # fmt: skip
+    assert [process.wait(timeout=120) for process in runs] == [0] * 4
+    state = manifest(tmp_path / "set")
+    assert state["complete"] and state["images"] == 4 * 12 * 10
+    assert {(one["start_id"], one["start_seed"]) for one in state["ranges"]} == {
+        (label, seed) for label in range(4) for seed in range(12)
+    }
+
+
+@pytest.mark.parametrize(("flags", "expected", "images"), [
+    (["--start_id", "7"], image_request.SeedRange(7, 1000, 0, 20), 198_600),
+    (["--end_id=3"], image_request.SeedRange(0, 3, 0, 20), 600),
+    (["--start_seed", "5"], image_request.SeedRange(0, 1000, 5, 20), 150_000),
+    (["--end-seed", "2", "--start_id", "0"], image_request.SeedRange(0, 1000, 0, 2), 20_000),
+    (["--classes", "3,1", "--data_amount", "5"], {1: 3, 3: 2}, 5),
+    (["--data_amount", "2"], {0: 1, 1: 1}, 2),
+])  # fmt: skip
+def test_what_the_flags_ask_for(flags, expected, images):
+    asked = image_request.requested_images(synthesize_dit.parse_option(flags), 1000)
+    assert asked == expected and image_request.count_images(asked) == images
+
+
+def test_class_list_chooses_imagenet_classes(tmp_path):
+    (tmp_path / "list.txt").write_text("n01443537 goldfish\n# a remark\nn01440764 tench\nn15075141\n")
+    flags = ["--class-list", str(tmp_path / "list.txt"), "--data_amount", "4"]
+    # One more of the first class of the list, as the student will take them; the folders are the generator's classes.
+    expected = {1: 2, 0: 1, 999: 1}
+    assert image_request.requested_images(synthesize_dit.parse_option(flags), 1000) == expected
+
+
+def test_hours_are_said_after_the_first_batches(tiny_pipeline, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("helper.cost.Pace.__init__.__defaults__", (2, 0.0))
+    synthesize(tiny_pipeline, tmp_path / "set", *REFERENCE)
+    lines = capsys.readouterr().out.splitlines()
+    assert "24 of 24 images to make on 1 × cpu" in lines[0] and lines[1].startswith("24 images take 288 network evalu")
+    assert "on the disk of" in lines[2]
+    assert sum("the remaining 9 take about" in line for line in lines) == 1  # of 24, when three batches of 5 are done
 
 
 def test_killed_runs_end_in_the_same_bytes(tiny_pipeline, tmp_path):
@@ -251,6 +374,14 @@ def _stray_image(model):
     Image.new("RGB", (8, 8)).save(model.parent / "set/0000/00000.png")
 
 
+def _make_flat(model):
+    synthesize(model, model.parent / "set", *FLAT, "--end_id", "1", "--end_seed", "1")
+
+
+def _make_classes(model):
+    synthesize(model, model.parent / "set", *FLAT, "--images_per_class", "1")
+
+
 def _damage_manifest(model):
     (model.parent / "set").mkdir()
     (model.parent / "set/manifest.json").write_text('{"complete": tr')
@@ -258,7 +389,7 @@ def _damage_manifest(model):
 
 # What is done to a copy of the model at MODEL beforehand, the flags that differ from right ones, the message.
 WRONG = {
-    "no such model": (None, ["--model", "no/such/model"], "pipeline folder not found: no/such/model"),
+    "no such model": (None, ["--model", "no/such/model"], "--model no/such/model: no such folder here"),
     "hub offline": (None, ["--model", "nobody/nothing"], "no such folder here, and it cannot be downloaded"),
     "no pipeline": (lambda m: shutil.rmtree(m / "vae"), [], "is not a DiT pipeline folder: vae/config.json is missing"),
     "no weights": (lambda m: (m / "vae/diffusion_pytorch_model.safetensors").unlink(), [], "holds no weights"),
@@ -277,6 +408,18 @@ WRONG = {
     "other settings": (_make_set, [], "SET was made with cfg_scale 3.0 and 2.0 is asked for now"),
     "stray images": (_stray_image, [], "SET holds images and no manifest.json"),
     "damaged manifest": (_damage_manifest, [], "manifest SET/manifest.json is not valid JSON"),
+    "flat folder": (_make_flat, [], "SET holds flat files by class and seed: give --start_seed"),
+    "class folders": (_make_classes, ["FLAT", "--end_seed", "1"], "SET holds a folder for each class: leave out"),
+    "both kinds": (None, ["--start_seed", "1"], "--start_seed asks for flat files by class and seed, --images_"),
+    "no class": (None, ["FLAT", "--start_id", "2", "--end_id", "2"], "--start_id 2 to --end_id 2 holds none"),
+    "no seed": (None, ["FLAT", "--start_seed", "20"], "--start_seed 20 to --end_seed 20 holds none"),
+    "last class": (None, ["FLAT", "--end_id", "4"], "--end_id 4: MODEL has classes 0 to 2"),
+    "nothing asked": (None, ["FLAT"], "how many images? Give --images_per_class or --data_amount, or --start_seed"),
+    "class list of others": (None, ["--class-list", "x"], "--class-list names classes of ImageNet-1K and MODEL has 3"),
+    "classes twice": (None, ["--class-list", "x", "--classes", "1"], "not allowed with argument"),
+    "checkpoint": (None, ["--ckpt", "x.pt"], "--ckpt is an official checkpoint and --model MODEL is not one"),
+    "another size": (None, ["--image-size", "256"], "--image-size 256: MODEL/transformer has 16"),
+    "other class count": (None, ["--num-classes", "4"], "--num-classes 4: MODEL/transformer has 3"),
     "folder is a file": (lambda m: (m.parent / "set").write_text(""), [], "SET is a file, a folder is needed"),
     "folder under a file": (None, ["--save_dir", "MODEL/generator.json/set"], "a part of this path is a file"),
 }
@@ -290,7 +433,9 @@ def test_wrong_input_is_one_clear_message(tiny_pipeline, tmp_path, capsys, name)
         prepare(model)
     capsys.readouterr()
     flags = [flag.replace("MODEL", str(model)) for flag in flags]
-    right = ["--model", str(model), "--save_dir", str(folder), "--num-sampling-steps", "2", "--images_per_class", "1"]
+    right = ["--model", str(model), "--save_dir", str(folder), "--num-sampling-steps", "2"]
+    # FLAT: flags that ask for flat files instead of an image of each class.
+    flags = flags[1:] if flags[:1] == ["FLAT"] else ["--images_per_class", "1", *flags]
     assert run(synthesize_dit.main, right + flags) == 2
     _assert_message(capsys, expected.replace("MODEL", str(model)).replace("SET", str(folder)))
 

@@ -1,0 +1,1 @@
+"""Measurements of speed, each beside named references in the same process: `python -m benchmarks.NAME`."""

@@ -1,0 +1,36 @@
+"""Fetches published ImageNet weights into save/models/<name>/<name>.pth, the layout of the released teachers.
+
+    python -m models.fetch ResNet18
+"""
+
+import sys
+from pathlib import Path
+
+from helper.errors import run
+from helper.files import make_folder
+from helper.options import Parser
+from models import ARCHITECTURES, create_model
+
+
+def main(argv=None):
+    """Downloads the weights through torchvision and returns the checkpoint's path; one that is there is kept."""
+    parser = Parser(__doc__)
+    published = [name for name, architecture in ARCHITECTURES.items() if architecture.module == "torchvision"]
+    parser.add_argument("name", choices=published)
+    parser.add_argument("--root", type=Path, default=Path("save/models"), help="(default: save/models)")
+    options = parser.parse_args(argv)
+    from helper import checkpoints
+
+    path = options.root / options.name / f"{options.name.lower()}.pth"
+    if path.exists():
+        print(f"{path} is there already")
+        return path
+    net = create_model(options.name, 1000, pretrained=True)
+    make_folder(path.parent)
+    checkpoints.save(path, net.state_dict())
+    print(f"{options.name}: {path}")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,120 @@
+"""Benchmarks: they run, take turns, pair the runs of a round, and compare the same work. No test looks at a clock."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import distill_step, sampler, timing
+from helper.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def read_table(text):
+    """Returns (header, rows) of the one Markdown table in `text`, as lists of cells."""
+    lines = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    header, rule, *rows = [[cell.strip() for cell in line] for line in lines]
+    assert set("".join(rule)) == {"-"}
+    assert rows and all(len(row) == len(header) for row in rows)
+    return header, rows
+
+
+def numbers(cell):
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", cell)]
+
+
+# Timing
+
+
+def test_functions_take_turns_and_warm_up_untimed():
+    calls = []
+    times = timing.alternate({name: lambda name=name: calls.append(name) for name in "ABC"}, repeats=3, warmup=2)
+    assert "".join(calls) == "ABC" * 5
+    assert {name: len(values) for name, values in times.items()} == {"A": 3, "B": 3, "C": 3}
+
+
+def test_ratios_pair_the_runs_of_a_round():
+    # In the second round the machine was ten times slower, for both.
+    found = timing.ratios({"one": [1.0, 10.0, 1.0], "other": [2.0, 20.0, 3.0]}, "one")
+    assert found["other"] == (2.0, 2.0, 3.0)
+    assert found["one"] == (1.0, 1.0, 1.0)
+    assert f"{found['other']:.2f}" == "2.00 (2.00–3.00)"
+
+
+# The step of distillation
+
+
+def test_distill_step_prints_a_table(capsys):
+    distill_step.main(["--quick", "--device", "cpu", "--pairs", "wrn_16_1"])
+    text = capsys.readouterr().out
+    assert f"torch {torch.__version__}" in text
+    header, rows = read_table(text)
+    assert [row[1] for row in rows] == [distill_step.OURS, distill_step.DMKD, distill_step.REPDISTILLER]
+    assert rows[0][4] == "–"
+    for row in rows:
+        median, low, high = numbers(row[2])
+        assert 0 < low <= median <= high
+        # images/s belongs to the median; both are rounded.
+        assert numbers(row[3])[0] == pytest.approx(2 / median, rel=0.05)
+        assert numbers(row[5])[0] > 0
+
+
+@pytest.mark.parametrize("amp, tolerance", [("off", 1e-4), ("bf16", 0.05)])
+def test_steps_compute_the_same_losses(amp, tolerance):
+    """Three steps in a row: the second and third losses also say that the gradients and updates agree."""
+    pair = distill_step.Pair("resnet14", "resnet8", 10, 32, 4, 4)
+    steps = distill_step.make_steps(pair, 4, 32, CPU, amp)
+    for _ in range(3):
+        ours = float(steps[distill_step.OURS]()["loss"]) / 4
+        assert ours > 1e-3
+        for name in (distill_step.DMKD, distill_step.REPDISTILLER):
+            assert steps[name]()["loss"] == pytest.approx(ours, rel=tolerance), name
+
+
+def test_step_operations_are_the_published_ones():
+    """WRN-40-2 takes 0.328 GMAC an image and WRN-16-2 0.101, two operations each; the student counts three times."""
+    found = distill_step.step_operations(distill_step.PAIRS["wrn_16_2"], batch_size=4, size=32)
+    assert found / 4 == pytest.approx(2e9 * (0.328 + 3 * 0.101), rel=0.01)
+
+
+def test_unknown_pair_is_refused():
+    with pytest.raises(UserError, match="resnet9 is none of wrn_16_2"):
+        distill_step.main(["--pairs", "resnet9"])
+
+
+# The sampler
+
+
+def test_sampler_prints_a_table(capsys):
+    sampler.main(["--quick", "--device", "cpu", "--sampler", "ddpm"])
+    header, rows = read_table(capsys.readouterr().out)
+    assert [row[:2] for row in rows] == [[size, name] for size in "12" for name in (sampler.OURS, sampler.DIFFUSERS)]
+    for row in rows:
+        median, low, high = numbers(row[2])
+        assert 0 < low <= median <= high
+        shares = [float(cell.removesuffix(" %")) for cell in row[4:]]
+        assert sum(shares) == pytest.approx(100, abs=0.2)
+        assert min(shares[:2]) > 0
+
+
+def test_samplers_make_the_same_pictures():
+    options = sampler.parse_option(["--quick", "--num-sampling-steps", "4"])
+    ours, theirs = sampler.load_both(options, CPU)
+    functions = sampler.samplers(ours, theirs, options, 3, CPU)
+    pictures = functions[sampler.OURS]()
+    others = np.stack([np.asarray(picture) for picture in functions[sampler.DIFFUSERS]()])
+    assert pictures.shape == others.shape == (3, 64, 64, 3)
+    difference = np.abs(pictures.astype(int) - others.astype(int))
+    assert difference.max() <= 1 and (difference > 0).mean() <= 1e-3
+    assert pictures.std() > 5 and np.abs(pictures[0].astype(int) - pictures[1].astype(int)).mean() > 1
+
+    parts = sampler.parts(ours, theirs, options, 3, CPU)
+    torch.testing.assert_close(parts[sampler.OURS, sampler.DECODER](), parts[sampler.DIFFUSERS, sampler.DECODER](),
+                               rtol=1e-4, atol=1e-4)
+
+
+def test_empty_batch_is_refused():
+    with pytest.raises(UserError, match="at least one image"):
+        sampler.main(["--batches", "0,4"])
