@@ -10,8 +10,9 @@ from helper.errors import UserError
 from models import official_dit
 from models.dit_source import PipelineSource, read_pipeline
 
-# At this size and above the VAE's activations are large: 16 images of 256 px take about 4 GiB in float32.
-_LARGE_IMAGE, _DECODE_CHUNK = 256, 16
+# Pixels that are decoded together. On a GPU 16 images of 256 px, whose activations take about 4 GiB in float32; on a
+# processor one, whose activations stay in its cache: twice as fast as sixteen.
+_DECODED_TOGETHER = {"cuda": 16 * 256**2, "cpu": 256**2}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Pipeline(PipelineSource):
     @torch.no_grad()
     def decode(self, latents):
         """Turns latents (N, C, H, W) into images (N, 3, image_size, image_size), about [−1, 1]."""
-        chunk = _DECODE_CHUNK if self.image_size >= _LARGE_IMAGE else len(latents)
+        chunk = max(1, _DECODED_TOGETHER[latents.device.type] // self.image_size**2)
         return torch.cat([
             self.vae.decode(part / self.scaling_factor, return_dict=False)[0] for part in latents.split(chunk)
         ])  # fmt: skip
@@ -98,7 +99,7 @@ def load_pipeline(pipeline, time_embedding=None):
     if time_embedding == "official":
         use_official_embedding(transformer)
     described = {field.name: getattr(pipeline, field.name) for field in fields(PipelineSource)}
-    vae = _load(AutoencoderKL, pipeline.vae_path)
+    vae = _load(AutoencoderKL, pipeline.vae_path).to(memory_format=torch.channels_last)
     return Pipeline(**described, denoiser=Denoiser(transformer), vae=vae, time_embedding=time_embedding)
 
 

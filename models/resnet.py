@@ -34,6 +34,6 @@ class ResNet(nn.Module):
     def forward(self, x):
         x = self.bn1(self.conv1(x))  # (N, 64, H, W)
         if self.stem_relu:
-            x = F.relu(x, inplace=True)
+            x = F.relu(x)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (N, 512, H/8, W/8)
         return getattr(self, self.head_name)(x.mean((2, 3)))

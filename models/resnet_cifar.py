@@ -37,9 +37,9 @@ class BasicBlock(nn.Module):
         self.add_module(projection, nn.Sequential(*layers if stride != 1 or c_in != c_out else []))
 
     def forward(self, x):
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return F.relu(out.add_(getattr(self, self.projection)(x)), inplace=True)
+        return F.relu(out + getattr(self, self.projection)(x))
 
 
 def make_stage(c_in, c_out, blocks, stride, projection="downsample"):
@@ -64,6 +64,6 @@ class CifarResNet(nn.Module):
         initialise(self)
 
     def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)  # (N, widths[0], H, W)
+        x = F.relu(self.bn1(self.conv1(x)))  # (N, widths[0], H, W)
         x = self.layer3(self.layer2(self.layer1(x)))  # (N, widths[3], H/4, W/4)
         return self.fc(x.mean((2, 3)))

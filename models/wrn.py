@@ -19,10 +19,10 @@ class PreActivationBlock(nn.Module):
         self.convShortcut = nn.Conv2d(c_in, c_out, 1, stride, bias=False) if c_in != c_out else None
 
     def forward(self, x):
-        activated = F.relu(self.bn1(x), inplace=True)
-        out = self.conv2(F.relu(self.bn2(self.conv1(activated)), inplace=True))
+        activated = F.relu(self.bn1(x))
+        out = self.conv2(F.relu(self.bn2(self.conv1(activated))))
         # The projection reads the activated input; the identity passes the plain one.
-        return out.add_(x if self.convShortcut is None else self.convShortcut(activated))
+        return out + (x if self.convShortcut is None else self.convShortcut(activated))
 
 
 class Stage(nn.Module):
@@ -57,5 +57,5 @@ class WideResNet(nn.Module):
 
     def forward(self, x):
         x = self.block3(self.block2(self.block1(self.conv1(x))))  # (N, 64k, H/4, W/4)
-        x = F.relu(self.bn1(x), inplace=True)
+        x = F.relu(self.bn1(x))
         return self.fc(x.mean((2, 3)))
