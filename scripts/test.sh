@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests need into .venv and runs them (about 4 minutes on two slow CPU cores). Words go to pytest:
+# Installs what the tests need into .venv and runs them (about 5 minutes on two slow CPU cores). Words go to pytest:
 #   sh scripts/test.sh tests/test_losses.py -k kd
 set -eu
 cd "$(dirname "$0")/.."
