@@ -172,8 +172,9 @@ def sampling_cost(images, source, settings, folder, say):
     evaluations: passes of the DiT for one image, of which guidance takes two a step; operations: floating-point
     operations of these and of the decoder; bytes: of the files; free_bytes: on the disk of `folder` now.
     """
-    from dataset.image_writer import free_bytes, image_bytes
+    from dataset.image_writer import image_bytes
     from helper.cost import with_prefix
+    from helper.files import free_bytes
     from models.dit import operations
 
     evaluations = images * settings["num_sampling_steps"] * (1 if settings["cfg_scale"] == 1 else 2)

@@ -173,7 +173,7 @@ def distill(options, val_loader, world):
     if options.ignore_labels:
         run_folder.log("the training images' own labels play no part")
     run_folder.log(str(training_cost(student, real.image_size(options), loader, len(val_loader.images),
-                                           options.epochs, teacher)))
+                                     options.epochs, teacher)))
     teacher_metrics, teacher_classes = loops.evaluate_classifier(teacher, val_loader, world, options.amp)
     report_teacher(run_folder, options, teacher_metrics["top1"], num_classes)
     step = loops.distillation_step(network, fixed, optimizer, options, world.device)

@@ -89,8 +89,7 @@ def main(argv=None):
                        f"validated on {len(val_images)} ({options.val_split})")
         for note in [*notes, f"the images are normalised with {seen}"]:
             run_folder.log(note)
-        run_folder.log(str(training_cost(model, real.image_size(options), loader, len(val_images),
-                                               options.epochs)))
+        run_folder.log(str(training_cost(model, real.image_size(options), loader, len(val_images), options.epochs)))
 
         def step(batch):
             images, labels = loops.to_device(batch, world.device)

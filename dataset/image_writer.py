@@ -2,10 +2,8 @@
 
 import io
 import os
-import shutil
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from PIL import Image
 
@@ -26,12 +24,6 @@ def image_bytes(settings):
     """
     channels = 1 / 3 if settings["grey"] else 1
     return max(4096, settings["image_size"] ** 2 * _BYTES_PER_PIXEL[settings["format"]] * channels)
-
-
-def free_bytes(folder):
-    """Returns the room on the disk that holds `folder`, or will hold it."""
-    folder = Path(folder).absolute()
-    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
 
 def is_whole(path, image_size, mode):

@@ -79,9 +79,15 @@ def sha256(*paths):
     return digest.hexdigest()
 
 
+def free_bytes(folder):
+    """Returns the room on the disk that holds `folder`, or will hold it."""
+    folder = Path(folder).absolute()
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+
+
 def check_free_space(folder, needed):
     """Raises UserError if the disk that holds `folder` has fewer than `needed` bytes left."""
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if free < needed:
         raise UserError(
             f"{folder} has {free / 2**30:.2f} GiB free and about {needed / 2**30:.2f} GiB are needed: "

@@ -26,7 +26,8 @@ def architecture_of(path):
     of this package's networks; the name that a library gives to the file of its published weights.
     Raises UserError if none does.
     """
-    content = checkpoints.load(path) if os.path.isfile(path) else None
+    # Names and shapes are looked at here, so that the weights stay on the disk.
+    content = checkpoints.load(path, mmap=True) if os.path.isfile(path) else None
     if isinstance(content, dict) and isinstance(content.get("model_name"), str):
         return content["model_name"]
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
@@ -77,7 +78,7 @@ class Statistics(NamedTuple):
 def statistics_of(path, name, default, published):
     """Returns the Statistics of the network `name` in checkpoint `path`: what the checkpoint itself holds, as those of
     our runs do; else, if `published`, what a library says of its weights of that name; else `default`."""
-    content = checkpoints.load(path)
+    content = checkpoints.load(path, mmap=True)
     facts = [content.get(key) for key in ("mean", "std")] if isinstance(content, dict) else []
     # Only lists of numbers: in a plain state dict these may be tensors of a network.
     if facts and all(isinstance(values, list) and len(values) == 3 for values in facts):

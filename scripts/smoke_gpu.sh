@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 DEVICE=${DEVICE:-cuda}
-OUT=${OUT:-save/smoke}                   # emptied first; everything goes there
+OUT=save/smoke                           # emptied first; everything goes there
 DATA=${DATA:-true_dataset}
 IMAGES=${IMAGES:-640}
 AMP=${AMP:-bf16}                         # off where bf16 is slow: on most processors

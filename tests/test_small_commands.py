@@ -1,0 +1,76 @@
+"""The small commands beside the scripts: comparing folders, fetching teachers, the device's rates, old runs resumed."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import models
+import train_teacher
+from benchmarks import device
+from dataset import compare
+from helper import checkpoints
+from helper.errors import UserError
+from models import create_model, fetch
+
+
+def write_folder(folder, images):
+    for number, pixels in enumerate(images):
+        (folder / "0000").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"0000/{number:05d}.png")
+    return str(folder)
+
+
+def test_compare_counts_levels(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(1, 200, (2, 10, 10, 3)).astype(np.uint8)
+    others = images.copy()
+    others[0, :5, :, 0] += 1  # 50 of 600 values
+    others[1, 0, 0, 0] += 40  # one more
+    one, other = write_folder(tmp_path / "one", images), write_folder(tmp_path / "other", [*others, images[0]])
+    counts = compare.differences(one, other)
+    assert (counts.sum(), counts[0], counts[1], counts[40]) == (600, 549, 50, 1)
+    assert compare.main([one, other])[1] == 50 / 600
+    assert "one level apart 8.33%" in capsys.readouterr().out
+    with pytest.raises(UserError, match="differ in more than 0%"):
+        compare.main([one, other, "--tolerance", "0.001"])
+
+
+def test_compare_refuses_what_has_no_pairs(tmp_path):
+    one = write_folder(tmp_path / "one", np.zeros((1, 8, 8, 3), np.uint8))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no image in common"):
+        compare.main([one, str(tmp_path / "empty")])
+    with pytest.raises(UserError, match="differ in size: 8 and 9"):
+        compare.main([one, write_folder(tmp_path / "larger", np.zeros((1, 9, 9, 3), np.uint8))])
+
+
+def test_fetched_teachers_lie_where_path_t_finds_them(tmp_path, monkeypatch):
+    published = create_model("ResNet18", 1000).state_dict()
+    monkeypatch.setattr(models, "_download", lambda name, fetch: published)
+    path = fetch.main(["ResNet18", "--root", str(tmp_path)])
+    assert path == tmp_path / "ResNet18/resnet18.pth"
+    fetched = create_model("ResNet18", 1000, checkpoint=path).state_dict()
+    assert all(torch.equal(value, published[key]) for key, value in fetched.items())
+    monkeypatch.setattr(models, "_download", None)  # it is there: nothing is asked of the network
+    assert fetch.main(["ResNet18", "--root", str(tmp_path)]) == path
+    with pytest.raises(UserError, match="invalid choice"):
+        fetch.main(["resnet20"])
+
+
+def test_device_prints_a_rate(capsys):
+    rates = device.main(["--device", "cpu", "--quick"])
+    assert list(rates) == ["fp32"] and rates["fp32"] > 0
+    assert "fp32 " in capsys.readouterr().out
+
+
+def test_a_run_of_before_a_flag_existed_goes_on_without_it(tiny_fashion_mnist, tmp_path):
+    argv = ["--dataset", "fashion_mnist", "--data_root", str(tiny_fashion_mnist), "--model", "resnet8", "--epochs", "1",
+            "--save_dir", str(tmp_path), "--device", "cpu"]
+    result = train_teacher.main(argv)
+    latest = tmp_path / "resnet8_latest.pth"
+    state = checkpoints.load(latest)
+    del state["flags"]["label_smoothing"]
+    checkpoints.save(latest, state)
+    assert train_teacher.main([*argv, "--resume"])["top1_last"] == result["top1_last"]
+    with pytest.raises(UserError, match="label_smoothing was None"):
+        train_teacher.main([*argv, "--resume", "--label_smoothing", "0.1"])
