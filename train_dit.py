@@ -32,7 +32,10 @@ def parse_option(argv=None):
     parser.add_argument("--heads", type=flags.positive_int, default=4)
     parser.add_argument("--patch_size", type=flags.positive_int, default=2, help="in latents")
     parser.add_argument("--label_dropout", type=flags.nonnegative_float, default=0.1)
-    parser.add_argument("--ema", type=flags.nonnegative_float, default=0.999, help="decay a step (official: 0.9999)")
+    parser.add_argument("--ema", type=flags.nonnegative_float, default=0.999,
+                        help="decay a step (official: 0.9999), reached by way of (1 + n) / (10 + n) at step n")
+    parser.add_argument("--snr_gamma", type=flags.nonnegative_float, default=0.0,
+                        help="Min-SNR weighting of the ε-MSE, such as 5 (default: 0, none, as in the official code)")
     parser.add_argument("--save_dir", default=None, help="default: save/models/<dataset>/<model_name>")
     flags.add_training_flags(parser, epochs=10, batch_size=128, learning_rate=1e-4, weight_decay=0.0)
     real.add_flags(parser)
@@ -54,9 +57,21 @@ def main(argv=None):
     processes.relaunch_under_torchrun(options, argv)
     world = processes.start(options)
     try:
+        if result := finished_result(options, world):
+            return result
         return (train_vae if options.stage == "vae" else train_transformer)(options, world)
     finally:
         world.close()
+
+
+def finished_result(options, world):
+    """Returns the result of the stage if `--resume` finds it finished, before any image is read; else None."""
+    from helper.runs import RunFolder
+
+    run_folder = RunFolder(stage_folder(options, options.stage), options.stage, {}, options, world)
+    if not options.resume or not run_folder.latest.exists():
+        return None
+    return run_folder.finished_result(run_folder.open(True, {}), options.epochs)
 
 
 def train_vae(options, world):
@@ -121,11 +136,11 @@ def held_out_images(options):
 def train_transformer(options, world):
     """Trains the DiT on the latents of the trained autoencoder (arXiv 2212.09748) and writes the pipeline folder."""
     import torch
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+    from torch.optim.swa_utils import AveragedModel
 
     from dataset.loader import TensorLoader
     from helper import loops
-    from helper.diffusion_loss import TrainingChain, drop_labels
+    from helper.diffusion_loss import TrainingChain, drop_labels, moving_average
     from helper.runs import refuse_existing
     from models.build_dit import BETAS, build_dit, save_pipeline
 
@@ -139,7 +154,7 @@ def train_transformer(options, world):
     model = build_dit(depth=options.depth, width=options.width, heads=options.heads, patch_size=options.patch_size,
                       latent_size=moments.shape[-1], latent_channels=options.latent_channels,
                       num_classes=num_classes).to(world.device)
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema))
+    ema = AveragedModel(model, multi_avg_fn=moving_average(options.ema))
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=options.weight_decay)
     network = loops.parallel(model, world)
     betas = torch.linspace(BETAS["beta_start"], BETAS["beta_end"], BETAS["num_train_timesteps"], dtype=torch.float64)
@@ -148,7 +163,7 @@ def train_transformer(options, world):
                           world_size=world.size)
 
     def losses(transformer, moments, labels):
-        """Returns the two losses (N,) at random steps, for latents drawn from the posterior."""
+        """Returns the two losses (N,) at random steps t (N,), and t, for latents drawn from the posterior."""
         mean, log_variance = moments.to(world.device).chunk(2, dim=1)
         x0 = vae.config.scaling_factor * (mean + torch.exp(log_variance / 2) * torch.randn_like(mean))
         t = torch.randint(chain.steps, (len(x0),), device=world.device)
@@ -156,13 +171,13 @@ def train_transformer(options, world):
         xt = chain.add_noise(x0, t, noise)
         with loops.autocast(options.amp, world.device):
             output = transformer(xt, t, labels.to(world.device)).sample
-        return chain.losses(output, x0, xt, t, noise)
+        return *chain.losses(output, x0, xt, t, noise), t
 
     def step(batch):
         prepare_for_training(model)
         moments, labels = batch
-        mse, bound = losses(network, moments, drop_labels(labels, num_classes, options.label_dropout))
-        loss = mse.mean() + bound.mean()
+        mse, bound, t = losses(network, moments, drop_labels(labels, num_classes, options.label_dropout))
+        loss = (chain.min_snr_weight(t, options.snr_gamma) * mse).mean() + bound.mean()
         loops.gradient_step(loss, optimizer)
         ema.update_parameters(model)
         return {"loss": loss.detach() * len(mse), "mse": mse.detach().sum(), "bound": bound.detach().sum(),
@@ -178,20 +193,21 @@ def train_transformer(options, world):
         sums = {}
         for name, target in (("val_mse", held_out[1]), ("val_mse_null", torch.full_like(held_out[1], num_classes))):
             torch.manual_seed(world.rank)
-            mse, bound = losses(ema.module, held_out[0], target)
+            mse, _, _ = losses(ema.module, held_out[0], target)
             sums[name] = [float(mse.sum()), len(mse)]
         sums = {name: world.sum(torch.tensor(values, dtype=torch.float64)) for name, values in sums.items()}
         means = {name: float(total / count) for name, (total, count) in sums.items()}
         return means, -means["val_mse"]
 
     parts = {"model": model, "ema": ema, "optimizer": optimizer}
-    result = train_stage(options, world, "dit", parts, loader, step, evaluate, optimizer,
-                         {"training loss": ["mse", "bound"], "ε-MSE on unseen images": ["val_mse", "val_mse_null"]})
-    if world.is_main:
-        save_pipeline(options.save_dir, ema.module, vae, generator_info(options, train_images))
-        print(f"pipeline: {options.save_dir}", flush=True)
-    world.barrier()
-    return result
+
+    def write():
+        if world.is_main:
+            save_pipeline(options.save_dir, ema.module, vae, generator_info(options, train_images))
+            print(f"pipeline: {options.save_dir}", flush=True)
+
+    return train_stage(options, world, "dit", parts, loader, step, evaluate, optimizer,
+                       {"training loss": ["mse", "bound"], "ε-MSE on unseen images": ["val_mse", "val_mse_null"]}, write)
 
 
 def load_vae(options):
@@ -264,8 +280,11 @@ def stage_folder(options, stage):
     return Path(options.save_dir) / f"train_{stage}"
 
 
-def train_stage(options, world, stage, parts, loader, step, evaluate, optimizer, panels):
-    """Runs one stage in its run folder <save_dir>/train_<stage>/ and returns its result."""
+def train_stage(options, world, stage, parts, loader, step, evaluate, optimizer, panels, write=None):
+    """Runs one stage in its run folder <save_dir>/train_<stage>/ and returns its result.
+
+    `write()` is called, on every process, before result.json says that the stage is finished.
+    """
     from helper import loops
     from helper.runs import RunFolder
 
@@ -278,7 +297,10 @@ def train_stage(options, world, stage, parts, loader, step, evaluate, optimizer,
     result = {"stage": stage, "dataset": options.dataset, "epochs": options.epochs, "seed": options.seed,
               "image_steps": options.epochs * len(loader) * loader.batch_size, "seconds": round(progress.seconds, 1),
               **{key: value for key, value in progress.rows[-1].items() if key not in ("epoch", "lr", "images_s")}}
+    if write:
+        write()
     run_folder.finish(result, panels)
+    world.barrier()
     return result
 
 

@@ -53,6 +53,17 @@ class TrainingChain:
         bound = torch.where((t == 0).view(-1, 1, 1, 1), nll, kl).mean(dim=(1, 2, 3)) / math.log(2)
         return mse, bound
 
+    def min_snr_weight(self, t, gamma):
+        """Returns the weights (N,) of the ε-MSE at steps t (N,): min(SNR, γ)/SNR, SNR = ᾱ/(1 − ᾱ); 1 where γ is 0.
+
+        The weights of arXiv 2303.09556 for a network that predicts the noise, section 3.4: the steps with hardly any
+        noise, whose losses are large and say little of the image, count less.
+        """
+        if not gamma:
+            return torch.ones(len(t), device=t.device)
+        snr = (self._tables["signal"][t] / self._tables["noise"][t]) ** 2
+        return snr.clamp(max=gamma) / snr
+
     def _posterior_mean(self, x0, xt, t):
         return self._at("x0_weight", t) * x0 + self._at("xt_weight", t) * xt
 
@@ -84,3 +95,21 @@ def drop_labels(labels, num_classes, probability):
     """
     dropped = torch.rand(labels.shape, device=labels.device) < probability
     return torch.where(dropped, num_classes, labels)
+
+
+def moving_average(decay):
+    """Returns the update of torch's AveragedModel that keeps an exponential moving average of the weights.
+
+    The n-th update takes the decay min(decay, (1 + n)/(10 + n)), n ≥ 1, so that a short run's average does not lag
+    behind with the weights of its first steps.
+    """
+
+    @torch.no_grad()
+    def update(averaged, current, count):
+        # `count` is a tensor and stays one: to read it would make a GPU's host wait every step.
+        weight = 1 - ((1 + count) / (10 + count)).clamp(max=decay)
+        change = torch._foreach_sub(current, averaged)
+        torch._foreach_mul_(change, weight)
+        torch._foreach_add_(averaged, change)
+
+    return update

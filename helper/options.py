@@ -154,5 +154,5 @@ def result_flags(options):
     """
     free = {"resume", "num_workers", "print_freq", "device", "gpu_id", "multiprocessing_distributed", "dist_url",
             "world_size", "rank", "save_model", "deterministic", "evaluate", "estimate", "experiments_dir",
-            "experiments_name", "save_dir", "table", "path_t", "data_root", "val_batch_size"}
+            "experiments_name", "model_name", "save_dir", "table", "path_t", "data_root", "val_batch_size"}
     return {name: value for name, value in vars(options).items() if name not in free}

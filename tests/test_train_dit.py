@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 import train_dit
 from helper import checkpoints, loops
-from helper.diffusion_loss import TrainingChain, drop_labels
+from helper.diffusion_loss import TrainingChain, drop_labels, moving_average
 from helper.errors import UserError
 from helper.runs import RunFolder
 from models.build_dit import build_dit, build_vae, separate_embedders
@@ -130,6 +130,29 @@ def test_noise_is_added_with_unit_variance():
         assert float(chain.add_noise(0 * x0, step, x0)) == pytest.approx(math.sqrt(1 - bar), rel=1e-5)
 
 
+def test_min_snr_weights():
+    steps = torch.tensor([0, 30, 300, 999])
+    weights = chain_of().min_snr_weight(steps, 5.0)
+    bar = np.cumprod(1 - BETAS)[steps.numpy()]
+    snr = bar / (1 - bar)
+    np.testing.assert_allclose(weights, np.minimum(snr, 5) / snr, rtol=1e-4)
+    assert weights[0] < 1e-3 and weights[1] < 1 and weights[2] == weights[3] == 1
+    assert torch.equal(chain_of().min_snr_weight(steps, 0.0), torch.ones(4))
+
+
+def test_the_moving_average_starts_without_lagging():
+    network = torch.nn.Linear(1, 1, bias=False)
+    averaged = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=moving_average(0.5))
+    expected = None
+    for n in range(12):
+        value = float(n**2)
+        torch.nn.init.constant_(network.weight, value)
+        averaged.update_parameters(network)
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = value if n == 0 else decay * expected + (1 - decay) * value
+        assert float(averaged.module.weight.detach()) == pytest.approx(expected, rel=1e-5)
+
+
 def test_labels_are_dropped_once_a_sample():
     labels = torch.arange(10).repeat(2000)
     torch.manual_seed(0)
@@ -226,7 +249,7 @@ def test_an_autoencoder_that_cannot_be_is_refused():
 COMMON = ["--vae_channels", "8,8,16", "--batch_size", "32", "--device", "cpu", "--seed", "1"]
 VAE = ["--stage", "vae", *COMMON, "--epochs", "1", "--learning_rate", "3e-3"]
 DIT = ["--stage", "dit", *COMMON, "--depth", "1", "--width", "16", "--heads", "2", "--epochs", "3",
-       "--learning_rate", "1e-2", "--ema", "0.8", "--label_dropout", "0.2"]
+       "--learning_rate", "1e-2", "--ema", "0.8", "--label_dropout", "0.2", "--snr_gamma", "5"]
 
 
 @pytest.fixture(scope="module")
