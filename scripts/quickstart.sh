@@ -2,12 +2,14 @@
 # The whole method on real data: sample labelled garments with a small DiT, distil a student on them from a frozen
 # teacher, evaluate it on the 10,000 real test images of Fashion-MNIST. About 10 minutes on two CPU cores, after the
 # installation. Run again, it does only what is missing.
-# Settings can be given: SEED=1 sh scripts/quickstart.sh; SPLIT=holdout measures on the images kept for choosing.
+# Settings can be given: SEED=1 sh scripts/quickstart.sh; SPLIT=holdout measures on the images kept for choosing;
+# SOURCE=real trains on as many real images instead, by the same recipe, which shows what the generated ones lack.
 set -eu
 cd "$(dirname "$0")/.."
 GENERATOR=${GENERATOR:-save/models/fashion_mnist/DiT-6x128-2}
 TEACHER=${TEACHER:-save/models/fashion_mnist/resnet20/resnet20_latest.pth}
 STUDENT=${STUDENT:-resnet8}
+SOURCE=${SOURCE:-generated}      # or real
 SCALE=${SCALE:-1.2}              # guidance scale s
 STEPS=${STEPS:-25}               # steps of the ancestral DDPM chain, T
 IMAGES=${IMAGES:-3000}
@@ -15,11 +17,13 @@ EPOCHS=${EPOCHS:-20}
 BATCH=${BATCH:-32}
 RATE=${RATE:-0.05}               # learning rate
 TEMPERATURE=${TEMPERATURE:-4}
+MIXING=${MIXING:-none}           # or mixup, cutmix
 SEED=${SEED:-0}                  # of the images and of the student
 SPLIT=${SPLIT:-test}
 DATA=${DATA:-true_dataset}
-IMAGE_FOLDER=syn_dataset/quickstart_s${SCALE}_T${STEPS}_seed$SEED
-RUN=${STUDENT}_s${SCALE}_T${STEPS}_${IMAGES}_batch${BATCH}_seed${SEED}_$SPLIT
+TRAIN_DATA=syn_dataset/quickstart_$(basename "$GENERATOR")_s${SCALE}_T${STEPS}_seed$SEED
+[ "$SOURCE" = generated ] || TRAIN_DATA=real
+RUN=${RUN:-${STUDENT}_$(basename "$TRAIN_DATA")_${IMAGES}x${EPOCHS}_batch${BATCH}_seed${SEED}_$SPLIT}
 
 REQUIREMENTS=requirements.txt
 . scripts/setup.sh
@@ -28,15 +32,17 @@ START=$(date +%s)
 echo "1/4 the real Fashion-MNIST, for the evaluation"
 "$PYTHON" -m dataset.fashion_mnist --root "$DATA"
 
-echo "2/4 sampling $IMAGES labelled images: s = $SCALE, T = $STEPS"
-"$PYTHON" synthesize_dit.py --model "$GENERATOR" --sampler ddpm --num-sampling-steps "$STEPS" --cfg-scale "$SCALE" \
-    --data_amount "$IMAGES" --batch_size 100 --seed "$SEED" --save_dir "$IMAGE_FOLDER"
+if [ "$SOURCE" = generated ]; then
+    echo "2/4 sampling $IMAGES labelled images: s = $SCALE, T = $STEPS"
+    "$PYTHON" synthesize_dit.py --model "$GENERATOR" --sampler ddpm --num-sampling-steps "$STEPS" --cfg-scale "$SCALE" \
+        --data_amount "$IMAGES" --batch_size 100 --seed "$SEED" --save_dir "$TRAIN_DATA"
+fi
 
 echo "3/4 distilling a $STUDENT on them, from random initialisation"
 "$PYTHON" train_student.py --dataset fashion_mnist --data_root "$DATA" --val_split "$SPLIT" \
-    --path-t "$TEACHER" --model_s "$STUDENT" --train_data "$IMAGE_FOLDER" --data_amount "$IMAGES" \
+    --path-t "$TEACHER" --model_s "$STUDENT" --train_data "$TRAIN_DATA" --data_amount "$IMAGES" \
     --epochs "$EPOCHS" --batch_size "$BATCH" --learning_rate "$RATE" --schedule cosine --warmup_epochs 1 --weight_decay 5e-4 \
-    --kd_T "$TEMPERATURE" --seed "$SEED" --experiments_dir quickstart --experiments_name "$RUN" --resume
+    --kd_T "$TEMPERATURE" --use_aug "$MIXING" --seed "$SEED" --experiments_dir quickstart --experiments_name "$RUN" --resume
 
 echo "4/4 the result"
-"$PYTHON" -m helper.summary "save/student_model/quickstart/$RUN" "$IMAGE_FOLDER" $(($(date +%s) - START))
+"$PYTHON" -m helper.summary "save/student_model/quickstart/$RUN" "$TRAIN_DATA" $(($(date +%s) - START))

@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from helper import spread
+from helper.errors import UserError
+
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("dataset", "helper", "models", "scripts", "requirements.txt", "synthesize_dit.py", "train_student.py")
 
@@ -26,12 +31,12 @@ def copy_of_the_repository(folder):
     shutil.copy(folder / "requirements.txt", folder / ".venv/installed-requirements.txt")
 
 
-def quickstart(folder, data):
+def quickstart(folder, data, script="quickstart.sh", **more):
     weights = ROOT / "save/models/fashion_mnist"
     settings = {"GENERATOR": weights / "DiT-6x128-2", "TEACHER": weights / "resnet20/resnet20_latest.pth",
-                "DATA": data, "IMAGES": 20, "EPOCHS": 2}
+                "DATA": data, "IMAGES": 20, "EPOCHS": 2, **more}
     environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
-    done = subprocess.run(["sh", "scripts/quickstart.sh"], cwd=folder, env=environment, text=True, timeout=300,
+    done = subprocess.run(["sh", f"scripts/{script}"], cwd=folder, env=environment, text=True, timeout=300,
                           capture_output=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -54,3 +59,35 @@ def test_the_quickstart_makes_images_a_student_and_a_table_once(tmp_path, tiny_f
     assert "already there" in second and "nothing to do" in second
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert json.loads((run_folder / "result.json").read_text())["top1_last"] == result["top1_last"]
+
+
+def test_the_same_recipe_on_real_images_stands_beside(tmp_path, tiny_fashion_mnist):
+    copy_of_the_repository(tmp_path)
+    printed = quickstart(tmp_path, tiny_fashion_mnist, "fashion_mnist_gap.sh", SEEDS="0 1", EPOCHS=1)
+    results = {folder.name: json.loads((folder / "result.json").read_text())
+               for folder in (tmp_path / "save/student_model/quickstart").iterdir()}
+    assert results.keys() == {f"gap_{source}_seed{seed}_test" for source in ("generated", "real") for seed in (0, 1)}
+    for seed in (0, 1):
+        generated, real = (results[f"gap_{source}_seed{seed}_test"] for source in ("generated", "real"))
+        assert real["source"] == "real" and generated["source"].startswith("syn_dataset/quickstart_")
+        assert {key for key in real if real[key] != generated[key]} <= {
+            "method", "source", "top1_last", "top1_best", "top5_last", "agreement", "seconds"}
+    means = [(results[f"gap_{source}_seed0_test"]["top1_last"] + results[f"gap_{source}_seed1_test"]["top1_last"]) / 2
+             for source in ("generated", "real")]
+    summary = printed[printed.index("student's top-1"):]
+    for mean in means:
+        assert f" {mean:.2f} ± " in summary
+    assert f"real − generated  {means[1] - means[0]:.2f}" in summary
+    assert "20 real images of" not in summary and "having seen 20 real images" in printed
+
+
+def test_accuracies_on_different_images_are_not_averaged(tmp_path):
+    for name, split in (("one", "test"), ("other", "holdout")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(
+            {"dataset": "fashion_mnist", "val_split": split, "val_images": 10, "seed": 0, "method": "KD", "top1_last": 50.0}))
+    assert spread.main([str(tmp_path / "one")]) == {"real images": [50.0]}
+    with pytest.raises(UserError, match="measured on different images"):
+        spread.main([str(tmp_path / "one"), str(tmp_path / "other")])
+    with pytest.raises(UserError, match="usage"):
+        spread.main([])

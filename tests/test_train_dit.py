@@ -365,6 +365,7 @@ def _kill():
 @pytest.mark.parametrize("name, target, function, call, action, state", [
     ("middle", loops, "gradient_step", 14, lambda: os.kill(os.getpid(), signal.SIGTERM), (1, 4)),
     ("boundary", RunFolder, "end_epoch", 2, _kill, (2, 0)),
+    ("end", RunFolder, "end_epoch", 3, _kill, (3, 0)),  # trained, and the pipeline not yet written
 ])  # fmt: skip
 def test_interrupted_and_resumed_is_never_interrupted(pipeline, autoencoder, data, monkeypatch, name, target, function,
                                                       call, action, state):
@@ -394,6 +395,20 @@ def test_interrupted_and_resumed_is_never_interrupted(pipeline, autoencoder, dat
     assert rows_of(folder / "train_dit") == rows_of(whole / "train_dit")
     weights = [file.relative_to(whole) for file in whole.glob("*/*.safetensors")]
     assert len(weights) == 2 and all((folder / file).read_bytes() == (whole / file).read_bytes() for file in weights)
+
+
+@pytest.mark.parametrize("stage", ["vae", "dit"])
+def test_a_finished_stage_reads_no_image_and_writes_nothing(pipeline, autoencoder, data, monkeypatch, stage, capsys):
+    folder, argv = (autoencoder, VAE) if stage == "vae" else (pipeline[0], DIT)
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with monkeypatch.context() as patch:
+        patch.setattr(train_dit.real, "load_split", None)
+        result = train_dit.main([*data, *argv, "--save_dir", str(folder), "--resume"])
+        with pytest.raises(UserError, match="learning_rate was"):
+            train_dit.main([*data, *argv, "--save_dir", str(folder), "--resume", "--learning_rate", "0.5"])
+    assert result == json.loads((folder / f"train_{stage}/result.json").read_text())
+    assert "is finished" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == written
 
 
 def test_interrupted_autoencoder(autoencoder, data, monkeypatch, tmp_path):
