@@ -20,6 +20,8 @@ VALIDATION_IMAGES = 2_000  # enough to follow a loss; always the same ones
 def parse_option(argv=None):
     parser = flags.Parser(__doc__)
     parser.add_argument("--stage", choices=["vae", "dit"], required=True)
+    parser.add_argument("--data_amount", type=flags.amount, default=None,
+                        help="train on so many images, the same of each class (default: all)")
     parser.add_argument("--model_name", default=None,
                         help="folder and generator name (default: DiT-<depth>x<width>-<patch>)")
     parser.add_argument("--vae_channels", type=flags.int_list, default=[16, 32, 64],
@@ -86,7 +88,7 @@ def train_vae(options, world):
     optimizer = torch.optim.AdamW(vae.parameters(), options.learning_rate, weight_decay=options.weight_decay)
     network = loops.parallel(Reconstruction(vae), world)
     # The validation transform: training images that are neither cropped nor flipped.
-    loader = real.make_loader(real.load_split(options, "train"), options, world, train=False)
+    loader = real.make_loader(real.load_training(options), options, world, train=False)
     held_out = real.make_loader(held_out_images(options), options, world, train=False)
 
     def losses(batch):
@@ -146,7 +148,7 @@ def train_transformer(options, world):
 
     refuse_existing(stage_folder(options, "dit"), "dit", options.resume)  # before the work of encoding
     vae = load_vae(options).to(world.device)
-    train_images = real.load_split(options, "train")
+    train_images = real.load_training(options)
     moments, labels = encode(vae, train_images, options, world)
     set_scale(vae, moments)
     num_classes = len(train_images.class_names)

@@ -80,10 +80,7 @@ def read_images(options, num_classes):
     The classes of the released list are ImageNet's: for other data sets it sets `options.ignore_labels`.
     """
     if options.train_data == "real":
-        images = real.load_split(options, "train")
-        if options.data_amount is not None:
-            images = images.subset(folders.class_balanced_prefix(range(len(images)), images.labels,
-                                                                 options.data_amount, f"the real {options.dataset}"))
+        images = real.load_training(options)
     else:
         amount, source, class_list = options.data_amount, options.train_data, real.class_list(options)
         if source is None:

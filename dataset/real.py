@@ -89,6 +89,18 @@ def load_split(options, split):
     return _read_folder(options, _find(root, name, split == "train"), split == "train")
 
 
+def load_training(options):
+    """Returns the training ImageSet of `--dataset`, a class-balanced prefix of it where `--data_amount` is given.
+
+    Raises UserError as `load_split`, or if a class holds too few.
+    """
+    images = load_split(options, "train")
+    if options.data_amount is None:
+        return images
+    return images.subset(folders.class_balanced_prefix(range(len(images)), images.labels, options.data_amount,
+                                                       f"the real {options.dataset}"))
+
+
 def load_validation(options):
     """Returns the validation ImageSet: `--val_data` where it is given, else the data set's own."""
     listed = class_list(options)

@@ -397,6 +397,13 @@ def test_interrupted_and_resumed_is_never_interrupted(pipeline, autoencoder, dat
     assert len(weights) == 2 and all((folder / file).read_bytes() == (whole / file).read_bytes() for file in weights)
 
 
+def test_fewer_images(autoencoder, data, tmp_path):
+    argv = [*data, *VAE, "--data_amount", "70", "--save_dir", str(tmp_path)]
+    assert train_dit.main(argv)["image_steps"] == 2 * 32  # whole batches
+    with pytest.raises(UserError, match="needs .* images in class"):
+        train_dit.main([*data, *VAE, "--data_amount", "1m", "--save_dir", str(tmp_path / "more")])
+
+
 @pytest.mark.parametrize("stage", ["vae", "dit"])
 def test_a_finished_stage_reads_no_image_and_writes_nothing(pipeline, autoencoder, data, monkeypatch, stage, capsys):
     folder, argv = (autoencoder, VAE) if stage == "vae" else (pipeline[0], DIT)
