@@ -1,7 +1,8 @@
 """Trains a small latent diffusion pipeline on a labelled image set: an AutoencoderKL, then a DiT on its latents.
 
 The result, save/models/<dataset>/<model_name>/, is a diffusers pipeline folder that synthesize_dit.py samples from.
-Fashion-MNIST's holdout images measure it; they are never trained on.
+Fashion-MNIST's holdout images measure it; they are never trained on. Stage `reconstruct` writes real images as the
+autoencoder gives them back, by class: a student trained on them shows what the autoencoder alone loses.
 
     python train_dit.py --stage vae --dataset fashion_mnist --epochs 2 --learning_rate 1e-3
     python train_dit.py --stage dit --dataset fashion_mnist --epochs 10 --learning_rate 1e-3 --resume
@@ -19,7 +20,7 @@ VALIDATION_IMAGES = 2_000  # enough to follow a loss; always the same ones
 
 def parse_option(argv=None):
     parser = flags.Parser(__doc__)
-    parser.add_argument("--stage", choices=["vae", "dit"], required=True)
+    parser.add_argument("--stage", choices=["vae", "dit", "reconstruct"], required=True)
     parser.add_argument("--data_amount", type=flags.amount, default=None,
                         help="train on so many images, the same of each class (default: all)")
     parser.add_argument("--model_name", default=None,
@@ -52,7 +53,10 @@ def parse_option(argv=None):
 
 
 def main(argv=None):
-    """Trains one stage and returns its result (a dict); the pipeline folder is written at the end of `dit`."""
+    """Runs one stage and returns its result (a dict), or the folder of `reconstruct`.
+
+    The pipeline folder is written at the end of `dit`.
+    """
     options = parse_option(argv)
     from helper import processes
 
@@ -61,6 +65,8 @@ def main(argv=None):
     try:
         if result := finished_result(options, world):
             return result
+        if options.stage == "reconstruct":
+            return reconstruct(options, world)
         return (train_vae if options.stage == "vae" else train_transformer)(options, world)
     finally:
         world.close()
@@ -254,6 +260,35 @@ def encode(vae, images, options, world):
             labels.append(targets.cpu())
             bar.update(len(inputs))
     return torch.cat(moments).contiguous(), torch.cat(labels)
+
+
+def reconstruct(options, world):
+    """Writes the training images (`--data_amount` of them) after a pass through the autoencoder; returns the folder.
+
+    <save_dir>/reconstructed/0003/00017.png is the 17th of class 3. Rank 0 does the work.
+    """
+    import numpy as np
+    import torch
+
+    from dataset.image_writer import ImageWriter
+    from helper.diffusion import to_pixels
+    from helper.files import make_folder
+
+    folder = Path(options.save_dir) / "reconstructed"
+    if not world.is_main:
+        return folder
+    vae, images = load_vae(options).to(world.device), real.load_training(options)
+    moments, labels = encode(vae, images, options, world)
+    numbers = np.zeros(len(images.class_names), np.int64)
+    make_folder(folder)
+    with torch.no_grad(), ImageWriter("png") as writer:
+        for part, classes in zip(moments.split(256), labels.split(256)):
+            decoded = vae.decode(part.chunk(2, dim=1)[0].to(world.device)).sample
+            for pixels, label in zip(to_pixels(decoded, images.grey).cpu().numpy(), classes.tolist()):
+                writer.put(folder / f"{label:04d}/{numbers[label]:05d}.png", pixels)
+                numbers[label] += 1
+    print(f"{len(images)} images as the autoencoder gives them back: {folder}", flush=True)
+    return folder
 
 
 def set_scale(vae, moments):

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 import train_dit
+from dataset import fashion_mnist, folders
 from helper import checkpoints, loops
 from helper.diffusion_loss import TrainingChain, drop_labels, moving_average
 from helper.errors import UserError
@@ -402,6 +404,24 @@ def test_fewer_images(autoencoder, data, tmp_path):
     assert train_dit.main(argv)["image_steps"] == 2 * 32  # whole batches
     with pytest.raises(UserError, match="needs .* images in class"):
         train_dit.main([*data, *VAE, "--data_amount", "1m", "--save_dir", str(tmp_path / "more")])
+
+
+def test_reconstructed_images_lie_by_class(autoencoder, data, tiny_fashion_mnist):
+    argv = [*data, *VAE, "--stage", "reconstruct", "--data_amount", "40", "--save_dir", str(autoencoder)]
+    folder = train_dit.main(argv)
+    images = folders.read_training(folder, 10)
+    original = fashion_mnist.load(tiny_fashion_mnist, "train")
+    assert len(images) == 40 and np.bincount(images.labels).tolist() == [4] * 10
+    checkpoint = checkpoints.load(autoencoder / "train_vae/vae_latest.pth")
+    vae = build_vae([8, 8, 16], 4, 32).eval()
+    vae.load_state_dict(checkpoint["model"])
+    for label in (0, 7):
+        source = original.images[np.flatnonzero(original.labels == label)[3]]
+        with torch.no_grad():
+            x = torch.from_numpy(source).permute(2, 0, 1)[None] / 127.5 - 1
+            expected = vae.decode(vae.encode(x).latent_dist.mode()).sample.mean(dim=1)[0].clamp(-1, 1)
+        written = np.asarray(Image.open(folder / f"{label:04d}/00003.png"), np.float32)
+        assert written.shape == (32, 32) and np.abs(written - 127.5 * (expected.numpy() + 1)).max() <= 1
 
 
 @pytest.mark.parametrize("stage", ["vae", "dit"])
