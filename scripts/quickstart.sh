@@ -11,7 +11,8 @@ TEACHER=${TEACHER:-save/models/fashion_mnist/resnet20/resnet20_latest.pth}
 STUDENT=${STUDENT:-resnet8}
 SOURCE=${SOURCE:-generated}      # or real
 SCALE=${SCALE:-1.2}              # guidance scale s
-STEPS=${STEPS:-25}               # steps of the ancestral DDPM chain, T
+SAMPLER=${SAMPLER:-ddpm}         # the ancestral chain; or ddim, dpmsolver++
+STEPS=${STEPS:-25}               # its steps, T
 IMAGES=${IMAGES:-3000}
 EPOCHS=${EPOCHS:-20}
 BATCH=${BATCH:-32}
@@ -21,7 +22,7 @@ MIXING=${MIXING:-none}           # or mixup, cutmix
 SEED=${SEED:-0}                  # of the images and of the student
 SPLIT=${SPLIT:-test}
 DATA=${DATA:-true_dataset}
-TRAIN_DATA=syn_dataset/quickstart_$(basename "$GENERATOR")_s${SCALE}_T${STEPS}_seed$SEED
+TRAIN_DATA=syn_dataset/quickstart_$(basename "$GENERATOR")_${SAMPLER}_s${SCALE}_T${STEPS}_seed$SEED
 [ "$SOURCE" = generated ] || TRAIN_DATA=real
 RUN=${RUN:-${STUDENT}_$(basename "$TRAIN_DATA")_${IMAGES}x${EPOCHS}_batch${BATCH}_seed${SEED}_$SPLIT}
 
@@ -33,8 +34,8 @@ echo "1/4 the real Fashion-MNIST, for the evaluation"
 "$PYTHON" -m dataset.fashion_mnist --root "$DATA"
 
 if [ "$SOURCE" = generated ]; then
-    echo "2/4 sampling $IMAGES labelled images: s = $SCALE, T = $STEPS"
-    "$PYTHON" synthesize_dit.py --model "$GENERATOR" --sampler ddpm --num-sampling-steps "$STEPS" --cfg-scale "$SCALE" \
+    echo "2/4 sampling $IMAGES labelled images: s = $SCALE, T = $STEPS, $SAMPLER"
+    "$PYTHON" synthesize_dit.py --model "$GENERATOR" --sampler "$SAMPLER" --num-sampling-steps "$STEPS" --cfg-scale "$SCALE" \
         --data_amount "$IMAGES" --batch_size 100 --seed "$SEED" --save_dir "$TRAIN_DATA"
 fi
 
