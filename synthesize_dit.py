@@ -1,7 +1,7 @@
 """Samples labelled images of chosen classes with a DiT (DM-KD, arXiv 2305.12954) into a folder by class.
 
     python synthesize_dit.py --cfg-scale 2 --num-sampling-steps 100 --images_per_class 200
-    python synthesize_dit.py --model save/models/fashion_mnist/DiT-6x128-2 --sampler ddim --num-sampling-steps 50 \\
+    python synthesize_dit.py --model save/models/fashion_mnist/DiT-6x160-2 --sampler ddim --num-sampling-steps 50 \\
         --cfg-scale 1.5 --classes 5,7,9 --data_amount 3k --save_dir syn_dataset/shoes
     python synthesize_dit.py --model DiT-XL/2 --ckpt DiT-XL-2-256x256.pt --vae mse --image-size 256 --cfg-scale 2 \\
         --num-sampling-steps 100 --start_id 0 --end_id 500 --start_seed 0 --end_seed 20 --save_dir syn_dataset/flat

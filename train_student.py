@@ -1,7 +1,7 @@
 """Distils a student from a frozen teacher on a folder of images and evaluates it on the real validation set.
 
     python train_student.py --dataset fashion_mnist --path-t save/models/fashion_mnist/resnet20/resnet20_latest.pth \\
-        --model_s resnet8 --train_data syn_dataset/DiT-6x128-2_ddpm_s1.2_T25_seed0 --epochs 20 --schedule cosine
+        --model_s resnet8 --train_data syn_dataset/DiT-6x160-2_ddpm_s1.2_T25_seed0 --epochs 20 --schedule cosine
     torchrun --nproc_per_node 8 train_student.py --dataset imagenet --path-t save/models/ResNet18/resnet18.pth \\
         --model_s ResNet18 --data_amount 200k --data_quality 2 --s_step 100 --batch_size 256 --epochs 100 --kd_T 10
 

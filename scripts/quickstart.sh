@@ -6,7 +6,7 @@
 # SOURCE=real trains on as many real images instead, by the same recipe, which shows what the generated ones lack.
 set -eu
 cd "$(dirname "$0")/.."
-GENERATOR=${GENERATOR:-save/models/fashion_mnist/DiT-6x128-2}
+GENERATOR=${GENERATOR:-save/models/fashion_mnist/DiT-6x160-2}
 TEACHER=${TEACHER:-save/models/fashion_mnist/resnet20/resnet20_latest.pth}
 STUDENT=${STUDENT:-resnet8}
 SOURCE=${SOURCE:-generated}      # or real

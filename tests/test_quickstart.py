@@ -33,7 +33,7 @@ def copy_of_the_repository(folder):
 
 def quickstart(folder, data, script="quickstart.sh", **more):
     weights = ROOT / "save/models/fashion_mnist"
-    settings = {"GENERATOR": weights / "DiT-6x128-2", "TEACHER": weights / "resnet20/resnet20_latest.pth",
+    settings = {"GENERATOR": weights / "DiT-6x160-2", "TEACHER": weights / "resnet20/resnet20_latest.pth",
                 "DATA": data, "IMAGES": 20, "EPOCHS": 2, **more}
     environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
     done = subprocess.run(["sh", f"scripts/{script}"], cwd=folder, env=environment, text=True, timeout=300,
