@@ -85,7 +85,8 @@ def test_accuracies_on_different_images_are_not_averaged(tmp_path):
     for name, split in (("one", "test"), ("other", "holdout")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(json.dumps(
-            {"dataset": "fashion_mnist", "val_split": split, "val_images": 10, "seed": 0, "method": "KD", "top1_last": 50.0}))
+            {"dataset": "fashion_mnist", "val_split": split, "val_images": 10, "seed": 0, "method": "KD",
+             "top1_last": 50.0}))
     assert spread.main([str(tmp_path / "one")]) == {"real images": [50.0]}
     with pytest.raises(UserError, match="measured on different images"):
         spread.main([str(tmp_path / "one"), str(tmp_path / "other")])
