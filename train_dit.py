@@ -215,7 +215,8 @@ def train_transformer(options, world):
             print(f"pipeline: {options.save_dir}", flush=True)
 
     return train_stage(options, world, "dit", parts, loader, step, evaluate, optimizer,
-                       {"training loss": ["mse", "bound"], "ε-MSE on unseen images": ["val_mse", "val_mse_null"]}, write)
+                       {"training loss": ["mse", "bound"], "ε-MSE on unseen images": ["val_mse", "val_mse_null"]},
+                       write)
 
 
 def load_vae(options):
