@@ -63,21 +63,25 @@ def main(argv=None):
     processes.relaunch_under_torchrun(options, argv)
     world = processes.start(options)
     try:
-        if result := finished_result(options, world):
-            return result
         if options.stage == "reconstruct":
             return reconstruct(options, world)
+        if result := finished_result(options, world):
+            return result
         return (train_vae if options.stage == "vae" else train_transformer)(options, world)
     finally:
         world.close()
 
 
 def finished_result(options, world):
-    """Returns the result of the stage if `--resume` finds it finished, before any image is read; else None."""
-    from helper.runs import RunFolder
+    """Returns the result of the stage if `--resume` finds it finished, before any image is read; else None.
+
+    Raises UserError if there is a run and no `--resume`, or one of other settings.
+    """
+    from helper.runs import RunFolder, refuse_existing
 
     run_folder = RunFolder(stage_folder(options, options.stage), options.stage, {}, options, world)
-    if not options.resume or not run_folder.latest.exists():
+    refuse_existing(run_folder.folder, run_folder.name, options.resume)
+    if not run_folder.latest.exists():
         return None
     return run_folder.finished_result(run_folder.open(True, {}), options.epochs)
 
@@ -149,10 +153,8 @@ def train_transformer(options, world):
     from dataset.loader import TensorLoader
     from helper import loops
     from helper.diffusion_loss import TrainingChain, drop_labels, moving_average
-    from helper.runs import refuse_existing
     from models.build_dit import BETAS, build_dit, save_pipeline
 
-    refuse_existing(stage_folder(options, "dit"), "dit", options.resume)  # before the work of encoding
     vae = load_vae(options).to(world.device)
     train_images = real.load_training(options)
     moments, labels = encode(vae, train_images, options, world)
@@ -266,7 +268,8 @@ def encode(vae, images, options, world):
 def reconstruct(options, world):
     """Writes the training images (`--data_amount` of them) after a pass through the autoencoder; returns the folder.
 
-    <save_dir>/reconstructed/0003/00017.png is the 17th of class 3. Rank 0 does the work.
+    <save_dir>/reconstructed/0003/00017.png is image 17, from 0, of class 3. Rank 0 does the work.
+    Raises UserError if the folder is there: what an earlier run left would stand among the new images.
     """
     import numpy as np
     import torch
@@ -278,6 +281,8 @@ def reconstruct(options, world):
     folder = Path(options.save_dir) / "reconstructed"
     if not world.is_main:
         return folder
+    if folder.exists():
+        raise UserError(f"{folder} is there already: delete it, or give another --save_dir")
     vae, images = load_vae(options).to(world.device), real.load_training(options)
     moments, labels = encode(vae, images, options, world)
     numbers = np.zeros(len(images.class_names), np.int64)

@@ -22,7 +22,8 @@ for stage; do
     vae) "$PYTHON" train_dit.py --stage vae --dataset fashion_mnist --seed "$SEED" \
         --vae_channels 16,32,64 --latent_channels 8 --kl_weight 1e-3 \
         --epochs 5 --batch_size 16 --learning_rate 1e-3 --warmup_epochs 0.05 --save_dir "$OUT/DiT-6x160-2" --resume ;;
-    dit) "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$PROCESSES" train_dit.py --stage dit --dataset fashion_mnist --seed "$SEED" \
+    dit) "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$PROCESSES" \
+        train_dit.py --stage dit --dataset fashion_mnist --seed "$SEED" \
         --vae_channels 16,32,64 --latent_channels 8 --depth 6 --width 160 --heads 5 --patch_size 2 \
         --label_dropout 0.1 --snr_gamma 5 --ema 0.9995 \
         --epochs 40 --batch_size 128 --learning_rate 1e-3 --warmup_epochs 1 --save_dir "$OUT/DiT-6x160-2" --resume ;;

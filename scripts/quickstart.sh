@@ -22,8 +22,11 @@ MIXING=${MIXING:-none}           # or mixup, cutmix
 SEED=${SEED:-0}                  # of the images and of the student
 SPLIT=${SPLIT:-test}
 DATA=${DATA:-true_dataset}
-TRAIN_DATA=syn_dataset/quickstart_$(basename "$GENERATOR")_${SAMPLER}_s${SCALE}_T${STEPS}_seed$SEED
-[ "$SOURCE" = generated ] || TRAIN_DATA=real
+case $SOURCE in
+generated) TRAIN_DATA=syn_dataset/quickstart_$(basename "$GENERATOR")_${SAMPLER}_s${SCALE}_T${STEPS}_seed$SEED ;;
+real) TRAIN_DATA=real ;;
+*) echo "error: SOURCE is $SOURCE: generated or real" >&2; exit 2 ;;
+esac
 RUN=${RUN:-${STUDENT}_$(basename "$TRAIN_DATA")_${IMAGES}x${EPOCHS}_batch${BATCH}_seed${SEED}_$SPLIT}
 
 REQUIREMENTS=requirements.txt
