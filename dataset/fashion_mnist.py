@@ -98,9 +98,15 @@ def _from_torchvision(root, seconds):
 def _from_downloaded_package(root, seconds):
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         return
-    with tempfile.TemporaryDirectory(dir=root) as scratch:
+    with tempfile.TemporaryDirectory(dir=Path(root).absolute()) as scratch:
         if not _quietly(["apt-get", "download", DEBIAN_PACKAGE], seconds, cwd=scratch):
-            return
+            # A new machine has no package lists, or old ones; lists of our own need no administrator.
+            own = [f"-oDir::State::Lists={scratch}/lists", f"-oDir::Cache={scratch}/cache", "-oAPT::Sandbox::User="]
+            make_folder(Path(scratch) / "cache/archives/partial")
+            make_folder(Path(scratch) / "lists/partial")
+            if not (_quietly(["apt-get", *own, "update"], seconds, cwd=scratch)
+                    and _quietly(["apt-get", *own, "download", DEBIAN_PACKAGE], seconds, cwd=scratch)):
+                return
         for package in Path(scratch).glob("*.deb"):
             _quietly(["dpkg", "-x", str(package), scratch], seconds, cwd=scratch)
         _unpack(Path(scratch) / DEBIAN_FOLDER, root)
