@@ -23,21 +23,18 @@ SHUFFLE_RATE = 0.02  # the released script's learning rate of ShuffleV2 students
 def parse_option(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("distillation")
-    group.add_argument("--path-t", default=None, help="teacher checkpoint; the architecture is its folder's name, or "
-                       "else recognised by its tensors")
-    group.add_argument("--model_t", default=None, help="teacher architecture, where neither says it")
-    group.add_argument("--model_s", default=None, help="student: a name of models/, torchvision/NAME or timm/NAME "
-                       "(default: resnet8; with --evaluate, the checkpoint's own)")
+    flags.add_network_flags(group)
     group.add_argument("--distill", choices=["kd"], default="kd")
     group.add_argument("-a", "--alpha", type=flags.nonnegative_float, default=1.0, help="weight of the KL loss")
     group.add_argument("-r", "--gamma", type=flags.nonnegative_float, default=0.0, help="weight of the cross-entropy")
     group.add_argument("--kd_T", type=flags.positive_float, default=4.0, help="temperature τ (default: 4)")
-    group.add_argument("--use_aug", choices=["none", "mixup", "cutmix"], default="none")
-    for who, name, default in (("t", "teacher", "its checkpoint's or library's own, else the data set's"),
-                               ("s", "student", "the data set's")):
-        for what in ("mean", "std"):
-            group.add_argument(f"--{what}_{who}", type=flags.float_list, default=None,
-                               help=f"{what} of the {name}'s images in [0, 1] (default: {default})")
+    group.add_argument("--no_tau2", action="store_true", help="leave the factor τ² of the KL loss out, as One-Image does")
+    group.add_argument("--use_aug", choices=["none", "mixup", "cutmix"], default="none",
+                       help="mix the images of a batch (default: none)")
+    group.add_argument("--mix_beta", type=flags.positive_float, default=None,
+                       help="c of the mixing weight's Beta(c, c) (default: 0.4 of mixup, 0.25 of cutmix)")
+    group.add_argument("--augment", choices=["usual", "colour"], default=flags.LATER_FLAGS["augment"],
+                       help="colour: One-Image's crops and colours, of large images (default: usual)")
     group = parser.add_argument_group("training images")
     group.add_argument("--train_data", default=None, help="image folder, list of `path [label]` lines, or `real` "
                        "(default: the list syn_dataset/s{data_quality}_st{s_step}_{data_amount}.txt)")
@@ -54,6 +51,8 @@ def parse_option(argv=None):
     group.add_argument("--experiments_dir", default=None, help="default: <dataset>_<model_s>")
     group.add_argument("--experiments_name", default="fold-1")
     group.add_argument("--table", default=None, help="the table that the result belongs to, for result.json")
+    group.add_argument("--row", default=None, help="its row there (default: KD of real images; what the manifest of "
+                       "the images says; else DM-KD)")
     group.add_argument("--save_model", action="store_true", help="accepted for old command lines: weights are saved")
     group.add_argument("--evaluate", default=None, metavar="CHECKPOINT", help="measure a student and leave")
     group.add_argument("--estimate", action="store_true", help="print what the run would cost and leave")
@@ -65,6 +64,8 @@ def parse_option(argv=None):
         raise UserError("--path-t is needed: the teacher's checkpoint")
     if options.alpha == options.gamma == 0:
         raise UserError("-a and -r are both 0: nothing would be learnt")
+    if options.mix_beta and options.use_aug == "none":
+        raise UserError("--mix_beta is of mixed images: give --use_aug mixup or cutmix")
     if options.model_s == "ShuffleV2" and options.learning_rate != SHUFFLE_RATE:
         print(f"ShuffleV2 students train at --learning_rate {SHUFFLE_RATE}, as in the released script", flush=True)
         options.learning_rate = SHUFFLE_RATE
@@ -115,24 +116,6 @@ def main(argv=None):
         world.close()
 
 
-def statistics(options, who, path=None, name=None):
-    """Returns the Statistics that the teacher ('t') or the student ('s') sees its images with.
-
-    The flags' or else, of a checkpoint `path` that holds the network `name`, the file's own or those of the network's
-    library, the latter where the images are like ImageNet's; or else the data set's.
-    """
-    from models.classifiers import Statistics, statistics_of
-
-    info = real.REAL_SETS[options.dataset]
-    found = Statistics(info.mean, info.std, "the data set's")
-    if path is not None:
-        like_imagenet = real.image_size(options) > 64 or info.mean == real.REAL_SETS["imagenet"].mean
-        found = statistics_of(path, name, found, published=like_imagenet)
-    given = {what: getattr(options, f"{what}_{who}") for what in ("mean", "std")}
-    given = {what: values for what, values in given.items() if values}
-    return found._replace(**given, origin=" and ".join(f"--{what}_{who}" for what in given)) if given else found
-
-
 def distill(options, val_loader, world):
     """Trains the student and returns the result."""
     import torch
@@ -141,18 +124,19 @@ def distill(options, val_loader, world):
     from helper.cost import training_cost
     from helper.files import sha256
     from helper.runs import RunFolder
-    from models.classifiers import architecture_of, load_teacher, make_student
+    from models.classifiers import architecture_of, chosen_statistics, load_teacher, make_student
 
-    num_classes = len(val_loader.images.class_names)
+    num_classes, default = len(val_loader.images.class_names), real.default_statistics(options)
     options.model_t = options.model_t or architecture_of(options.path_t)
-    seen = {"teacher": statistics(options, "t", options.path_t, options.model_t), "student": statistics(options, "s")}
+    seen = {"teacher": chosen_statistics(options, "t", default, options.path_t, options.model_t),
+            "student": chosen_statistics(options, "s", default)}
     teacher = load_teacher(options.path_t, num_classes, *seen["teacher"][:2], options.model_t).to(world.device)
     images = read_images(options, num_classes)
     loader = real.make_loader(images, options, world, train=True)
     torch.manual_seed(options.seed)
     student = make_student(options.model_s, num_classes, *seen["student"][:2]).to(world.device)
     network, fixed = loops.compiled(loops.parallel(student, world), options), loops.compiled(teacher, options)
-    optimizer = loops.make_sgd(student, options)
+    optimizer = loops.make_optimizer(student, options)
     folder = Path("save/student_model") / options.experiments_dir / options.experiments_name
     inputs = {"teacher_sha256": sha256(options.path_t), "images": len(images)}
     run_folder = RunFolder(folder, options.model_s, {"model": student.net, "optimizer": optimizer}, options,
@@ -172,7 +156,7 @@ def distill(options, val_loader, world):
     run_folder.log(str(training_cost(student, real.image_size(options), loader, len(val_loader.images),
                                      options.epochs, teacher)))
     teacher_metrics, teacher_classes = loops.evaluate_classifier(teacher, val_loader, world, options.amp)
-    report_teacher(run_folder, options, teacher_metrics["top1"], num_classes)
+    loops.report_teacher(run_folder, options.model_t, teacher_metrics["top1"], num_classes)
     step = loops.distillation_step(network, fixed, optimizer, options, world.device)
 
     def evaluate():
@@ -181,7 +165,7 @@ def distill(options, val_loader, world):
 
     loops.fit(run_folder, progress, loader, step, evaluate, optimizer, loops.make_schedule(options), options)
     result = loops.classifier_result(
-        progress, options, loader, val_loader, method="KD" if options.train_data == "real" else "DM-KD",
+        progress, options, loader, val_loader, method=options.row or method_of(options, images),
         teacher=options.model_t, student=options.model_s, source=images.origin.get("source", "real"),
         images=len(images), table=options.table, teacher_top1=teacher_metrics["top1"])
     run_folder.finish(result, {"distillation loss": ["loss"], "agreement with the teacher (%)":
@@ -191,22 +175,21 @@ def distill(options, val_loader, world):
     return result
 
 
-def report_teacher(run_folder, options, top1, num_classes):
-    """Logs the teacher's own accuracy, with a warning where it is hardly better than chance."""
-    run_folder.log(f"teacher {options.model_t}: top-1 {top1:.2f} % on the real validation set")
-    if top1 < 3 * 100 / num_classes:
-        run_folder.log("warning: the teacher is below three times chance: its classes may be in another order, or its "
-                       "images normalised otherwise (--mean_t, --std_t)")
+def method_of(options, images):
+    """Returns the name of the tables' row that a student of these images belongs to."""
+    if options.train_data == "real":
+        return "KD"
+    return (images.origin.get("manifest") or {}).get("method", "DM-KD")
 
 
 def evaluate_checkpoint(options, val_loader, world):
     """Measures the student in `--evaluate` and returns its metrics."""
     from helper import loops
-    from models.classifiers import architecture_of, load_teacher
+    from models.classifiers import architecture_of, chosen_statistics, load_teacher
 
     path = options.evaluate
     name = options.model_s or architecture_of(path)
-    found = statistics(options, "s", path, name)
+    found = chosen_statistics(options, "s", real.default_statistics(options), path, name)
     student = load_teacher(path, len(val_loader.images.class_names), *found[:2], name).to(world.device)
     if world.is_main:
         print(f"{name}, its images normalised with {found}", flush=True)

@@ -25,6 +25,8 @@ def parse_option(argv=None):
                         "`path label` lines (default: the data set's own)")
     parser.add_argument("--label_smoothing", type=flags.share, default=0.0)
     parser.add_argument("--save_dir", default=None, help="default: save/models/<dataset>/<model>")
+    parser.add_argument("--table", default=None, help="the table that the result belongs to, for result.json")
+    parser.add_argument("--row", choices=["Teacher", "Student"], default="Teacher", help="its row there")
     flags.add_training_flags(parser, epochs=200, batch_size=256, learning_rate=0.1, weight_decay=5e-4)
     flags.add_schedule_flags(parser, lr_decay_epochs=[120, 150, 180], lr_decay_rate=0.2)
     real.add_flags(parser)
@@ -78,7 +80,7 @@ def main(argv=None):
         model = make_student(options.model, num_classes, *seen[:2], checkpoint=file, new_head=notes.append,
                              pretrained=options.pretrained is True).to(world.device)
         network = loops.compiled(loops.parallel(model, world), options)
-        optimizer = loops.make_sgd(model, options)
+        optimizer = loops.make_optimizer(model, options)
         run_folder = RunFolder(options.save_dir, options.model, {"model": model.net, "optimizer": optimizer},
                                options, world, {"images": len(train_images)}, seen.facts)
         progress = run_folder.open(options.resume, {"train": train_images.origin, "validation": val_images.origin,
@@ -106,8 +108,8 @@ def main(argv=None):
             return metrics, metrics["top1"]
 
         loops.fit(run_folder, progress, loader, step, evaluate, optimizer, loops.make_schedule(options), options)
-        result = loops.classifier_result(progress, options, loader, val_loader, method="Teacher", teacher=None,
-                                         student=options.model,
+        result = loops.classifier_result(progress, options, loader, val_loader, method=options.row, teacher=None,
+                                         student=options.model, table=options.table,
                                          source=options.train_data or "real", images=len(train_images))
         run_folder.finish(result, {"cross-entropy": ["loss", "val_loss"], "accuracy (%)": ["train_top1", "top1"]})
         return result

@@ -92,14 +92,14 @@ def make_steps(pair, batch_size, size, device, amp="off"):
         return [tensor.pin_memory() if device.type == "cuda" else tensor for tensor in tensors]
 
     our_batch = on_host(images, labels)
-    our_step = loops.distillation_step(student, teacher, loops.make_sgd(student, options), options, device)
+    our_step = loops.distillation_step(student, teacher, loops.make_optimizer(student, options), options, device)
     steps = {OURS: lambda: our_step(our_batch)}
 
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     their_batch = on_host(((images.permute(0, 3, 1, 2) / 255 - mean) / std).contiguous(), labels)
     for name, make in ((DMKD, dmkd_step), (REPDISTILLER, repdistiller_step)):
         network = copy.deepcopy(their_student)
-        step = make(network, copy.deepcopy(their_teacher), loops.make_sgd(network, options), options, device)
+        step = make(network, copy.deepcopy(their_teacher), loops.make_optimizer(network, options), options, device)
         steps[name] = lambda step=step: step(their_batch)
     return steps
 

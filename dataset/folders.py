@@ -14,6 +14,7 @@ from dataset.class_list import IMAGENET_CLASSES, imagenet_synsets, whole_imagene
 from dataset.image_set import ImageSet
 from dataset.lists import read_list
 from dataset.paths import EXTENSIONS, Paths, image_names, released_classes
+from dataset.places365 import training_folder
 from helper.errors import UserError
 from helper.files import read_json
 
@@ -27,6 +28,7 @@ def read_training(source, num_classes, amount=None, class_list=None, ignore_labe
     N mod C, in the order of their index (released sets: of seed and num), so that a larger amount contains a smaller.
     With a ClassList only images of its classes are kept, and a label is its class's place in the list.
     `ignore_labels`: labels only balance the amount; every image counts, whatever the class list.
+    Of torchvision's Places365, its root or a list of it, the training images are read; the root gives no labels.
     Raises UserError if there is nothing to read, an image of a list is missing, a class is out of range, or the set
     holds too few images.
     """
@@ -34,12 +36,14 @@ def read_training(source, num_classes, amount=None, class_list=None, ignore_labe
     if ignore_labels:
         num_classes = class_list = None
     manifest = read_json(source / "manifest.json", "manifest") if (source / "manifest.json").is_file() else None
+    places365 = training_folder(source)
     if source.is_file():
-        paths, labels = _chosen(*read_list(source), class_list, source)
+        paths, labels = _chosen(*read_list(source, [places365] if places365 else ()), class_list, source)
     elif source.is_dir():
         # A generator of unlabelled images says so: its shards are numbered like classes.
-        labelled = manifest is None or manifest.get("labelled", True)
-        paths, labels = _scan(source, num_classes, class_list) if labelled else (_images_below(source), None)
+        labelled = places365 is None and (manifest is None or manifest.get("labelled", True))
+        paths, labels = (_scan(source, num_classes, class_list) if labelled
+                         else (_images_below(places365 or source), None))
     else:
         raise UserError(f"training images not found: {source}: give an image folder or a list file")
     if not len(paths):

@@ -16,8 +16,9 @@ _LONGEST = 1 << 13  # bytes of a line: more than any path has
 def read_list(source, roots=()):
     """Returns (Paths, int64 labels (N,) or None) of a list file, in its order.
 
-    A path is relative to the working directory, then to the list's folder, then to `roots`. The label is the number at
-    the end of the line, else the one after `class_` in the file's name.
+    A path is relative to the working directory, then to the list's folder, then to `roots`; so are those that begin
+    with a slash and are not there (Places365's). The label is the number at the end of the line, else the one after
+    `class_` in the file's name.
     Raises UserError if it is no text, an image is not there, or some lines have labels and others none.
     """
     source, table, parts, first = Path(source), {}, [], 1
@@ -82,7 +83,7 @@ def _locate(source, folders, folder_of, names, numbers, roots):
     by_folder = np.argsort(folder_of, kind="stable")
     for folder, mine in zip(folders, np.split(by_folder, np.cumsum(np.bincount(folder_of))[:-1]), strict=True):
         for base in bases:
-            place = os.path.join(base, folder)
+            place = os.path.join(base, folder.lstrip("/") if base else folder)
             present = _listing(place)
             found = np.fromiter(map(present.__contains__, names[mine]), bool, len(mine))
             place_of[mine[found]] = len(places)

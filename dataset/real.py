@@ -198,12 +198,22 @@ def image_size(options):
     return options.image_size or REAL_SETS[options.dataset].image_size
 
 
+def default_statistics(options):
+    """Returns (mean, std, whether the images are like ImageNet's, so that a library's statistics fit them)."""
+    info = REAL_SETS[options.dataset]
+    return info.mean, info.std, image_size(options) > _SMALL or info.mean == IMAGENET_STATS["mean"]
+
+
 def make_loader(images, options, world, *, train):
-    """Returns the Loader of an ImageSet with the transform of its use; small sets are kept in memory."""
+    """Returns the Loader of an ImageSet with the transform of its use; small sets are kept in memory.
+
+    `options.augment`, where a script has it, chooses the training transform: 'usual', or 'colour' (One-Image's).
+    """
     from dataset.loader import Loader, keep_in_memory  # imports torch: not before the flags are checked
 
     size = image_size(options)
-    transform = transforms.training(size) if train else transforms.validation(size)
+    colour = getattr(options, "augment", "usual") == "colour"
+    transform = transforms.training(size, colour) if train else transforms.validation(size)
     on_gpu = world.device.type == "cuda"
     ordered = max(options.batch_size, 512 * world.size) if on_gpu and size <= _SMALL else options.batch_size
     return Loader(keep_in_memory(images, transform.shrink) if size <= _SMALL else images, transform,

@@ -2,6 +2,7 @@
 
 'small' (CIFAR, Fashion-MNIST): resize to S×S, crop after zero-padding by S/8, flip; validation as it is.
 'large' (ImageNet): random-resized crop to S, flip; validation: the shorter side to S·8/7, centre crop S.
+One-Image (arXiv 2112.00725) trains on large images whose colours are changed too.
 """
 
 import math
@@ -9,6 +10,8 @@ import math
 import numpy as np
 from PIL import Image
 
+from dataset.colour import change, draw_jitter
+from helper.errors import UserError
 
 _DRAWS = 3  # random numbers that a small image takes
 
@@ -73,6 +76,8 @@ class SmallValidation(Small):
 class Large:
     """Training transform of large images: a crop of 8–100 % of the area and aspect 3/4–4/3, resized, flipped."""
 
+    resample = Image.BILINEAR
+
     def __init__(self, size, area=(0.08, 1.0)):
         self.size, self.area = size, area
 
@@ -85,7 +90,7 @@ class Large:
         return np.random.default_rng((seed, epoch, index))
 
     def __call__(self, image, rng):
-        crop = image.resize((self.size, self.size), Image.BILINEAR, box=self.crop_box(*image.size, rng))
+        crop = image.resize((self.size, self.size), self.resample, box=self.crop_box(*image.size, rng))
         return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
 
     def crop_box(self, width, height, rng):
@@ -100,6 +105,26 @@ class Large:
         w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
         left, top = (width - w) // 2, (height - h) // 2
         return left, top, left + w, top + h
+
+
+class LargeColour(Large):
+    """One-Image's training transform: `Large`, resized bicubically, and then its colours changed at random.
+
+    A jitter of 0.4 each in four fifths of the images, grey in a fifth, solarised in a fifth (values from 128 on are
+    inverted). The authors flip last; no change of colour depends on where a pixel is, so the result is the same.
+    """
+
+    resample = Image.BICUBIC
+
+    def __call__(self, image, rng):
+        return change(super().__call__(image, rng), self.changes(rng))
+
+    @staticmethod
+    def changes(rng):
+        """Returns the changes of an image's colours, as `dataset.colour` has them."""
+        changes = draw_jitter((0.4,) * 4, rng) if rng.random() < 0.8 else []
+        changes += [("rgb_to_grayscale", 3)] if rng.random() < 0.2 else []
+        return changes + ([("solarize", 128)] if rng.random() < 0.2 else [])
 
 
 class LargeValidation:
@@ -122,9 +147,17 @@ class LargeValidation:
         return image
 
 
-def training(size):
-    """Returns the training transform for images of `size` pixels: 'small' up to 64, 'large' above."""
-    return Small(size) if size <= 64 else Large(size)
+def training(size, colour=False):
+    """Returns the training transform for images of `size` pixels: 'small' up to 64, 'large' above.
+
+    `colour`: One-Image's changes of colour besides. Raises UserError for small images: its recipe has none for them.
+    """
+    if size > 64:
+        return LargeColour(size) if colour else Large(size)
+    if colour:
+        raise UserError(f"--augment colour is for images of more than 64 pixels and these have {size}; One-Image crops "
+                        "and flips small ones, which is --augment usual")
+    return Small(size)
 
 
 def validation(size):

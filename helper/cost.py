@@ -12,11 +12,11 @@ _PREFIXES = ("", "K", "M", "G", "T", "P", "E", "Z")
 def forward_operations(network, *inputs):
     """Returns the floating-point operations of `network(*inputs)`, two for a multiply-add, by shapes alone.
 
-    Convolutions and matrix products count, norms and activations do not. Nothing is computed: weights and inputs
-    (tensors on any device) are replaced by tensors without memory.
+    Convolutions and matrix products count, norms and activations do not. Nothing is computed: weights and inputs that
+    are tensors (on any device) are replaced by tensors without memory.
     """
-    def on_meta(tensor):
-        return torch.empty_like(tensor, device="meta")
+    def on_meta(value):
+        return torch.empty_like(value, device="meta") if isinstance(value, torch.Tensor) else value
 
     state = {name: on_meta(value) for name, value in [*network.named_parameters(), *network.named_buffers()]}
     counter = FlopCounterMode(display=False)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from helper.cost import Pace
-from helper.losses import MIXING, kd_loss
+from helper.losses import kd_loss, mixing
 from helper.processes import StopRequest
 
 SIGTERM_EXIT = 143  # what a shell reports for a process that SIGTERM ended
@@ -43,10 +43,13 @@ def make_schedule(options):
     return rate
 
 
-def autocast(amp, device):
-    """Returns the autocast context of `--amp`: bf16, or nothing."""
+def autocast(amp, device, cache=True):
+    """Returns the autocast context of `--amp`: bf16, or nothing.
+
+    `cache`: weights are cast once within the context, which must then hold one forward pass and no optimizer step.
+    """
     enabled = amp == "bf16" or (amp == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=cache)
 
 
 def to_device(batch, device):
@@ -66,23 +69,24 @@ def gradient_step(loss, optimizer):
     optimizer.step()
 
 
-def distillation_step(network, teacher, optimizer, options, device):
+def distillation_step(network, teacher, optimizer, options, device, take=to_device):
     """Returns `step(batch)`, one step of the student `network` towards the frozen `teacher` (arXiv 2305.12954, eq. 4).
 
     Both map images (N, 3, H, W) in [0, 1] to logits; the network is in training mode, the teacher in eval mode.
-    options: `alpha`, `gamma`, `kd_T`, `use_aug` and `amp`. A batch is what `to_device` takes, labels in 0…K−1 (any
-    number where `gamma` is 0). The step returns sums over the batch, for `train_epoch`.
+    options: `alpha`, `gamma`, `kd_T`, `no_tau2`, `use_aug`, `mix_beta` and `amp`. `take(batch, device)` makes images and
+    labels of a batch, labels in 0…K−1 (anything where `gamma` is 0). The step returns sums over the batch, for
+    `train_epoch`.
     """
-    mix = MIXING[options.use_aug]
+    mix = mixing(options.use_aug, options.mix_beta)
 
     def step(batch):
-        images, labels = to_device(batch, device)
+        images, labels = take(batch, device)
         images = mix(images)
         with autocast(options.amp, device):
             with torch.no_grad():
                 teacher_logits = teacher(images)
             logits = network(images)
-        loss = options.alpha * kd_loss(logits, teacher_logits, options.kd_T)
+        loss = options.alpha * kd_loss(logits, teacher_logits, options.kd_T, scaled=not options.no_tau2)
         if options.gamma:
             loss = loss + options.gamma * F.cross_entropy(logits.float(), labels)
         gradient_step(loss, optimizer)
@@ -145,16 +149,18 @@ def _with_pace(step, run, progress, loader, epochs):
     return timed_step
 
 
-def fit(run, progress, loader, step, evaluate, optimizer, rate, options):
+def fit(run, progress, loader, step, evaluate, optimizer, rate, options, prepare=lambda progress, stop: None):
     """Trains until `options.epochs` are done: every epoch its steps, the evaluation, a row of metrics, a checkpoint.
 
     `evaluate()` returns (metrics dict, score); the best score's weights are kept beside the latest.
+    `prepare(progress, stop)` comes before an epoch's steps, those of a resumed one too, and may look at the StopRequest.
     Asked to stop by SIGTERM, saves in the middle of the epoch and leaves with exit code 143.
     """
     world = run.world
     step = _with_pace(step, run, progress, loader, options.epochs)
     with StopRequest() as stop:
         while progress.epoch < options.epochs:
+            prepare(progress, stop)
             started = time.monotonic()
             title = f"epoch {progress.epoch + 1}/{options.epochs}"
             if progress.step and not world.is_main:
@@ -238,10 +244,21 @@ def compiled(network, options):
     return torch.compile(network) if options.compile else network
 
 
-def make_sgd(model, options):
-    """Returns SGD as the flags describe it."""
-    return torch.optim.SGD(model.parameters(), options.learning_rate, momentum=options.momentum,
-                           weight_decay=options.weight_decay)
+def make_optimizer(model, options):
+    """Returns the optimizer that the flags describe: SGD with momentum, Adam or AdamW with their usual decays."""
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), options.learning_rate, momentum=options.momentum,
+                               weight_decay=options.weight_decay)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.optimizer]
+    return kind(model.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+
+
+def report_teacher(run_folder, name, top1, num_classes):
+    """Logs the accuracy of the teacher `name`, `top1` in percent, with a warning if it is hardly above chance."""
+    run_folder.log(f"teacher {name}: top-1 {top1:.2f} % on the real validation set")
+    if top1 < 3 * 100 / num_classes:
+        run_folder.log("warning: the teacher is below three times chance: its classes may be in another order, or its "
+                       "images normalised otherwise (--mean_t, --std_t)")
 
 
 def classifier_result(progress, options, loader, val_loader, *, method, teacher, student, source, images, table=None,

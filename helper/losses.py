@@ -1,19 +1,22 @@
 """Losses and mixing of distillation (DM-KD, arXiv 2305.12954, eq. 4; arXiv 1503.02531)."""
 
+import functools
 import math
 
 import torch
 import torch.nn.functional as F
 
 
-def kd_loss(student_logits, teacher_logits, temperature):
+def kd_loss(student_logits, teacher_logits, temperature, scaled=True):
     """Returns KL(softmax(t/τ) ‖ softmax(s/τ)) · τ², summed over classes and averaged over the batch (a 0-d tensor).
 
-    Logits are (N, K), of any float type; the loss is computed in float32. `temperature` τ > 0.
+    Logits are (N, K), of any float type; the loss is computed in float32. `temperature` τ > 0. `scaled` False leaves
+    the factor τ² out, as One-Image does (arXiv 2112.00725).
     """
     log_s = F.log_softmax(student_logits.float() / temperature, dim=1)
     log_t = F.log_softmax(teacher_logits.float() / temperature, dim=1)
-    return F.kl_div(log_s, log_t, reduction="batchmean", log_target=True) * temperature**2
+    divergence = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+    return divergence * temperature**2 if scaled else divergence
 
 
 def mixup(images, concentration=0.4):
@@ -44,4 +47,12 @@ def _draw(images, concentration):
     return weight, torch.randperm(len(images)).to(images.device, non_blocking=True)
 
 
-MIXING = {"none": lambda images: images, "mixup": mixup, "cutmix": cutmix}
+def mixing(name, concentration=None):
+    """Returns the function images → images of `name` ('none', 'mixup', 'cutmix'), with λ ~ Beta(c, c).
+
+    `concentration` c is the released one where it is None: 0.4 of mixup, 0.25 of cutmix.
+    """
+    if name == "none":
+        return lambda images: images
+    mix = {"mixup": mixup, "cutmix": cutmix}[name]
+    return mix if concentration is None else functools.partial(mix, concentration=concentration)

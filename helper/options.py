@@ -1,10 +1,14 @@
 """Flags: a parser whose names take `-` or `_`, whose errors are one line, and the flags that scripts share."""
 
 import argparse
+import dataclasses
 import math
 import sys
 
 from helper.errors import UserError
+
+# Flags that are younger than some runs, and what these ran with: they can be resumed all the same.
+LATER_FLAGS = {"optimizer": "sgd", "augment": "usual"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -136,15 +140,38 @@ def add_training_flags(parser, *, epochs, batch_size, learning_rate, weight_deca
     group.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
 
 
-def add_schedule_flags(parser, *, lr_decay_epochs, lr_decay_rate=0.1):
-    """Learning-rate schedule of the classifiers."""
-    group = parser.add_argument_group("schedule")
-    group.add_argument("--schedule", choices=["step", "cosine"], default="step")
-    group.add_argument("--lr_decay_epochs", type=int_list, default=lr_decay_epochs,
+def add_teacher_flags(group):
+    """The teacher, and what its images are normalised with."""
+    group.add_argument("--path-t", default=None, help="teacher checkpoint; the architecture is its folder's name, or "
+                       "else recognised by its tensors")
+    group.add_argument("--model_t", default=None, help="teacher architecture, where neither says it")
+    _add_statistics_flags(group, "t", "teacher", "its checkpoint's or library's own, else the data set's")
+
+
+def add_network_flags(group):
+    """Teacher and student of a distillation, and what their images are normalised with."""
+    add_teacher_flags(group)
+    group.add_argument("--model_s", default=None, help="student: a name of models/, torchvision/NAME or timm/NAME "
+                       "(default: resnet8; with --evaluate, the checkpoint's own)")
+    _add_statistics_flags(group, "s", "student", "the data set's")
+
+
+def _add_statistics_flags(group, who, name, default):
+    for what in ("mean", "std"):
+        group.add_argument(f"--{what}_{who}", type=float_list, default=None,
+                           help=f"{what} of the {name}'s images in [0, 1] (default: {default})")
+
+
+def add_schedule_flags(parser, *, lr_decay_epochs=(), lr_decay_rate=0.1, schedule="step", min_lr=0.0):
+    """Optimizer and learning-rate schedule of the classifiers."""
+    group = parser.add_argument_group("optimizer and schedule")
+    group.add_argument("--optimizer", choices=["sgd", "adam", "adamw"], default=LATER_FLAGS["optimizer"])
+    group.add_argument("--schedule", choices=["step", "cosine"], default=schedule)
+    group.add_argument("--lr_decay_epochs", type=int_list, default=list(lr_decay_epochs),
                        help="the rate drops after these epochs")
     group.add_argument("--lr_decay_rate", type=positive_float, default=lr_decay_rate)
-    group.add_argument("--min_lr", type=nonnegative_float, default=0.0, help="where the cosine ends")
-    group.add_argument("--momentum", type=nonnegative_float, default=0.9)
+    group.add_argument("--min_lr", type=nonnegative_float, default=min_lr, help="where the cosine ends")
+    group.add_argument("--momentum", type=nonnegative_float, default=0.9, help="of sgd")
 
 
 def result_flags(options):
@@ -154,5 +181,59 @@ def result_flags(options):
     """
     free = {"resume", "num_workers", "print_freq", "device", "gpu_id", "multiprocessing_distributed", "dist_url",
             "world_size", "rank", "save_model", "deterministic", "evaluate", "estimate", "experiments_dir",
-            "experiments_name", "model_name", "save_dir", "table", "path_t", "data_root", "val_batch_size"}
+            "experiments_name", "model_name", "save_dir", "table", "row", "path_t", "data_root",
+            "val_batch_size"}
     return {name: value for name, value in vars(options).items() if name not in free}
+
+
+def one_of(*names):
+    """Returns an argparse type: one of `names`, for a setting (a flag's own `choices` say it better)."""
+
+    def chosen(text):
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(names)}")
+        return text
+
+    return chosen
+
+
+def setting(default, kind, text):
+    """Returns a field of a `Settings` dataclass: its default, the argparse type and the help of its flag."""
+    return dataclasses.field(default=default, metadata={"type": kind, "help": text})
+
+
+def add_settings_flags(parser, title, settings):
+    """Adds a flag for each field of the dataclasses in `settings` {method: dataclass}, one flag for fields of one name.
+
+    A field's metadata may hold `help` and `type` (an argparse type; default: the type of the field's default). Flags
+    that are not given are None: `settings_of` then takes the method's own value.
+    """
+    group = parser.add_argument_group(title)
+    methods_of = {}
+    for method, kind in settings.items():
+        for field in dataclasses.fields(kind):
+            methods_of.setdefault(field.name, []).append((method, field))
+    for name, users in methods_of.items():
+        field = users[0][1]
+        values = ", ".join(f"{method} {_shown(field.default)}" for method, field in users)
+        group.add_argument(f"--{name}", type=field.metadata.get("type", type(field.default)), default=None,
+                           help=f"{field.metadata.get('help', '')} ({values})".strip())
+
+
+def _shown(value):
+    """A default as it would be given on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def settings_of(options, method, settings, defaults=None):
+    """Returns the dataclass `settings[method]` filled from the flags; `defaults` {field: value} go before its own.
+
+    Raises UserError for a flag that is given and belongs to other methods only.
+    """
+    own = {field.name for field in dataclasses.fields(settings[method])}
+    for name in sorted({field.name for kind in settings.values() for field in dataclasses.fields(kind)} - own):
+        if getattr(options, name) is not None:
+            users = [other for other, kind in settings.items() if name in {f.name for f in dataclasses.fields(kind)}]
+            raise UserError(f"--{name} is a setting of {', '.join(users)} and plays no part in {method}: leave it out")
+    given = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
+    return settings[method](**{**(defaults or {}), **given})

@@ -36,6 +36,24 @@ class World:
         """Returns whether `flag` is true in any process."""
         return bool(self.sum(torch.tensor(float(flag), dtype=torch.float64)))
 
+    def average(self, tensors):
+        """Replaces float `tensors`, on this process's device, by their means over all processes, in one exchange."""
+        if self.size > 1:
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+            dist.all_reduce(flat)
+            parts = (flat / self.size).split([tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view(tensor.shape))
+
+    def gather(self, tensor):
+        """Returns the tensors (n, …) of all processes, of one shape, as one (size · n, …), in the order of the ranks."""
+        if self.size == 1:
+            return tensor
+        tensor = tensor.contiguous()
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor)
+        return torch.cat(parts)
+
     def from_main(self, function):
         """Calls `function()` on rank 0 alone; every process returns its result, or raises its UserError or OSError."""
         if self.size == 1:
@@ -55,11 +73,15 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def share(self, tensors):
+        """Gives every process rank 0's values of `tensors`, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
+
     def share_buffers(self, module):
         """Gives every process rank 0's buffers (BatchNorm statistics differ from rank to rank)."""
-        if self.size > 1:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, 0)
+        self.share(module.buffers())
 
     def close(self):
         if self.size > 1 and dist.is_initialized():
@@ -115,6 +137,16 @@ def start(options):
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return World(rank, size, device)
+
+
+def fix_kernels(tf32):
+    """Lets the GPU's kernels for an image depend on its shapes alone; `tf32`: round products to TF32.
+
+    Kernels chosen by timing could differ from one process to the next, and with them the images.
+    """
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
 def relaunch_under_torchrun(options, argv):

@@ -15,9 +15,8 @@ import torch
 from helper import checkpoints
 from helper.errors import UserError
 from helper.files import file_stem, make_folder, read_json, remove_parts, whole_file, write_json, write_text
-from helper.options import result_flags
-
-RESULT_SCHEMA = 1
+from helper.options import LATER_FLAGS, result_flags
+from helper.results import RESULT_SCHEMA
 
 
 @dataclass
@@ -83,7 +82,7 @@ class RunFolder:
         if not isinstance(state, dict) or "progress" not in state:
             raise UserError(f"{self.latest} is not a run's checkpoint to resume from: choose another folder")
         for key, value in self.flags.items():
-            before = state["flags"].get(key)
+            before = state["flags"].get(key, LATER_FLAGS.get(key))
             # A run made before a flag existed went on as if it had not been given.
             if before != value and (key in state["flags"] or value):
                 raise UserError(f"--resume: {key} was {before} in {self.folder} and is {value} now: "
@@ -95,10 +94,11 @@ class RunFolder:
         return progress
 
     def save(self, progress, finished=False):
-        """Writes the latest checkpoint; a finished run's holds the weights without the optimizer's state."""
+        """Writes the latest checkpoint; a finished run's holds the weights without what trained them."""
         if not self.world.is_main:
             return
-        state = {name: part.state_dict() for name, part in self.parts.items() if not finished or name != "optimizer"}
+        state = {name: part.state_dict() for name, part in self.parts.items()
+                 if not finished or name not in ("optimizer", "method")}
         checkpoints.save(self.latest, {**state, **self.facts, "flags": self.flags, "progress": vars(progress)})
 
     def end_epoch(self, progress, row, score, finished):

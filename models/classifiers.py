@@ -86,6 +86,22 @@ def statistics_of(path, name, default, published):
     return library_statistics(name) or default if published else default
 
 
+def chosen_statistics(options, who, default, path=None, name=None):
+    """Returns the Statistics that the teacher ('t') or the student ('s') sees its images with.
+
+    Those of the flags --mean_t, … or else, of a checkpoint `path` that holds the network `name`, the file's own or those
+    of the network's library; or else the data set's. `default` is the data set's: mean, std, and whether its images are
+    such that a library's statistics fit them (`dataset.real.default_statistics`).
+    """
+    mean, std, like_imagenet = default
+    found = Statistics(mean, std, "the data set's")
+    if path is not None:
+        found = statistics_of(path, name, found, published=like_imagenet)
+    given = {what: getattr(options, f"{what}_{who}") for what in ("mean", "std")}
+    given = {what: values for what, values in given.items() if values}
+    return found._replace(**given, origin=" and ".join(f"--{what}_{who}" for what in given)) if given else found
+
+
 def library_statistics(name):
     """Returns the Statistics that a library gives with its published weights of `name`, or None."""
     found = published_statistics(name)

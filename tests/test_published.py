@@ -12,10 +12,11 @@ from test_models import MEAN, PARAMETERS, STD, images, logits, reference_resnet,
 
 import train_student
 import train_teacher
+from dataset import real
 from helper import checkpoints
 from helper.errors import UserError
 from models import architecture_with, create_model, model_names
-from models.classifiers import Normalised, architecture_of, load_teacher
+from models.classifiers import Normalised, architecture_of, chosen_statistics, load_teacher
 
 # The published networks' tensors, {name: shape}, written out from their code bases' layouts.
 
@@ -244,7 +245,7 @@ IMAGENET = ("0.485, 0.456, 0.406", "0.229, 0.224, 0.225")
 
 def seen(*flags, path, name):
     options = train_student.parse_option(["--path-t", str(path), *flags])
-    return str(train_student.statistics(options, "t", path, name))
+    return str(chosen_statistics(options, "t", real.default_statistics(options), path, name))
 
 
 def test_a_teacher_brings_its_own_normalisation(tmp_path):

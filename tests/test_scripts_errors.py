@@ -175,6 +175,7 @@ STUDENT = {
     "milestones": (None, ["--lr_decay_epochs", "30;60"], "argument --lr_decay_epochs"),
     "mean": (None, ["--mean_t", "0.5,0.5"], "is not one number or three"),
     "mixing": (None, ["--use_aug", "blur"], "invalid choice: 'blur'"),
+    "mixing weight": (None, ["--mix_beta", "1"], "give --use_aug mixup or cutmix"),
     "method": (None, ["--distill", "crd"], "invalid choice: 'crd'"),
     "data set": (None, ["--dataset", "mnist"], "invalid choice: 'mnist'"),
     "image size": (None, ["--image_size", "0"], "0 is not a positive integer"),

@@ -263,6 +263,67 @@ def test_weights_of_the_losses(student_argv):
     assert loss("both", "--alpha", "2", "--gamma", "0.5") == pytest.approx(2 * kd + 0.5 * ce, rel=1e-4)
 
 
+def test_loss_without_the_factor_of_the_temperature(student_argv):
+    def first_loss(name, *flags):
+        train_student.main([*student_argv, "--epochs", "1", "--data_amount", "64", "--learning_rate", "1e-12",
+                            "--experiments_name", f"tau-{name}", *flags])
+        return float(rows_of(folder_of(f"tau-{name}"))[0]["loss"])
+
+    assert first_loss("whole", "--kd_T", "8") == pytest.approx(64 * first_loss("plain", "--kd_T", "8", "--no_tau2"), rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer, rate", [("adam", 1e-3), ("adamw", 1e-3)])
+def test_other_optimizers_take_their_own_first_step(student_argv, monkeypatch, optimizer, rate):
+    """Adam's first step moves every weight by the rate, against the sign of its gradient; AdamW's decay is apart from it."""
+    seen, gradient_step = [], loops.gradient_step
+
+    def recorded(loss, optimizer):
+        weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        before = [weight.detach().clone() for weight in weights]
+        gradient_step(loss, optimizer)
+        seen.append((before, [weight.grad.clone() for weight in weights], [weight.detach().clone() for weight in weights]))
+
+    monkeypatch.setattr(loops, "gradient_step", recorded)
+    decay = 0.5
+    train_student.main([*student_argv, "--epochs", "1", "--data_amount", "64", "--optimizer", optimizer,
+                        "--learning_rate", str(rate), "--weight_decay", str(decay), "--experiments_name", optimizer])
+    for before, gradient, after in zip(*seen[0], strict=True):
+        if optimizer == "adam":
+            gradient, kept = gradient + decay * before, before
+        else:
+            kept = before * (1 - rate * decay)
+        large = gradient.abs() > 1e-5
+        torch.testing.assert_close(after[large], (kept - rate * gradient.sign())[large], rtol=1e-3, atol=2e-6)
+
+
+def test_a_run_of_before_the_optimizer_flag_goes_on(student_argv, monkeypatch):
+    argv = [*student_argv, "--experiments_name", "old"]
+    with monkeypatch.context() as patch:
+        interrupt(patch, RunFolder, "end_epoch", 1, kill)
+        with pytest.raises(Killed):
+            train_student.main(argv)
+    latest = folder_of("old") / "resnet8_latest.pth"
+    state = checkpoints.load(latest)
+    for flag in ("optimizer", "augment", "mix_beta", "no_tau2"):
+        del state["flags"][flag]
+    checkpoints.save(latest, state)
+    with pytest.raises(UserError, match="--resume: optimizer was sgd"):
+        train_student.main([*argv, "--resume", "--optimizer", "adam"])
+    assert train_student.main([*argv, "--resume"])["epochs"] == 2
+
+
+def test_the_row_of_the_tables(student_argv, tiny_image_folder, tmp_path):
+    """result.json says whose row it is: the manifest of the images, or --row."""
+    shutil.copytree(tiny_image_folder, tmp_path / "patches")
+    (tmp_path / "patches/manifest.json").write_text(json.dumps({"complete": True, "method": "One-Image"}))
+    few = [*student_argv, "--epochs", "1", "--data_amount", "64"]
+    ours = train_student.main([*few, "--experiments_name", "row"])
+    patches = train_student.main([*few, "--train_data", str(tmp_path / "patches"), "--experiments_name", "row-patches"])
+    named = train_student.main([*few, "--row", "Place365+KD", "--table", "imagenet", "--experiments_name", "row-named"])
+    assert (ours["method"], patches["method"], named["method"], named["table"]) == (
+        "DM-KD", "One-Image", "Place365+KD", "imagenet")
+
+
 @pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
 def test_teacher_and_student_see_the_same_mixed_images(student_argv, monkeypatch, mixing):
     inputs, forward = {True: [], False: []}, Normalised.forward
@@ -461,7 +522,7 @@ CHANGED = {
     "seed": ["--seed", "1"],
     "epochs": ["--epochs", "3"], "batch_size": ["--batch_size", "16"], "use_aug": ["--use_aug", "cutmix"],
     "amp": ["--amp", "bf16"], "schedule": ["--schedule", "step"], "data_amount": ["--data_amount", "100"],
-    "mean_s": ["--mean_s", "0.5"],
+    "mean_s": ["--mean_s", "0.5"], "optimizer": ["--optimizer", "adam"], "no_tau2": ["--no_tau2"],
 }
 
 
