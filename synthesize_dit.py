@@ -15,7 +15,6 @@ would cost.
 
 import importlib.metadata
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -108,12 +107,11 @@ def synthesize(options, world):
     """The whole run of one process: what is asked, what is missing, and, batch by batch, sampling and writing it."""
     import torch
 
-    from dataset.image_plan import plan_images
+    from dataset.image_batches import fill_folder
     from helper.diffusion import Sampler, check_steps
+    from helper.processes import fix_kernels
     from helper.runs import environment
     from models.dit import load_pipeline
-
-    began = time.monotonic()
 
     def say(line):
         if world.is_main:
@@ -129,31 +127,19 @@ def synthesize(options, world):
     if options.estimate:
         return sampling_cost(image_request.count_images(asked), source, settings, folder, say)
 
-    plan = world.from_main(lambda: plan_images(folder, settings, asked))
-    if plan.complete:
-        say(f"{folder} is complete: {plan.images} images of {len(plan.held())} classes, nothing to do")
-        return {"folder": str(folder), "images": plan.images, "made": 0, "seconds": time.monotonic() - began}
-    origin = {"batch_size": options.batch_size, "class_names": source.info.get("class_names"), **environment()}
-    origin["versions"] |= {"diffusers": importlib.metadata.version("diffusers")}
-    world.from_main(lambda: plan.write_manifest(origin, complete=False))
-    if plan.missing:
-        say(f"{folder}: {len(plan.missing)} of {plan.images} images to make on {world.size} × {world.device}")
+    def work(plan):
         if world.is_main:
             sampling_cost(len(plan.missing), source, settings, folder, say)
-        # Kernels chosen by timing could differ from one process to the next, and with them the images.
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = settings["tf32"]
-        torch.set_float32_matmul_precision("high" if settings["tf32"] else "highest")
+        fix_kernels(settings["tf32"])
         pipeline = load_pipeline(source, settings["time_embedding"]).to(world.device)
         if options.compile:
             pipeline = replace(pipeline, denoiser=torch.compile(pipeline.denoiser, dynamic=False))
         sampler = Sampler(options.sampler, options.num_sampling_steps, source.schedule)
         make_images(plan, pipeline, sampler, options.batch_size, world)
-    world.barrier()
-    world.from_main(lambda: finish_folder(plan, origin))
-    seconds = time.monotonic() - began
-    say(f"{folder}: {plan.images} images, {len(plan.missing)} made in {seconds:.0f} s; {folder / 'contact_sheet.png'}")
-    return {"folder": str(folder), "images": plan.images, "made": len(plan.missing), "seconds": seconds}
+
+    origin = {"batch_size": options.batch_size, "class_names": source.info.get("class_names"), **environment()}
+    origin["versions"] |= {"diffusers": importlib.metadata.version("diffusers")}
+    return fill_folder(folder, settings, asked, origin, world, say, work)
 
 
 def find_source(options, say):
@@ -190,71 +176,37 @@ def sampling_cost(images, source, settings, folder, say):
 
 
 def make_images(plan, pipeline, sampler, batch_size, world):
-    """Computes this process's share of the batches that lack an image, and writes the images that are missing.
-
-    The batches are cut from the whole work list, whatever is missing, and a short last one is filled up with its last
-    image: so an image is always computed beside the same others, and equal batch size gives equal bytes.
-    """
+    """Samples and writes the missing images, this process its share of the batches."""
     import torch
-    from tqdm import tqdm
 
-    from dataset.image_writer import ImageWriter
-    from helper.cost import Pace
+    from dataset.image_batches import lacking_batches, padded, write_batches
     from helper.diffusion import batch_noise, to_pixels
 
     settings = plan.settings
-    batches = [plan.items[first : first + batch_size] for first in range(0, len(plan.items), batch_size)]
-    batches = [batch for batch in batches if plan.missing.intersection(batch)]
-    mine = batches[world.rank :: world.size]
     on_gpu = world.device.type == "cuda"
 
-    def padded(batch):
-        return batch + batch[-1:] * (batch_size - len(batch))
-
     def draw(batch):
-        return batch_noise(settings["seed"], padded(batch), pipeline.latent_shape, sampler.noise_steps, on_gpu)
+        items = padded(batch, batch_size)
+        return batch_noise(settings["seed"], items, pipeline.latent_shape, sampler.noise_steps, on_gpu)
 
     def network(x, t, labels):
         with torch.autocast(world.device.type, torch.bfloat16, enabled=settings["precision"] == "bf16"):
             return pipeline.predict(x, t, labels)
 
-    progress = tqdm(
-        total=len(plan.missing), disable=not world.is_main,
-        bar_format="{percentage:3.0f}%|{bar}| {n:.0f}/{total} images [{elapsed}<{remaining}, {rate_fmt}]", unit="image",
-    )  # fmt: skip
-    pace, done = Pace(len(plan.missing), "image"), 0  # of all processes, which keep step with this one
-    with progress, ImageWriter(settings["format"]) as writer, ThreadPoolExecutor(1) as ahead:
-        drawn = [ahead.submit(draw, batch) for batch in mine[:1]]
-        for number, batch in enumerate(mine):
-            noise = drawn.pop().result().to(world.device, non_blocking=True)  # (1 + noise steps, N, C, H, W)
-            drawn = [ahead.submit(draw, next_batch) for next_batch in mine[number + 1 : number + 2]]
-            labels = torch.tensor([label for label, _ in padded(batch)]).to(world.device)
-            together = batches[number * world.size : (number + 1) * world.size]
-            images = sum(len(plan.missing.intersection(other)) for other in together)
-            latents = sampler.sample(
-                network, noise, labels, pipeline.num_classes, settings["cfg_scale"], settings["cfg_channels"],
-                on_step=lambda share=images / sampler.steps: progress.update(min(share, progress.total - progress.n)),
-            )  # fmt: skip
-            pixels = to_pixels(pipeline.decode(latents), settings["grey"]).cpu().numpy()  # (N, S, S, 3) or (N, S, S)
-            for item, image in zip(batch, pixels, strict=False):  # the filling has no item
-                if item in plan.missing:
-                    writer.put(plan.path(item), image)
-            done += images
-            hours = pace.batch(done)  # the pixels are here, so the device has finished
-            if hours and world.is_main:
-                progress.write(hours)
+    def make(mine, advance):
+        with ThreadPoolExecutor(1) as ahead:
+            drawn = [ahead.submit(draw, batch) for batch in mine[:1]]
+            for number, batch in enumerate(mine):
+                noise = drawn.pop().result().to(world.device, non_blocking=True)  # (1 + noise steps, N, C, H, W)
+                drawn = [ahead.submit(draw, next_batch) for next_batch in mine[number + 1 : number + 2]]
+                labels = torch.tensor([label for label, _ in padded(batch, batch_size)]).to(world.device)
+                latents = sampler.sample(
+                    network, noise, labels, pipeline.num_classes, settings["cfg_scale"], settings["cfg_channels"],
+                    on_step=lambda: advance(1 / sampler.steps),
+                )  # fmt: skip
+                yield to_pixels(pipeline.decode(latents), settings["grey"]).cpu().numpy()  # (N, S, S, 3) or (N, S, S)
 
-
-def finish_folder(plan, origin):
-    """Draws the contact sheet from the files and declares the work complete."""
-    from dataset.contact_sheet import COLUMNS, write_contact_sheet
-
-    names = origin["class_names"]
-    write_contact_sheet(plan.folder / "contact_sheet.png", [
-        (names[label] if names else str(label), [plan.path((label, index)) for index in indices[:COLUMNS]])
-        for label, indices in plan.held().items()
-    ])  # fmt: skip
-    plan.write_manifest(origin, complete=True)
+    write_batches(plan, lacking_batches(plan, batch_size), world, make)
 
 
 if __name__ == "__main__":

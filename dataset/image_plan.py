@@ -11,6 +11,11 @@ fill different ranges of one flat folder at the same time.
     FOLDER/manifest.json               settings, the ranges that were asked for, what made it
     FOLDER/class_3_seed_1_num_7.png
 
+Unlabelled, 10,000 images a folder, each named by its index among all of them, so that their order is theirs by name:
+
+    FOLDER/manifest.json               settings, amount, `labelled` false, what made it
+    FOLDER/0001/10017.png              index div 10,000 / index
+
 Settings of a folder never change; classes and amounts may grow. The manifest says `complete` when all is there.
 """
 
@@ -21,10 +26,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dataset.contact_sheet import COLUMNS, ROWS
 from dataset.image_request import IMAGES_PER_SEED, SeedRange
 from dataset.image_writer import FORMATS, THREADS, image_bytes, is_whole
 from helper.errors import UserError
 from helper.files import check_free_space, make_folder, read_json, remove_parts, write_json
+
+SHARD = 10_000  # unlabelled images a folder
 
 
 def work_list(amounts, finished=None):
@@ -59,6 +67,16 @@ class Plan:
         """Returns the path of item (class, index)."""
         return self.folder / (self.name(item) + FORMATS[self.settings["format"]])
 
+    @property
+    def summary(self):
+        """What the folder holds when all is done, in words."""
+        return f"{self.images} images of {len(self.held())} classes"
+
+    def sheet_rows(self, names=None):
+        """Returns the rows of the contact sheet, (name, paths) a class; `names` of the classes (default: numbers)."""
+        return [(names[label] if names else str(label), [self.path((label, index)) for index in indices[:COLUMNS]])
+                for label, indices in self.held().items()]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ClassPlan(Plan):
@@ -86,6 +104,35 @@ class ClassPlan(Plan):
         write_json(self.folder / "manifest.json", {
             "complete": complete, "settings": self.settings, "images": self.images, **origin,
             "classes": classes, "finished": finished,
+        })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ShardPlan(Plan):
+    """A plan of unlabelled images 0 … images − 1; an item is (shard, index).
+
+    finished: how many earlier, completed requests made. The work is what lies beyond.
+    """
+
+    finished: int
+    name = staticmethod(ClassPlan.name)
+
+    @property
+    def summary(self):
+        """As in Plan."""
+        return f"{self.images} images"
+
+    def sheet_rows(self, names=None):
+        """Returns the rows of the contact sheet: the first hundred images, each row named by its first index."""
+        items = _shard_items(0, min(self.images, ROWS * COLUMNS))
+        return [(str(first), [self.path(item) for item in items[first : first + COLUMNS]])
+                for first in range(0, len(items), COLUMNS)]  # fmt: skip
+
+    def write_manifest(self, origin, complete):
+        """Writes manifest.json; `origin` as in ClassPlan."""
+        write_json(self.folder / "manifest.json", {
+            "complete": complete, "labelled": False, "settings": self.settings, "images": self.images, **origin,
+            "finished": self.images if complete else self.finished,
         })  # fmt: skip
 
 
@@ -125,13 +172,14 @@ class FlatPlan(Plan):
 def plan_images(folder, settings, asked):
     """Compares what is asked with what `folder` holds; creates the folder and clears what a killed run left behind.
 
-    settings: what changes an image (`format`, `image_size` and `grey` among them); asked: {class: images} or a
-    SeedRange. Files of an unfinished request are decoded and a damaged one counts as missing; of a finished one names
-    suffice. Returns a Plan. Raises UserError if the folder was made with other settings or in the other layout, holds
-    images of unknown origin, or the disk has too little room.
+    settings: what changes an image (`format`, `image_size` and `grey` among them); asked: {class: images}, a
+    SeedRange, or for unlabelled images their amount. Files of an unfinished request are decoded and a damaged one
+    counts as missing; of a finished one names suffice. Returns a Plan. Raises UserError if the folder was made with
+    other settings or in another layout, holds images of unknown origin, or the disk has too little room.
     """
     folder = make_folder(folder)
-    plan = (_plan_range if isinstance(asked, SeedRange) else _plan_classes)(folder, settings, asked)
+    kind = {SeedRange: _plan_range, dict: _plan_classes, int: _plan_shards}[type(asked)]
+    plan = kind(folder, settings, asked)
     check_free_space(folder, len(plan.missing) * image_bytes(settings))
     return plan
 
@@ -143,12 +191,26 @@ def _plan_classes(folder, settings, amounts):
     if not all(item in present for item in work_list(finished)):
         finished = {}
     items = work_list(amounts, finished)
-    if was_complete:
-        missing = {item for item in items if item not in present}
-    else:
-        missing = _not_whole(folder, ClassPlan.name, items, present, settings)
+    missing = _missing(folder, ClassPlan.name, items, present, settings, was_complete)
     complete = was_complete and not missing and amounts == old_amounts
     return ClassPlan(folder, settings, items, missing, sum(amounts.values()), complete, amounts, finished)
+
+
+def _plan_shards(folder, settings, amount):
+    old_amount, finished, was_complete = _read_shards(folder, settings)
+    amount = max(amount, old_amount)
+    present = _present_images(folder, settings["format"])
+    if not present.issuperset(_shard_items(0, finished)):
+        finished = 0
+    items = _shard_items(finished, amount)
+    missing = _missing(folder, ShardPlan.name, items, present, settings, was_complete)
+    complete = was_complete and not missing and amount == old_amount
+    return ShardPlan(folder, settings, items, missing, amount, complete, finished)
+
+
+def _shard_items(first, end):
+    """Returns the (shard, index) of unlabelled images first … end − 1."""
+    return [(index // SHARD, index) for index in range(first, end)]
 
 
 def _plan_range(folder, settings, asked):
@@ -203,7 +265,7 @@ def _read_manifest(folder, settings):
 
 
 def _no_manifest(folder):
-    return UserError(f"{folder / 'manifest.json'} is not a manifest of synthesize_dit.py: choose another --save_dir")
+    return UserError(f"{folder / 'manifest.json'} is not a manifest of generated images: choose another --save_dir")
 
 
 def _read_amounts(folder, settings):
@@ -220,6 +282,17 @@ def _read_amounts(folder, settings):
         )
         return amounts, finished, manifest["complete"]
     except (AttributeError, KeyError, TypeError, ValueError):
+        raise _no_manifest(folder) from None
+
+
+def _read_shards(folder, settings):
+    """Returns (amount, finished amount, complete) of a folder of unlabelled images, (0, 0, False) for a new one."""
+    manifest = _read_manifest(folder, settings)
+    if manifest is None:
+        return 0, 0, False
+    try:
+        return int(manifest["images"]), int(manifest["finished"]), manifest["complete"]
+    except (KeyError, TypeError, ValueError):
         raise _no_manifest(folder) from None
 
 
@@ -257,6 +330,13 @@ def _present_images(folder, image_format):
             if file.suffix == FORMATS[image_format] and file.stem.isdecimal() and class_folder.name.isdecimal():
                 present.add((int(class_folder.name), int(file.stem)))
     return present
+
+
+def _missing(folder, name, items, present, settings, was_complete):
+    """Returns the items that are not there, or, unless the folder was complete, not whole."""
+    if was_complete:
+        return {item for item in items if item not in present}
+    return _not_whole(folder, name, items, present, settings)
 
 
 def _not_whole(folder, name, items, present, settings):

@@ -42,8 +42,8 @@ class SeedRange:
                 and self.start_seed <= other.start_seed and other.end_seed <= self.end_seed)  # fmt: skip
 
 
-def add_flags(parser):
-    """The flags of both kinds of request."""
+def add_class_flags(parser):
+    """The flags that ask for some images of each class."""
     group = parser.add_argument_group("images, in a folder for each class")
     classes = group.add_mutually_exclusive_group()
     classes.add_argument("--classes", type=index_ranges, help="indices and ranges, such as 0-9,17 (default: all)")
@@ -51,6 +51,11 @@ def add_flags(parser):
     count = group.add_mutually_exclusive_group()
     count.add_argument("--images_per_class", type=positive_int)
     count.add_argument("--data_amount", type=amount, help="images in all, such as 200k, shared among the classes")
+
+
+def add_flags(parser):
+    """The flags of both kinds of request."""
+    add_class_flags(parser)
     group = parser.add_argument_group("images in one folder, class_{c}_seed_{s}_num_{n}.png, ten a class and seed")
     group.add_argument("--start_id", type=natural, help="first class (default: 0)")
     group.add_argument("--end_id", type=positive_int, help="the class after the last (default: all)")
@@ -78,7 +83,15 @@ def requested_images(options, num_classes):
     """Returns what the flags ask of a model: {class: images}, or a SeedRange. Raises UserError if it lacks a class."""
     if options.flat:
         return _requested_range(options, num_classes)
-    classes = _requested_classes(options, num_classes)
+    return requested_amounts(options, num_classes, options.model)
+
+
+def requested_amounts(options, num_classes, who):
+    """Returns {class: images} that the flags of `add_class_flags` ask for of the `num_classes` classes of `who`.
+
+    Raises UserError if there is no such class.
+    """
+    classes = requested_classes(options, num_classes, who)
     if options.images_per_class:
         return dict.fromkeys(classes, options.images_per_class)
     each, more = divmod(options.data_amount, len(classes))
@@ -102,16 +115,17 @@ def _requested_range(options, num_classes):
     return asked
 
 
-def _requested_classes(options, num_classes):
+def requested_classes(options, num_classes, who):
+    """Returns the classes that the flags name, of the `num_classes` of `who`. Raises UserError if it has not all."""
     if options.class_list:
         from dataset.class_list import read_class_list
 
         if num_classes != 1000:
-            raise UserError(f"--class-list names classes of ImageNet-1K and {options.model} has {num_classes} classes: "
+            raise UserError(f"--class-list names classes of ImageNet-1K and {who} has {num_classes} classes: "
                             "give --classes")
         return read_class_list(options.class_list).indices
     classes = range(num_classes) if options.classes is None else options.classes
     wrong = [label for label in classes if label >= num_classes]
     if wrong:
-        raise UserError(f"--classes: {options.model} has classes 0 to {num_classes - 1}, not {wrong[0]}")
+        raise UserError(f"--classes: {who} has classes 0 to {num_classes - 1}, not {wrong[0]}")
     return classes
