@@ -43,7 +43,7 @@ distill() {    # distill name flags…
     RUN=$1
     shift
     "$PYTHON" train_student.py --dataset fashion_mnist --data_root "$DATA" --path-t "$TEACHER" --model_s resnet8 \
-        --train_data "$OUT/images" --epochs 10 --batch_size 32 --schedule cosine --device "$DEVICE" \
+        --train_data "$OUT/images" --epochs 10 --batch_size 32 --schedule cosine --device "$DEVICE" --table smoke \
         --experiments_dir ../smoke/students --experiments_name "$RUN" "$@"
 }
 
