@@ -265,6 +265,19 @@ def encode(vae, images, options, world):
     return torch.cat(moments).contiguous(), torch.cat(labels)
 
 
+def finished_vae(options):
+    """Returns the frozen autoencoder of a pipeline folder, or else that of stage `vae`, as `load_vae`.
+
+    The shipped pipeline has no checkpoints of its training beside it.
+    """
+    from diffusers import AutoencoderKL
+
+    folder = Path(options.save_dir) / "vae"
+    if not (folder / "config.json").exists():
+        return load_vae(options)
+    return AutoencoderKL.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+
+
 def reconstruct(options, world):
     """Writes the training images (`--data_amount` of them) after a pass through the autoencoder; returns the folder.
 
@@ -283,7 +296,7 @@ def reconstruct(options, world):
         return folder
     if folder.exists():
         raise UserError(f"{folder} is there already: delete it, or give another --save_dir")
-    vae, images = load_vae(options).to(world.device), real.load_training(options)
+    vae, images = finished_vae(options).to(world.device), real.load_training(options)
     moments, labels = encode(vae, images, options, world)
     numbers = np.zeros(len(images.class_names), np.int64)
     make_folder(folder)

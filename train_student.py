@@ -15,6 +15,7 @@ from dataset import folders, real
 from helper import options as flags
 from helper.errors import UserError, run
 from helper.files import file_stem
+from helper.shared import Shared
 
 RELEASED_AMOUNT = 400_000  # images, the released script's default
 SHUFFLE_RATE = 0.02  # the released script's learning rate of ShuffleV2 students, whatever its flag says
@@ -28,7 +29,7 @@ def parse_option(argv=None):
     group.add_argument("-a", "--alpha", type=flags.nonnegative_float, default=1.0, help="weight of the KL loss")
     group.add_argument("-r", "--gamma", type=flags.nonnegative_float, default=0.0, help="weight of the cross-entropy")
     group.add_argument("--kd_T", type=flags.positive_float, default=4.0, help="temperature τ (default: 4)")
-    group.add_argument("--no_tau2", action="store_true", help="leave the factor τ² of the KL loss out, as One-Image does")
+    group.add_argument("--no_tau2", action="store_true", help="leave the factor τ² of the KL loss out (One-Image)")
     group.add_argument("--use_aug", choices=["none", "mixup", "cutmix"], default="none",
                        help="mix the images of a batch (default: none)")
     group.add_argument("--mix_beta", type=flags.positive_float, default=None,
@@ -75,13 +76,19 @@ def parse_option(argv=None):
     return options
 
 
-def read_images(options, num_classes):
+def real_key(options):
+    """Returns the flags that choose the real images of a run."""
+    return (options.dataset, options.data_root, options.class_list, options.val_data, options.val_split,
+            options.image_size)
+
+
+def read_images(options, num_classes, shared):
     """Returns the training ImageSet that the flags name. Raises UserError as `dataset.folders` does.
 
     The classes of the released list are ImageNet's: for other data sets it sets `options.ignore_labels`.
     """
     if options.train_data == "real":
-        images = real.load_training(options)
+        images = shared.once(("training", options.data_amount, real_key(options)), lambda: real.load_training(options))
     else:
         amount, source, class_list = options.data_amount, options.train_data, real.class_list(options)
         if source is None:
@@ -96,10 +103,11 @@ def read_images(options, num_classes):
     return images
 
 
-def main(argv=None):
+def main(argv=None, shared=None):
     """Runs the distillation of `argv` and returns its result (a dict); the metrics with --evaluate, the cost with
-    --estimate."""
-    options = parse_option(argv)
+    --estimate. Several runs of one process may be given one `Shared`: real images are then read, and the teacher is
+    evaluated, once."""
+    options, shared = parse_option(argv), shared or Shared()
     if options.estimate:
         return estimate(options)
     from helper import processes
@@ -107,16 +115,16 @@ def main(argv=None):
     processes.relaunch_under_torchrun(options, argv)
     world = processes.start(options)
     try:
-        val_images = real.load_validation(options)
+        val_images = shared.once(("validation", real_key(options)), lambda: real.load_validation(options))
         val_loader = real.make_loader(val_images, options, world, train=False)
         if options.evaluate:
             return evaluate_checkpoint(options, val_loader, world)
-        return distill(options, val_loader, world)
+        return distill(options, val_loader, world, shared)
     finally:
         world.close()
 
 
-def distill(options, val_loader, world):
+def distill(options, val_loader, world, shared):
     """Trains the student and returns the result."""
     import torch
 
@@ -131,7 +139,7 @@ def distill(options, val_loader, world):
     seen = {"teacher": chosen_statistics(options, "t", default, options.path_t, options.model_t),
             "student": chosen_statistics(options, "s", default)}
     teacher = load_teacher(options.path_t, num_classes, *seen["teacher"][:2], options.model_t).to(world.device)
-    images = read_images(options, num_classes)
+    images = read_images(options, num_classes, shared)
     loader = real.make_loader(images, options, world, train=True)
     torch.manual_seed(options.seed)
     student = make_student(options.model_s, num_classes, *seen["student"][:2]).to(world.device)
@@ -155,7 +163,11 @@ def distill(options, val_loader, world):
         run_folder.log("the training images' own labels play no part")
     run_folder.log(str(training_cost(student, real.image_size(options), loader, len(val_loader.images),
                                      options.epochs, teacher)))
-    teacher_metrics, teacher_classes = loops.evaluate_classifier(teacher, val_loader, world, options.amp)
+    # The batch size may change the last digits.
+    measured = ("teacher", inputs["teacher_sha256"], options.model_t, str(seen["teacher"]._asdict()), options.amp,
+                val_loader.ordered_share, world, real_key(options))
+    teacher_metrics, teacher_classes = shared.once(
+        measured, lambda: loops.evaluate_classifier(teacher, val_loader, world, options.amp))
     loops.report_teacher(run_folder, options.model_t, teacher_metrics["top1"], num_classes)
     step = loops.distillation_step(network, fixed, optimizer, options, world.device)
 
@@ -218,7 +230,7 @@ def estimate(options):
         print(f"evaluation is not counted: {error}", flush=True)
         evaluated = 0
     amount = options.data_amount or (RELEASED_AMOUNT if options.train_data is None else None)
-    batches = Batches(amount or len(read_images(options, num_classes)), options.batch_size)
+    batches = Batches(amount or len(read_images(options, num_classes, Shared())), options.batch_size)
     options.model_t = options.model_t or architecture_of(options.path_t)
     teacher, student = (make_student(name, num_classes, info.mean, info.std)
                         for name in (options.model_t, options.model_s))

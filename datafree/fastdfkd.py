@@ -130,7 +130,8 @@ class FastDFKD:
             with torch.no_grad():
                 # Chosen on the device, which the host need not wait for.
                 better = loss < lowest if self.settings.keep == "best" else torch.ones_like(loss, dtype=torch.bool)
-                kept = images.float() if kept is None else torch.where(better, images.float(), kept)
+                images = images.detach().float()
+                kept = images if kept is None else torch.where(better, images, kept)
                 lowest = torch.minimum(loss, lowest)
                 for leaf, gradient, total in zip(leaves, gradients, sums, strict=True):
                     leaf.grad = gradient
@@ -140,7 +141,7 @@ class FastDFKD:
         if self.noise is not None:
             moved, total = (self.world.gather(value.detach()) for value in (noise, sums[-1]))
             self._learn(self.noise_optimizer, [self.noise], [moved], [total])
-        return kept.detach()
+        return kept
 
     def _learn(self, optimizer, starts, ends, sums):
         """One step of Adam of the tensors `starts` that a round began with: against the sums of its gradients
@@ -165,8 +166,8 @@ class FastDFKD:
         import torch
 
         self.noise = noise
-        self.noise_optimizer = torch.optim.Adam([noise], self.settings.lr_z_meta or self.settings.lr_z * self.settings.k,
-                                                self.BETAS)
+        rate = self.settings.lr_z_meta or self.settings.lr_z * self.settings.k
+        self.noise_optimizer = torch.optim.Adam([noise], rate, self.BETAS)
 
     def state_dict(self):
         noise = {} if self.noise is None else {"noise": self.noise,

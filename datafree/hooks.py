@@ -37,8 +37,8 @@ class BatchNormMatch:
         self.layers = [module for module in network.modules()
                        if isinstance(module, _NORMS) and module.running_mean is not None]
         if not self.layers:
-            raise UserError("the teacher has no BatchNorm layer, whose statistics this method matches: choose a teacher "
-                            "with BatchNorm, or a method without that term")
+            raise UserError("the teacher has no BatchNorm layer, whose statistics this method matches: choose a "
+                            "teacher with BatchNorm, or a method without that term")
         self.momentum = momentum
         self.average = None  # [(mean, variance), …] a layer, of earlier rounds
         self._seen, self._handles = {}, []

@@ -1,4 +1,4 @@
-"""Loss terms that several inversion methods share. Logits are (N, K), images (N, C, H, W); each is a 0-d float32 tensor.
+"""Loss terms that several inversion methods share: 0-d float32 tensors. Logits are (N, K), images (N, C, H, W).
 
 Teacher and student are frozen here: the gradient goes through their logits to the images.
 """
@@ -38,14 +38,14 @@ def divergences(teacher_logits, student_logits):
 
 
 def jensen_shannon(teacher_logits, student_logits, temperature=3.0):
-    """Jensen–Shannon divergence of the two softened softmaxes, in [0, ln 2], mean over the batch (arXiv 1912.08795, eq. 6–7)."""
+    """Jensen–Shannon divergence of the softened softmaxes, in [0, ln 2], mean over the batch (1912.08795, eq. 6–7)."""
     log_t, log_s = (F.log_softmax(logits.float() / temperature, dim=1) for logits in (teacher_logits, student_logits))
     log_m = torch.logaddexp(log_t, log_s) - torch.log(torch.tensor(2.0))
     return sum(F.kl_div(log_m, log_p, reduction="batchmean", log_target=True) for log_p in (log_t, log_s)) / 2
 
 
 def total_variation(images):
-    """Sum of the L2 norms of the differences to the right, lower, lower right and lower left neighbours, over the batch."""
+    """Sum of the L2 norms, over the batch, of the differences to the right, lower, lower right and lower left pixels."""
     right = images[..., :, 1:] - images[..., :, :-1]
     lower = images[..., 1:, :] - images[..., :-1, :]
     lower_right = images[..., 1:, 1:] - images[..., :-1, :-1]

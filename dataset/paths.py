@@ -45,6 +45,12 @@ class Paths(Sequence):
             return Paths(self.folders, self.folder_of[index], self.names[index])
         return self.folders[self.folder_of[index]] + os.fsdecode(self.names[index])
 
+    def __add__(self, other):
+        """These paths, then those of `other`."""
+        return Paths(self.folders + other.folders,
+                     np.concatenate([self.folder_of, other.folder_of + np.int32(len(self.folders))]),
+                     np.concatenate([self.names, other.names]))
+
     def order(self):
         """Returns each image's place (N,) among all of them: by (seed, num) of released names, else by the number that
         is the name, else by the name; numbered files before others."""

@@ -73,8 +73,8 @@ def distillation_step(network, teacher, optimizer, options, device, take=to_devi
     """Returns `step(batch)`, one step of the student `network` towards the frozen `teacher` (arXiv 2305.12954, eq. 4).
 
     Both map images (N, 3, H, W) in [0, 1] to logits; the network is in training mode, the teacher in eval mode.
-    options: `alpha`, `gamma`, `kd_T`, `no_tau2`, `use_aug`, `mix_beta` and `amp`. `take(batch, device)` makes images and
-    labels of a batch, labels in 0…K−1 (anything where `gamma` is 0). The step returns sums over the batch, for
+    options: `alpha`, `gamma`, `kd_T`, `no_tau2`, `use_aug`, `mix_beta` and `amp`. `take(batch, device)` makes images
+    and labels of a batch, labels in 0…K−1 (anything where `gamma` is 0). The step returns sums over the batch, for
     `train_epoch`.
     """
     mix = mixing(options.use_aug, options.mix_beta)
@@ -153,7 +153,7 @@ def fit(run, progress, loader, step, evaluate, optimizer, rate, options, prepare
     """Trains until `options.epochs` are done: every epoch its steps, the evaluation, a row of metrics, a checkpoint.
 
     `evaluate()` returns (metrics dict, score); the best score's weights are kept beside the latest.
-    `prepare(progress, stop)` comes before an epoch's steps, those of a resumed one too, and may look at the StopRequest.
+    `prepare(progress, stop)` comes before an epoch's steps, of a resumed one too, and may look at the StopRequest.
     Asked to stop by SIGTERM, saves in the middle of the epoch and leaves with exit code 143.
     """
     world = run.world

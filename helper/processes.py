@@ -46,7 +46,7 @@ class World:
                 tensor.copy_(part.view(tensor.shape))
 
     def gather(self, tensor):
-        """Returns the tensors (n, …) of all processes, of one shape, as one (size · n, …), in the order of the ranks."""
+        """Returns the tensors (n, …) of all processes, of one shape, as one (size · n, …), in order of rank."""
         if self.size == 1:
             return tensor
         tensor = tensor.contiguous()

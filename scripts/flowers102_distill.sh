@@ -13,9 +13,11 @@ AMOUNT=${AMOUNT:-200k}
 EPOCHS=${EPOCHS:-200}
 DECAY=${DECAY:-60,120,180}
 SEED=${SEED:-0}
+NAME=${NAME:-s2_T100_${AMOUNT}_${EPOCHS}epochs_seed$SEED}
+MORE=${MORE:-}                           # further flags of train_student.py
 
 "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$GPUS" \
     train_student.py --dataset flowers102 --path-t "$TEACHER" --model_s "$STUDENT" --train_data "$IMAGES" --ignore_labels \
     --data_amount "$AMOUNT" --batch_size 256 --epochs "$EPOCHS" --learning_rate 0.1 --lr_decay_epochs "$DECAY" \
     --weight_decay 1e-4 -r 0 -a 1 --kd_T 10 --num_workers 32 --seed "$SEED" --resume \
-    --experiments_dir "flowers102_$STUDENT" --experiments_name "s2_T100_${AMOUNT}_${EPOCHS}epochs_seed$SEED"
+    --experiments_dir "flowers102_$STUDENT" --experiments_name "$NAME" $MORE

@@ -22,10 +22,11 @@ TEMPERATURE=${TEMPERATURE:-10}
 AUGMENTATION=${AUGMENTATION:-none}       # none, mixup or cutmix
 SEED=${SEED:-0}
 NAME=${NAME:-s2_T100_${AMOUNT}_${EPOCHS}epochs_seed$SEED}
+MORE=${MORE:-}                           # further flags of train_student.py
 
 exec "$PYTHON" -m torch.distributed.run --nnodes "$NODES" --node_rank "$NODE" --nproc_per_node "$GPUS" \
     --master_addr "${MASTER%:*}" --master_port "${MASTER##*:}" \
     train_student.py --dataset imagenet --path-t "$TEACHER" --model_s "$STUDENT" --train_data "$IMAGES" --data_amount "$AMOUNT" \
     --batch_size 256 --epochs "$EPOCHS" --learning_rate 0.1 --lr_decay_epochs "$DECAY" --weight_decay 1e-4 \
     -r 0 -a 1 --kd_T "$TEMPERATURE" --use_aug "$AUGMENTATION" --num_workers 32 --seed "$SEED" --resume \
-    --experiments_dir "imagenet_$STUDENT" --experiments_name "$NAME"
+    --experiments_dir "imagenet_$STUDENT" --experiments_name "$NAME" $MORE

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors import safe_open
 
@@ -422,6 +424,20 @@ def test_reconstructed_images_lie_by_class(autoencoder, data, tiny_fashion_mnist
             expected = vae.decode(vae.encode(x).latent_dist.mode()).sample.mean(dim=1)[0].clamp(-1, 1)
         written = np.asarray(Image.open(folder / f"{label:04d}/00003.png"), np.float32)
         assert written.shape == (32, 32) and np.abs(written - 127.5 * (expected.numpy() + 1)).max() <= 1
+
+
+def test_a_pipeline_without_its_training_gives_the_same_reconstructions(pipeline, data, tmp_path):
+    """The shipped weights have no checkpoints beside them."""
+    argv = [*data, *DIT, "--stage", "reconstruct", "--data_amount", "10", "--save_dir"]
+    alone = tmp_path / "alone"
+    shutil.copytree(pipeline[0], alone, ignore=shutil.ignore_patterns("train_*", "reconstructed"))
+    written = train_dit.main([*argv, str(alone)])
+    images = folders.read_training(written, 10)
+    assert len(images) == 10
+    vae = AutoencoderKL.from_pretrained(alone / "vae").eval()
+    from_checkpoint = train_dit.load_vae(train_dit.parse_option([*argv, str(pipeline[0])]))
+    for name, value in vae.state_dict().items():  # a pipeline's weights are in half precision
+        torch.testing.assert_close(value, from_checkpoint.state_dict()[name], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("stage", ["vae", "dit"])

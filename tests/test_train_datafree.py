@@ -1,0 +1,394 @@
+"""train_datafree.py: run folder and pool, resuming, several processes, wrong input."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train_datafree
+import train_student
+from datafree import fastdfkd
+from dataset.image_set import ImageSet
+from dataset.pool import Pool, PoolLoader
+from helper import checkpoints, loops
+from helper.errors import UserError, run
+from helper.processes import World
+from helper.runs import RunFolder
+from models import create_model
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW = ["--dataset", "fashion_mnist", "--image_size", "16", "--epochs", "2", "--steps_per_epoch", "4", "--batch_size",
+       "16", "--learning_rate", "0.05", "--val_batch_size", "203", "--device", "cpu"]
+METHODS = {"dafl": ["--z_dim", "8", "--student_steps", "3"], "dfq": ["--z_dim", "8", "--student_steps", "3"],
+           "fastdfkd": ["--z_dim", "8", "--k", "2", "--batch", "16", "--warmup_rounds", "2"],
+           "deepinversion": ["--steps", "2", "--batch", "16"]}
+ROWS = {"dafl": "DAFL", "dfq": "DFQ", "fastdfkd": "FastDFKD", "deepinversion": "DeepInv"}
+RUN_FILES = {"config.json", "train.log", "metrics.csv", "curves.png", "result.json", "resnet8_latest.pth",
+             "resnet8_best.pth"}
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return tmp_path_factory.mktemp("datafree")
+
+
+@pytest.fixture(autouse=True)
+def in_workspace(workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+
+
+@pytest.fixture(scope="module")
+def common(workspace, tiny_fashion_mnist):
+    """Flags of every run: a teacher with random weights will do."""
+    torch.manual_seed(0)
+    teacher = workspace / "teachers/resnet8/resnet8.pth"
+    teacher.parent.mkdir(parents=True)
+    torch.save({"model": create_model("resnet8", 10).state_dict()}, teacher)
+    return [*FEW, "--data_root", str(tiny_fashion_mnist), "--path-t", str(teacher)]
+
+
+@pytest.fixture(scope="module")
+def reference(workspace, common):
+    """{method: result} of uninterrupted runs, made when they are asked for."""
+    made = {}
+
+    def of(method):
+        if method not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(workspace)
+                made[method] = train_datafree.main([*common, "--method", method, *METHODS[method]])
+        return folder_of(method), made[method]
+
+    return of
+
+
+def folder_of(name):
+    return Path("save/student_model/fashion_mnist_resnet8") / name
+
+
+def rows_of(folder):
+    with open(folder / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def pool_files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*.png"))}
+
+
+def assert_same_run(folder, other):
+    """Asserts that two run folders hold the same weights, metrics and pool, bit for bit."""
+    for kind in ("latest", "best"):
+        one, two = (checkpoints.load(place / f"resnet8_{kind}.pth")["model"] for place in (folder, other))
+        assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    rows = [[{k: v for k, v in row.items() if k != "images_s"} for row in rows_of(place)] for place in (folder, other)]
+    assert rows[0] == rows[1]
+    assert pool_files(folder / "pool") == pool_files(other / "pool")
+    assert not list(folder.rglob("*.part"))
+
+
+# The run folder and the pool
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_run_folder(reference, method, tiny_fashion_mnist):
+    folder, result = reference(method)
+    has_pool = method in ("fastdfkd", "deepinversion")
+    assert {file.name for file in folder.iterdir()} == RUN_FILES | ({"pool"} if has_pool else set())
+    assert json.loads((folder / "result.json").read_text()) == {"schema": 1, **result}
+    images = {"dafl": 128, "dfq": 128, "fastdfkd": 4 * 16, "deepinversion": 2 * 16}[method]
+    steps = {"dafl": 4, "dfq": 4, "fastdfkd": 4 * 2, "deepinversion": 2 * 2}[method]  # of 4, the first and the fourth
+    assert {"method": ROWS[method], "source": method, "teacher": "resnet8", "student": "resnet8", "images": images,
+            "epochs": 2, "image_steps": 128, "student_steps": 8, "generator_steps": steps}.items() <= result.items()
+    rows = rows_of(folder)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert ("generator_loss" in rows[0]) is not has_pool
+    assert result["top1_last"] == pytest.approx(float(rows[-1]["top1"]), rel=1e-5)
+    config = json.loads((folder / "config.json").read_text())
+    published = {"dafl": (1, 1e-3), "dfq": (1, 1e-3), "fastdfkd": (20, 5e-3), "deepinversion": (20, None)}[method]
+    assert config["flags"]["kd_T"] == published[0]
+    assert config["flags"]["lr_g"] == published[1]  # of fastdfkd, that of k = 2
+    assert "optimizer" not in checkpoints.load(folder / "resnet8_latest.pth")
+    create_model("resnet8", 10, checkpoint=folder / "resnet8_latest.pth")
+
+
+def test_pool_is_an_image_folder_that_can_be_distilled_from(reference, common):
+    folder, _ = reference("fastdfkd")
+    pool = folder / "pool"
+    manifest = json.loads((pool / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["method"] == "FastDFKD" and manifest["images"] == 64
+    assert manifest["settings"]["k"] == 2 and manifest["settings"]["seed"] == 0
+    files = pool_files(pool)
+    counts = {str(label): sum(name.startswith(f"{label:04d}/") for name in files) for label in range(10)}
+    assert manifest["classes"] == {label: count for label, count in counts.items() if count}
+    for label, count in manifest["classes"].items():
+        assert {f"{int(label):04d}/{index:05d}.png" for index in range(count)} <= files.keys()
+    with Image.open(pool / next(iter(files))) as image:
+        assert image.mode == "L" and image.size == (16, 16)  # Fashion-MNIST is grey
+    result = train_student.main([flag for flag in common if flag not in ("--steps_per_epoch", "4")]
+                                + ["--train_data", str(pool), "--experiments_name", "again"])
+    assert result["images"] == 64 and result["method"] == "FastDFKD"
+
+
+def test_images_besides_and_a_pool_elsewhere(common, tiny_image_folder):
+    result = train_datafree.main([*common, "--method", "deepinversion", *METHODS["deepinversion"], "--epochs", "1",
+                                  "--rounds_per_epoch", "2", "--pool", "elsewhere", "--pool_data",
+                                  str(tiny_image_folder), "--experiments_name", "besides"])
+    assert result["images"] == 2 * 16 == len(pool_files("elsewhere"))
+    assert not (folder_of("besides") / "pool").exists()
+
+
+def test_imagenets_settings(common):
+    """Reptile, noise that lives, boxes, the last batch, several rounds an epoch; images of more than 64 pixels."""
+    argv = [*common, "--method", "fastdfkd", "--image_size", "80", "--z_dim", "4", "--k", "2", "--batch", "4",
+            "--batch_size", "4", "--steps_per_epoch", "2", "--meta", "reptile", "--lr_g_meta", "1e-4", "--lr_z_meta",
+            "5e-3", "--z_rounds", "50", "--view", "resized", "--keep", "last", "--warmup_rounds", "0",
+            "--rounds_per_epoch", "2", "--bn", "0.1", "--oh", "0.1", "--adv", "1", "--kd_T", "5", "--num_workers", "0",
+            "--epochs", "1", "--lr_g", "2e-4", "--val_split", "holdout"]
+    result = train_datafree.main([*argv, "--experiments_name", "imagenet"])
+    assert result["images"] == 8
+    flags = json.loads((folder_of("imagenet") / "config.json").read_text())["flags"]
+    assert flags["meta"] == "reptile" and (flags["lr_g"], flags["lr_z"]) == (2e-4, 0.015)
+
+
+def test_rates_of_other_k_are_those_of_ten(common):
+    assert train_datafree.parse_option([*common, "--method", "fastdfkd", "--k", "50"]).lr_g == 2e-3
+    given = train_datafree.parse_option([*common, "--method", "fastdfkd", "--k", "5", "--lr_z", "0.5"])
+    assert (given.lr_g, given.lr_z) == (3e-3, 0.5)
+    defaults = train_datafree.parse_option(["--method", "fastdfkd", "--path-t", "x", "--dataset", "cifar100"])
+    assert (defaults.learning_rate, defaults.batch_size, defaults.epochs, defaults.min_lr, defaults.weight_decay,
+            defaults.schedule, defaults.steps_per_epoch) == (0.2, 256, 200, 2e-4, 1e-4, "cosine", 400)
+
+
+def test_bf16(common):
+    for method in ("dfq", "fastdfkd"):
+        result = train_datafree.main([*common, "--method", method, *METHODS[method], "--amp", "bf16", "--epochs", "1",
+                                      "--experiments_name", f"bf16-{method}"])
+        assert np.isfinite(float(rows_of(folder_of(f"bf16-{method}"))[0]["loss"])) and result["epochs"] == 1
+
+
+def test_passes_over_the_pool_differ_and_go_on_in_the_middle(tmp_path):
+    pool = Pool(tmp_path / "pool", 8, False, WORLD, {"run": "x"})
+    pool.open()
+    images = torch.arange(12).view(12, 1, 1, 1).expand(12, 3, 8, 8) / 255
+    for half in range(2):
+        pool.add(images[6 * half:6 * half + 6], torch.arange(6))
+    calls = []
+
+    class Passes:
+        """A Loader of two steps a pass, whose batches are (pass, step)."""
+
+        def __init__(self, images):
+            calls.append(images)
+
+        def __len__(self):
+            return 2
+
+        def epoch_batches(self, epoch, first_step=0):
+            return iter([(epoch, step) for step in range(first_step, 2)])
+
+    loader = PoolLoader(pool, Passes, 5, 6)
+    batches = [list(loader.epoch_batches(epoch)) for epoch in (0, 1)]
+    assert [len(batch) for batch in batches] == [5, 5] and len(set(sum(batches, []))) == 10
+    assert list(loader.epoch_batches(1, 3)) == batches[1][3:]
+    assert isinstance(calls[0], ImageSet) and calls[0].images[:, 0, 0, 0].tolist() == list(range(12))
+
+
+def test_large_images_stay_on_the_disk(tmp_path):
+    beside = tmp_path / "beside.png"
+    Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(beside)
+    pool = Pool(tmp_path / "pool", 8, False, WORLD, {"run": "x"}, ImageSet([beside], None), memory_size=4)
+    pool.open()
+    pool.add(torch.full((2, 3, 8, 8), 0.2), torch.tensor([3, 3]))
+    images = pool.images()
+    assert not images.in_memory
+    assert [np.asarray(images.load(index))[0, 0, 0] for index in range(3)] == [99, 51, 51]
+    assert images.images[2] == str(tmp_path / "pool/0003/00001.png")
+
+
+# Resuming
+
+
+def interrupt(monkeypatch, target, name, call, action):
+    """Makes the `call`-th call of target.name do `action` after its work."""
+    real, calls = getattr(target, name), []
+
+    def wrapped(*arguments, **keywords):
+        calls.append(1)
+        result = real(*arguments, **keywords)
+        if len(calls) == call:
+            action()
+        return result
+
+    monkeypatch.setattr(target, name, wrapped)
+
+
+def sigterm():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL would: nothing is saved on the way."""
+
+
+def kill():
+    raise Killed
+
+
+# method: what is interrupted, at which call, how, and what is then on the disk (epochs, steps, images of the pool).
+INTERRUPTIONS = {
+    "dafl in an epoch": ("dafl", loops, "gradient_step", 6, sigterm, (1, 2, 0)),
+    "dfq in an epoch": ("dfq", loops, "gradient_step", 2, sigterm, (0, 2, 0)),
+    "dfq killed": ("dfq", RunFolder, "end_epoch", 1, kill, (1, 0, 0)),
+    "fastdfkd in the warm-up": ("fastdfkd", fastdfkd.FastDFKD, "losses", 3, sigterm, (0, 0, 16)),
+    "fastdfkd in a round": ("fastdfkd", fastdfkd.FastDFKD, "losses", 7, sigterm, (1, 0, 48)),
+    "fastdfkd in an epoch": ("fastdfkd", loops, "gradient_step", 6, sigterm, (1, 2, 64)),
+    "fastdfkd killed with a younger round": ("fastdfkd", Pool, "add", 4, kill, (1, 0, 48)),
+    "deepinversion in an epoch": ("deepinversion", loops, "gradient_step", 3, sigterm, (0, 3, 16)),
+    "deepinversion killed with a younger round": ("deepinversion", Pool, "add", 2, kill, (1, 0, 16)),
+}
+
+
+@pytest.mark.parametrize("name", INTERRUPTIONS)
+def test_interrupted_and_resumed_is_never_interrupted(reference, common, monkeypatch, name):
+    method, target, function, call, action, state = INTERRUPTIONS[name]
+    folder, _ = reference(method)
+    argv = [*common, "--method", method, *METHODS[method], "--experiments_name", name]
+    with monkeypatch.context() as patch:
+        interrupt(patch, target, function, call, action)
+        with pytest.raises(SystemExit if action is sigterm else Killed) as stopped:
+            train_datafree.main(argv)
+    if action is sigterm:
+        assert stopped.value.code == 143
+        assert "stopped by SIGTERM" in (folder_of(name) / "train.log").read_text()
+    saved = checkpoints.load(folder_of(name) / "resnet8_latest.pth")
+    held = len(saved["pool"]["names"]) if "pool" in saved else 0
+    assert (saved["progress"]["epoch"], saved["progress"]["step"], held) == state
+    if "younger" in name:
+        assert len(pool_files(folder_of(name) / "pool")) == held + 16
+    torch.manual_seed(1234)  # nothing may hang on the generator of the process
+    train_datafree.main([*argv, "--resume"])
+    assert_same_run(folder_of(name), folder)
+
+
+def test_resume_with_other_settings_is_refused(reference, common):
+    reference("dfq")
+    argv = [*common, "--method", "dfq", *METHODS["dfq"], "--resume"]
+    with pytest.raises(UserError, match="bn was 1.0 .* is 2.0 now"):
+        train_datafree.main([*argv, "--bn", "2"])
+    train_datafree.main([*argv, "--bn", "1"])  # the published value, said or not
+
+
+def test_a_pool_that_lacks_an_image_is_not_resumed(common, monkeypatch):
+    argv = [*common, "--method", "fastdfkd", *METHODS["fastdfkd"], "--experiments_name", "lacking"]
+    with monkeypatch.context() as patch:
+        interrupt(patch, RunFolder, "end_epoch", 1, kill)
+        with pytest.raises(Killed):
+            train_datafree.main(argv)
+    next((folder_of("lacking") / "pool").rglob("*.png")).unlink()
+    with pytest.raises(UserError, match="lacks 1 images of the run to be resumed"):
+        train_datafree.main([*argv, "--resume"])
+
+
+def test_a_pool_of_another_run_is_left_alone(reference, common):
+    folder, _ = reference("fastdfkd")
+    before = pool_files(folder / "pool")
+    with pytest.raises(UserError, match="holds images that this run has not made"):
+        train_datafree.main([*common, "--method", "fastdfkd", *METHODS["fastdfkd"], "--pool", str(folder / "pool"),
+                             "--experiments_name", "thief"])
+    assert pool_files(folder / "pool") == before
+
+
+# Several processes
+
+# Of each method a run, the same with a SIGTERM that one of the processes gets in its first epoch, and that one resumed.
+PROGRAM = """
+import json, os, signal, sys
+from helper import loops
+from helper.processes import World
+import train_datafree
+
+real = loops.gradient_step
+World.close = lambda self: None  # one process group for all of them: made again at once, it may meet the old one's keys
+
+def interrupted(*arguments):
+    real(*arguments)
+    calls.append(1)
+    if len(calls) == 2 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+for method, argv in json.loads(sys.argv[1]).items():
+    train_datafree.main([*argv, "--experiments_name", f"whole-{method}"])
+    calls, loops.gradient_step = [], interrupted
+    try:
+        train_datafree.main([*argv, "--experiments_name", f"stopped-{method}"])
+    except SystemExit as stopped:
+        assert stopped.code == 143 and len(calls) == 2
+    assert len(calls) == 2
+    loops.gradient_step = real
+    train_datafree.main([*argv, "--experiments_name", f"stopped-{method}", "--resume"])
+"""
+
+
+def test_two_processes(workspace, common):
+    program = workspace / "program.py"
+    program.write_text(PROGRAM)
+    runs = {method: [*common, "--method", method, *METHODS[method], "--print-freq", "2"]
+            for method in ("dfq", "fastdfkd")}
+    runs["fastdfkd"] += ["--z_rounds", "3", "--reset_round", "2"]  # what is drawn once is the same on both
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                           str(program), json.dumps(runs)], cwd=workspace, text=True, capture_output=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, timeout=240)
+    assert done.returncode == 0, done.stderr
+    for method in runs:
+        assert_same_run(folder_of(f"stopped-{method}"), folder_of(f"whole-{method}"))
+        result = json.loads((folder_of(f"whole-{method}") / "result.json").read_text())
+        assert result["image_steps"] == 128
+    # Each process made its half of a round, of other noise.
+    assert result["images"] == 64 == len(set(pool_files(folder_of("whole-fastdfkd") / "pool").values()))
+
+
+# Wrong input
+
+WRONG = {
+    "no teacher": (["--method", "dfq", "--path-t", "nowhere/resnet8/a.pth"], "checkpoint not found"),
+    "size": (["--method", "dafl", "--image_size", "18"], "--image_size 18: .* multiple of 4"),
+    "large size": (["--method", "fastdfkd", "--image_size", "72"], "--image_size 72: .* multiple of 16"),
+    "k": (["--method", "fastdfkd", "--k", "0"], "--k: invalid|0 is not a positive integer"),
+    "meta": (["--method", "fastdfkd", "--meta", "mamml"], "mamml is none of maml, reptile"),
+    "momentum": (["--method", "fastdfkd", "--bn_momentum", "1.5"], "not in"),
+    "rate": (["--method", "dafl", "--lr_g", "0"], "not a positive number"),
+    "another's setting": (["--method", "dafl", "--bn", "1"], "--bn is a setting of dfq, fastdfkd, deepinversion and"),
+    "no pool": (["--method", "dfq", "--pool", "x"], "--pool is of a pool and dfq has none"),
+    "few images": (["--method", "deepinversion", "--batch", "8"], "first epoch would have 8 images and --batch_size is"),
+    "no method": ([], "--method"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_one_line(common, capsys, name):
+    more, message = WRONG[name]
+    before = set(Path("save/student_model").rglob("*"))
+    assert run(train_datafree.main, [*common, *more, "--experiments_name", "wrong"]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") <= 2 and "Traceback" not in text
+    assert re.search(message, text), text
+    assert set(Path("save/student_model").rglob("*")) == before
+
+
+def test_a_teacher_without_batch_norm(common, workspace, capsys):
+    path = workspace / "teachers/plain.pth"
+    name = "timm/vit_tiny_patch16_224"
+    torch.save(create_model(name, 10).state_dict(), path)
+    argv = [*common, "--path-t", str(path), "--model_t", name, "--image_size", "224", "--method", "dfq"]
+    assert run(train_datafree.main, argv) == 2
+    assert "no BatchNorm layer" in capsys.readouterr().err
