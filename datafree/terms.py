@@ -45,7 +45,7 @@ def jensen_shannon(teacher_logits, student_logits, temperature=3.0):
 
 
 def total_variation(images):
-    """Sum of the L2 norms, over the batch, of the differences to the right, lower, lower right and lower left pixels."""
+    """Sum of the L2 norms, over the batch, of the differences to the right, lower, lower right, lower left pixels."""
     right = images[..., :, 1:] - images[..., :, :-1]
     lower = images[..., 1:, :] - images[..., :-1, :]
     lower_right = images[..., 1:, 1:] - images[..., :-1, :-1]

@@ -89,9 +89,9 @@ def statistics_of(path, name, default, published):
 def chosen_statistics(options, who, default, path=None, name=None):
     """Returns the Statistics that the teacher ('t') or the student ('s') sees its images with.
 
-    Those of the flags --mean_t, … or else, of a checkpoint `path` that holds the network `name`, the file's own or those
-    of the network's library; or else the data set's. `default` is the data set's: mean, std, and whether its images are
-    such that a library's statistics fit them (`dataset.real.default_statistics`).
+    Those of the flags --mean_t, … or else, of a checkpoint `path` that holds the network `name`, the file's own or
+    those of the network's library; or else the data set's. `default` is the data set's: mean, std, and whether its
+    images are such that a library's statistics fit them (`dataset.real.default_statistics`).
     """
     mean, std, like_imagenet = default
     found = Statistics(mean, std, "the data set's")

@@ -269,19 +269,21 @@ def test_loss_without_the_factor_of_the_temperature(student_argv):
                             "--experiments_name", f"tau-{name}", *flags])
         return float(rows_of(folder_of(f"tau-{name}"))[0]["loss"])
 
-    assert first_loss("whole", "--kd_T", "8") == pytest.approx(64 * first_loss("plain", "--kd_T", "8", "--no_tau2"), rel=1e-4)
+    whole, plain = first_loss("whole", "--kd_T", "8"), first_loss("plain", "--kd_T", "8", "--no_tau2")
+    assert whole == pytest.approx(64 * plain, rel=1e-4)
 
 
 @pytest.mark.parametrize("optimizer, rate", [("adam", 1e-3), ("adamw", 1e-3)])
 def test_other_optimizers_take_their_own_first_step(student_argv, monkeypatch, optimizer, rate):
-    """Adam's first step moves every weight by the rate, against the sign of its gradient; AdamW's decay is apart from it."""
+    """Adam's first step moves every weight by the rate, against its gradient's sign; AdamW's decay is apart from it."""
     seen, gradient_step = [], loops.gradient_step
 
     def recorded(loss, optimizer):
         weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         before = [weight.detach().clone() for weight in weights]
         gradient_step(loss, optimizer)
-        seen.append((before, [weight.grad.clone() for weight in weights], [weight.detach().clone() for weight in weights]))
+        seen.append((before, *([value.detach().clone() for value in values]
+                               for values in ([weight.grad for weight in weights], weights))))
 
     monkeypatch.setattr(loops, "gradient_step", recorded)
     decay = 0.5

@@ -369,7 +369,7 @@ WRONG = {
     "rate": (["--method", "dafl", "--lr_g", "0"], "not a positive number"),
     "another's setting": (["--method", "dafl", "--bn", "1"], "--bn is a setting of dfq, fastdfkd, deepinversion and"),
     "no pool": (["--method", "dfq", "--pool", "x"], "--pool is of a pool and dfq has none"),
-    "few images": (["--method", "deepinversion", "--batch", "8"], "first epoch would have 8 images and --batch_size is"),
+    "few images": (["--method", "deepinversion", "--batch", "8"], "first epoch would have 8 images"),
     "no method": ([], "--method"),
 }
 
