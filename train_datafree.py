@@ -36,6 +36,7 @@ class Method(NamedTuple):
 METHODS = {"dafl": Method("DAFL", dafl, 1.0, 0.1, False), "dfq": Method("DFQ", dfq, 1.0, 0.1, False),
            "fastdfkd": Method("FastDFKD", fastdfkd, 20.0, 0.2, True),
            "deepinversion": Method("DeepInv", deepinversion, 20.0, 0.1, True)}
+SAMPLES = 100  # of a generator whose images are seen once
 SETTINGS = {name: method.module.Settings for name, method in METHODS.items()}
 
 
@@ -187,7 +188,7 @@ def make_source(options, teacher, student, num_classes, folder, world, inputs):
         generator = make_generator(settings.z_dim, size, grey).to(world.device)
         synthesizer = kind(*made, generator=generator)
     if not method.has_pool:
-        return FreshImages(synthesizer, student, options, world)
+        return FreshImages(synthesizer, student, options, world, folder)
     manifest = {"method": method.row, "run": str(folder), "settings": {
         **inputs, **asdict(settings), "seed": options.seed, "image_size": size, "grey": grey, "format": "png"}}
     return PoolImages(synthesizer, student, options, world, manifest)
@@ -199,15 +200,29 @@ class FreshImages:
     What is drawn follows from (seed, epoch, step, rank), as `helper.loops.train_epoch` seeds it.
     """
 
-    def __init__(self, method, student, options, world):
-        self.method, self.student, self.options = method, student, options
+    def __init__(self, method, student, options, world, folder):
+        self.method, self.student, self.options, self.world, self.folder = method, student, options, world, folder
         self.share = options.batch_size // world.size
         self.loader, self.parts = StepNumbers(options.steps_per_epoch, options.batch_size), {"method": method}
 
     def open(self):
         """Nothing is on the disk."""
 
-    close = open
+    def close(self):
+        """Writes SAMPLES images of the finished generator, which leave with it otherwise: <run folder>/samples/."""
+        from dataset.image_writer import ImageWriter
+        from helper import loops
+        from helper.diffusion import to_pixels
+        from helper.files import make_folder
+
+        if not self.world.is_main:
+            return
+        loops.seed_step(self.options.seed, self.options.epochs, 0, 0)
+        images = 2 * self.method.images(SAMPLES) - 1
+        folder = make_folder(self.folder / "samples")
+        with ImageWriter("png") as writer:
+            for index, pixels in enumerate(to_pixels(images, self.options.dataset == "fashion_mnist").cpu().numpy()):
+                writer.put(folder / f"{index:05d}.png", pixels)
 
     def prepare(self, run_folder, progress, stop):
         """Nothing is made before an epoch."""

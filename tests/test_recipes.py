@@ -153,7 +153,7 @@ def test_an_estimate_trains_nothing(tmp_path):
 
 def test_fastdfkd_on_imagenet(tmp_path):
     run, = map(options_of, recorded("imagenet_fastdfkd.sh", tmp_path))
-    assert (run.k, run.meta, run.batch, run.rounds_per_epoch, run.steps_per_epoch) == (50, "reptile", 100, 10, 1000)
+    assert (run.k, run.meta, run.batch, run.rounds_per_epoch, run.steps_per_epoch) == (50, "reptile", 100, 7, 1000)
     assert (run.bn, run.oh, run.adv, run.kd_T) == (0.1, 0.1, 0.1, 5)
     assert (run.lr_g, run.lr_z, run.lr_g_meta, run.lr_z_meta, run.z_rounds, run.keep, run.view, run.min_lr) == (
         2e-4, 0.01, 1e-4, 5e-3, 50, "last", "resized", 0)

@@ -103,7 +103,7 @@ def assert_same_run(folder, other):
 def test_run_folder(reference, method, tiny_fashion_mnist):
     folder, result = reference(method)
     has_pool = method in ("fastdfkd", "deepinversion")
-    assert {file.name for file in folder.iterdir()} == RUN_FILES | ({"pool"} if has_pool else set())
+    assert {file.name for file in folder.iterdir()} == RUN_FILES | {"pool" if has_pool else "samples"}
     assert json.loads((folder / "result.json").read_text()) == {"schema": 1, **result}
     images = {"dafl": 128, "dfq": 128, "fastdfkd": 4 * 16, "deepinversion": 2 * 16}[method]
     steps = {"dafl": 4, "dfq": 4, "fastdfkd": 4 * 2, "deepinversion": 2 * 2}[method]  # of 4, the first and the fourth
@@ -119,6 +119,15 @@ def test_run_folder(reference, method, tiny_fashion_mnist):
     assert config["flags"]["lr_g"] == published[1]  # of fastdfkd, that of k = 2
     assert "optimizer" not in checkpoints.load(folder / "resnet8_latest.pth")
     create_model("resnet8", 10, checkpoint=folder / "resnet8_latest.pth")
+
+
+def test_samples_of_a_generator_are_grey_images_that_differ(reference):
+    folder, _ = reference("dfq")
+    files = sorted((folder / "samples").iterdir())
+    assert [file.name for file in files] == [f"{index:05d}.png" for index in range(train_datafree.SAMPLES)]
+    assert len({file.read_bytes() for file in files}) > 90
+    with Image.open(files[0]) as image:
+        assert image.mode == "L" and image.size == (16, 16)
 
 
 def test_pool_is_an_image_folder_that_can_be_distilled_from(reference, common):
