@@ -11,6 +11,8 @@ AMOUNT=${AMOUNT:-50k}
 EPOCHS=${EPOCHS:-240}
 DECAY=${DECAY:-150,180,210}
 SEED=${SEED:-0}
+NAME=${NAME:-${AMOUNT}_${EPOCHS}epochs_seed$SEED}
+MORE=${MORE:-}                           # further flags of train_student.py
 
 for PAIR in $PAIRS; do
     TEACHER=${PAIR%:*}
@@ -19,5 +21,5 @@ for PAIR in $PAIRS; do
         --model_s "$STUDENT" --train_data "$IMAGES" --ignore_labels --data_amount "$AMOUNT" \
         --batch_size 128 --epochs "$EPOCHS" --learning_rate 0.1 --lr_decay_epochs "$DECAY" --weight_decay 5e-4 \
         -r 0 -a 1 --kd_T 4 --seed "$SEED" --resume \
-        --experiments_dir "cifar100_$TEACHER-$STUDENT" --experiments_name "${AMOUNT}_${EPOCHS}epochs_seed$SEED"
+        --experiments_dir "cifar100_$TEACHER-$STUDENT" --experiments_name "$NAME" $MORE
 done

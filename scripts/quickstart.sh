@@ -22,6 +22,7 @@ MIXING=${MIXING:-mixup}          # or none, cutmix
 SEED=${SEED:-0}                  # of the images and of the student
 SPLIT=${SPLIT:-test}
 DATA=${DATA:-true_dataset}
+TABLE=${TABLE:-quickstart}       # in result.json: make_tables.py leaves these runs out
 case $SOURCE in
 generated) TRAIN_DATA=syn_dataset/quickstart_$(basename "$GENERATOR")_${SAMPLER}_s${SCALE}_T${STEPS}_seed$SEED ;;
 real) TRAIN_DATA=real ;;
@@ -46,7 +47,8 @@ echo "3/4 distilling a $STUDENT on them, from random initialisation"
 "$PYTHON" train_student.py --dataset fashion_mnist --data_root "$DATA" --val_split "$SPLIT" \
     --path-t "$TEACHER" --model_s "$STUDENT" --train_data "$TRAIN_DATA" --data_amount "$IMAGES" \
     --epochs "$EPOCHS" --batch_size "$BATCH" --learning_rate "$RATE" --schedule cosine --warmup_epochs 1 --weight_decay 5e-4 \
-    --kd_T "$TEMPERATURE" --use_aug "$MIXING" --seed "$SEED" --experiments_dir quickstart --experiments_name "$RUN" --resume
+    --kd_T "$TEMPERATURE" --use_aug "$MIXING" --seed "$SEED" --table "$TABLE" --experiments_dir quickstart \
+    --experiments_name "$RUN" --resume
 
 echo "4/4 the result"
 "$PYTHON" -m helper.summary "save/student_model/quickstart/$RUN" "$TRAIN_DATA" $(($(date +%s) - START))

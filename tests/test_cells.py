@@ -177,13 +177,27 @@ def test_cifar100_settings():
             assert options.ignore_labels and options.data_amount == 50_000
 
 
-def test_fashion_mnist_students_take_about_equal_image_steps():
+def test_fashion_mnist_has_every_method_at_equal_image_steps():
+    taken = {}
     for row, options in trainings("fashion_mnist"):
-        if row == "Teacher":
-            continue
-        images = getattr(options, "data_amount", None) or 55_000
-        steps = getattr(options, "steps_per_epoch", None) or images // options.batch_size
-        assert 54_000 <= options.epochs * steps * options.batch_size <= 60_000, row
+        if row not in ("Teacher", "Student"):
+            steps = getattr(options, "steps_per_epoch", None) or options.data_amount // options.batch_size
+            taken.setdefault(row, []).append(options.epochs * steps * options.batch_size)
+    assert taken.pop("KD") == [128_000]  # the quickstart's
+    assert taken.keys() == {"One-Image", "DeepInv", "DAFL", "DFQ", "FastDFKD", "DM-KD"}
+    assert {steps[0] for steps in taken.values()} == {64_000}
+
+
+def test_fashion_mnist_has_the_runs_of_the_gap(tmp_path):
+    """What scripts/fashion_mnist_gap.sh has run, the table finds done: the same folders and settings."""
+    cells = {options.experiments_name: options for _, options in trainings("fashion_mnist", "2")
+             if getattr(options, "experiments_dir", "") == "quickstart"}
+    assert cells.keys() == {"gap_generated_seed2_test", "gap_real_seed2_test"}
+    text = (ROOT / "scripts/quickstart.sh").read_text()
+    for name, flag in {"IMAGES": "data_amount", "EPOCHS": "epochs", "BATCH": "batch_size", "RATE": "learning_rate",
+                       "TEMPERATURE": "kd_T", "MIXING": "use_aug"}.items():
+        default = re.search(rf"{name}=\${{{name}:-([^}}]*)}}", text)[1]
+        assert {str(getattr(options, flag)).removesuffix(".0") for options in cells.values()} == {default}
 
 
 def stand_in(tmp_path, body=""):
@@ -213,7 +227,7 @@ def test_all_cells_run_in_order(table, tmp_path):
 
 
 def test_one_cell_runs_alone(tmp_path):
-    done, commands = run_script(tmp_path, "fashion_mnist", CELL="4", SEED="7")
+    done, commands = run_script(tmp_path, "fashion_mnist", CELL="3", SEED="7")
     assert done.returncode == 0 and len(commands) == 2
     assert all("--seed 7" in command for command in commands) and "_seed7" in commands[1]
     done, commands = run_script(tmp_path, "table2_imagenet", CELL="3", GPUS="2")
@@ -231,8 +245,8 @@ def test_a_failing_cell_is_named_and_the_others_run(tmp_path):
     fails = 'case $* in *synthesize_baseline*|*"--method dfq"*) exit 2 ;; esac'
     done, commands = run_script(tmp_path, "fashion_mnist", fails)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "failed cells of scripts/cells/fashion_mnist.txt: 4 7"
-    # Cell 4 has no images: its student is not trained. The last cell has run.
+    assert done.stderr.splitlines()[-1] == "failed cells of scripts/cells/fashion_mnist.txt: 3 6 9"
+    # Cells 3 and 9 have no images: their students are not trained. The last cell has run.
     assert not any("--row One-Image" in command for command in commands) and "--row DM-KD" in commands[-1]
 
 

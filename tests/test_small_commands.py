@@ -8,7 +8,7 @@ from PIL import Image
 import models
 import train_teacher
 from benchmarks import device
-from dataset import compare
+from dataset import compare, contact_sheet
 from helper import checkpoints
 from helper.errors import UserError
 from models import create_model, fetch
@@ -33,6 +33,26 @@ def test_compare_counts_levels(tmp_path, capsys):
     assert "one level apart 8.33%" in capsys.readouterr().out
     with pytest.raises(UserError, match="differ in more than 0%"):
         compare.main([one, other, "--tolerance", "0.001"])
+
+
+def test_sets_side_by_side(tmp_path):
+    """A row a set: of ten classes an image each, of one folder ten that are spread over it."""
+    for label in range(10):
+        (tmp_path / f"classes/{label:04d}").mkdir(parents=True)
+        for index in range(3):
+            Image.fromarray(np.full((32, 32), 20 * label + index, np.uint8)).save(
+                tmp_path / f"classes/{label:04d}/{index:05d}.png")
+    shades = np.repeat(np.arange(100, dtype=np.uint8)[:, None, None], 32, 1).repeat(32, 2)
+    flat = write_folder(tmp_path / "flat", shades)
+    sheet = contact_sheet.main([str(tmp_path / "sheet.png"), f"by class={tmp_path / 'classes'}", f"patches={flat}"])
+    with Image.open(sheet) as image:
+        pixels = np.asarray(image.convert("L"))
+    rows = [pixels[2 + 33 + number * 66][pixels.shape[1] - 660:].reshape(10, 66)[:, 10] for number in range(2)]
+    assert rows[0].tolist() == [20 * label for label in range(10)]
+    assert rows[1].tolist() == list(range(0, 100, 10))
+    for wrong, message in ((["x.png", "name"], "each as NAME=FOLDER"), (["x.png", f"a={tmp_path / 'none'}"], "holds 0")):
+        with pytest.raises(UserError, match=message):
+            contact_sheet.main(wrong)
 
 
 def test_compare_refuses_what_has_no_pairs(tmp_path):
