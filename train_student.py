@@ -82,13 +82,14 @@ def real_key(options):
             options.image_size)
 
 
-def read_images(options, num_classes, shared):
+def read_images(options, num_classes, shared=None):
     """Returns the training ImageSet that the flags name. Raises UserError as `dataset.folders` does.
 
     The classes of the released list are ImageNet's: for other data sets it sets `options.ignore_labels`.
     """
     if options.train_data == "real":
-        images = shared.once(("training", options.data_amount, real_key(options)), lambda: real.load_training(options))
+        images = (shared or Shared()).once(("training", options.data_amount, real_key(options)),
+                                           lambda: real.load_training(options))
     else:
         amount, source, class_list = options.data_amount, options.train_data, real.class_list(options)
         if source is None:
@@ -230,7 +231,7 @@ def estimate(options):
         print(f"evaluation is not counted: {error}", flush=True)
         evaluated = 0
     amount = options.data_amount or (RELEASED_AMOUNT if options.train_data is None else None)
-    batches = Batches(amount or len(read_images(options, num_classes, Shared())), options.batch_size)
+    batches = Batches(amount or len(read_images(options, num_classes)), options.batch_size)
     options.model_t = options.model_t or architecture_of(options.path_t)
     teacher, student = (make_student(name, num_classes, info.mean, info.std)
                         for name in (options.model_t, options.model_s))
