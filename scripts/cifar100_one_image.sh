@@ -1,7 +1,7 @@
 #!/bin/sh
 # CIFAR-100, the row "One-Image": 50K patches of 32 pixels of one photograph, then the five pairs on them with the method's
 # recipe (the paper: 74.56, 68.51, 34.62, 52.39 and 54.71 %): Adam at 1e-3, 1,000 epochs, τ = 8 without the factor τ²,
-# CutMix β(0.25, 0.25). The published ones have 2,500 pixels a side and more: give yours as IMAGE; the default is a small one
+# CutMix β(0.25, 0.25). The published photographs have 2,500 pixels a side and more: give yours as IMAGE; the default is a small one
 # that matplotlib ships. Needs the teachers (scripts/cifar100_teachers.sh). Assumed: batch 512, a cosine to 0, no weight decay.
 set -eu
 cd "$(dirname "$0")/.."

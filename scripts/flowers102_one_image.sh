@@ -1,6 +1,6 @@
 #!/bin/sh
 # Flowers-102, the column "One-Image": a ResNet50 from a ResNet18 on patches of one photograph (the paper: 81.5 %). Needs the
-# teacher (scripts/flowers102_teacher.sh). The published ones have 2,500 pixels a side and more: give yours as IMAGE.
+# teacher (scripts/flowers102_teacher.sh). The published photographs have 2,500 pixels a side and more: give yours as IMAGE.
 # The paper does not give these settings: those of scripts/flowers102_distill.sh are assumed, 200K patches included.
 set -eu
 cd "$(dirname "$0")/.."

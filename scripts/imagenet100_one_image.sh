@@ -1,6 +1,6 @@
 #!/bin/sh
 # ImageNet-100, the column "One-Image": a ResNet50 from a ResNet18 on patches of one photograph (the paper: 84.4 %). Needs the
-# teacher (scripts/imagenet100_teacher.sh). The published ones have 2,500 pixels a side and more: give yours as IMAGE.
+# teacher (scripts/imagenet100_teacher.sh). The published photographs have 2,500 pixels a side and more: give yours as IMAGE.
 # The paper does not give these settings: those of scripts/imagenet100_distill.sh are assumed, 200K patches included.
 set -eu
 cd "$(dirname "$0")/.."

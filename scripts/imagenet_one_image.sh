@@ -2,7 +2,7 @@
 # ImageNet-1K, the row "One-Image": 1.28M patches of 256 pixels of one photograph, then a ResNet50 on them from a ResNet18,
 # with the method's own recipe (the paper: 66.20 %, 200 epochs): AdamW at 0.01, weight decay 5e-4, 512 images a GPU, τ = 8
 # without the factor τ², CutMix β(1, 1) in every batch, bicubic crops and changes of colour.
-# The published ones have 2,500 pixels a side and more: give yours as IMAGE. Needs the teacher (scripts/imagenet_teachers.sh) and
+# The published photographs have 2,500 pixels a side and more: give yours as IMAGE. Needs the teacher (scripts/imagenet_teachers.sh) and
 # the validation set. Assumed: a cosine from 0.01 to 0.
 set -eu
 cd "$(dirname "$0")/.."
