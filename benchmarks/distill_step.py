@@ -31,8 +31,8 @@ from models.classifiers import load_teacher, make_student
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # The released recipe of 32×32 images: τ = 4, SGD. Neither matters for the time.
-RECIPE = {"alpha": 1.0, "gamma": 0.0, "kd_T": 4.0, "use_aug": "none", "learning_rate": 0.05, "momentum": 0.9,
-          "weight_decay": 5e-4}  # fmt: skip
+RECIPE = {"alpha": 1.0, "gamma": 0.0, "kd_T": 4.0, "no_tau2": False, "use_aug": "none", "mix_beta": None,
+          "optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}  # fmt: skip
 OURS, DMKD, REPDISTILLER = "ours", "DM-KD", "RepDistiller"
 MATMUL = "matmul"
 
