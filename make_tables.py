@@ -15,7 +15,7 @@ from pathlib import Path
 from helper import options as flags
 from helper import tables
 from helper.errors import run
-from helper.files import make_folder, read_json, write_text
+from helper.files import csv_text, make_folder, read_json, write_text
 from helper.results import averaged, read_runs
 from helper.tables import Slot, Table
 
@@ -76,7 +76,7 @@ def write(out, name, page, lines):
     """Prints a table's page and writes it and its CSV, whose lines it returns."""
     records = [tables.record(name, slot, group) for slot, group in lines]
     write_text(out / f"{name}.md", page)
-    write_text(out / f"{name}.csv", tables.csv_text(records))
+    write_text(out / f"{name}.csv", csv_text(tables.COLUMNS, records))
     print(page)
     return records
 

@@ -1,7 +1,9 @@
 """Files appear whole or not at all: written aside as `.part`, then renamed."""
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -46,6 +48,15 @@ def read_json(path, what):
         raise UserError(f"{what} not found: {path}") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{what} {path} is not valid JSON ({error}): restore or delete it") from None
+
+
+def csv_text(columns, records):
+    """Returns the records, dicts of `columns`, as CSV with a header; what a record lacks is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
 
 
 def file_stem(model_name):

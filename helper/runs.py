@@ -1,7 +1,6 @@
 """A run folder: config.json, train.log, metrics.csv, curves.png, the checkpoints and result.json."""
 
 import csv
-import io
 import os
 import platform
 import subprocess
@@ -14,7 +13,16 @@ import torch
 
 from helper import checkpoints
 from helper.errors import UserError
-from helper.files import file_stem, make_folder, read_json, remove_parts, whole_file, write_json, write_text
+from helper.files import (
+    csv_text,
+    file_stem,
+    make_folder,
+    read_json,
+    remove_parts,
+    whole_file,
+    write_json,
+    write_text,
+)
 from helper.options import LATER_FLAGS, result_flags
 from helper.results import RESULT_SCHEMA
 
@@ -117,11 +125,8 @@ class RunFolder:
         self.save(progress, finished)
 
     def _write_metrics(self, rows):
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
-        write_text(self.folder / "metrics.csv", text.getvalue())
+        shown = [{key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows]
+        write_text(self.folder / "metrics.csv", csv_text(list(rows[0]), shown))
 
     def log(self, line):
         """Prints a line and adds it to train.log (rank 0)."""

@@ -4,8 +4,6 @@
 says what the values are, the first is the baseline, and runs of one value differ in their seeds.
 """
 
-import csv
-import io
 import math
 import statistics
 import sys
@@ -13,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 from helper.errors import UserError, run
-from helper.files import file_stem, make_folder, read_json, whole_file, write_text
+from helper.files import csv_text, file_stem, make_folder, read_json, whole_file, write_text
 from helper.results import read_run
 from helper.spread import spread
 from helper.tables import markdown
@@ -67,15 +65,6 @@ def by_value(records, column):
         if record[column] is not None:
             mine[record["seed"]] = record[column]
     return figures
-
-
-def csv_text(records):
-    """Returns the records, dicts of COLUMNS, as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
 
 
 def measured_columns(records):
@@ -177,7 +166,7 @@ def write(path, records, baseline, label, title, note, fidelity=True):
             "Differences are of top-1 at the last epoch: means over pairs of equal seed, with their 95 % interval by "
             "Student's t (one degree of freedom less than pairs).")
     make_folder(path.parent)
-    write_text(f"{path}.csv", csv_text(records))
+    write_text(f"{path}.csv", csv_text(COLUMNS, records))
     plot = f"![The plot of this table]({path.name}.png)"
     write_text(f"{path}.md", "\n\n".join([f"# {title}", text, means, plot, note]) + "\n")
     draw(records, panels, title, label, f"{path}.png")

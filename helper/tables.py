@@ -1,7 +1,5 @@
 """Tables of runs: which runs belong to which place, and the figures of a place as text, Markdown and CSV."""
 
-import csv
-import io
 import statistics
 from dataclasses import dataclass
 
@@ -166,12 +164,3 @@ def record(name, slot, group):
             line[field] = round(statistics.mean(values), 4)
             line[f"{field}_sd"] = round(statistics.stdev(values), 4) if len(values) > 1 else ""
     return line
-
-
-def csv_text(records):
-    """Returns the records as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
