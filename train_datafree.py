@@ -149,7 +149,8 @@ def distill(options, val_loader, world):
         run_folder.log(f"the {name}'s images are normalised with {found}")
     cost = training_cost(student, real.image_size(options), source.loader, len(val_loader.images), options.epochs,
                          teacher)
-    run_folder.log(f"besides the making of images, {cost}")
+    run_folder.log(str(cost))
+    run_folder.log(str(source.cost(cost)))
     teacher_metrics, teacher_classes = loops.evaluate_classifier(teacher, val_loader, world, options.amp)
     loops.report_teacher(run_folder, options.model_t, teacher_metrics["top1"], num_classes)
     step = source.watched(loops.distillation_step(network, fixed, optimizer, options, world.device, source.take))
@@ -192,6 +193,18 @@ def make_source(options, teacher, student, num_classes, folder, world, inputs):
     manifest = {"method": method.row, "run": str(folder), "settings": {
         **inputs, **asdict(settings), "seed": options.seed, "image_size": size, "grey": grey, "format": "png"}}
     return PoolImages(synthesizer, student, options, world, manifest)
+
+
+def synthesis_cost(source, image_steps, generated, training):
+    """Returns the SynthesisCost of a source beside the student's TrainingCost `training`."""
+    import torch
+
+    from helper.cost import SynthesisCost, forward_operations
+
+    generator = getattr(source.method, "generator", None)  # DeepInversion has none
+    operations = forward_operations(generator, torch.empty(2, *generator.z_shape)) // 2 if generator else 0
+    return SynthesisCost(image_steps, generated, operations, training.teacher,
+                         training.student if source.options.adv else 0)
 
 
 class FreshImages:
@@ -244,6 +257,10 @@ class FreshImages:
             return {**sums, "generator_loss": self.method.loss * sums["count"]}
 
         return both
+
+    def cost(self, training):
+        """Returns the SynthesisCost beside the student's TrainingCost `training`."""
+        return synthesis_cost(self, self.generator_steps() * self.options.batch_size, self.image_count(), training)
 
     def image_count(self):
         return self.options.epochs * self.options.steps_per_epoch * self.options.batch_size
@@ -341,13 +358,22 @@ class PoolImages:
     def watched(self, step):
         return step
 
+    def cost(self, training):
+        """Returns the SynthesisCost of all rounds; a step at half the resolution is a quarter of one."""
+        rounds = self.warmup + self.options.epochs * self.options.rounds_per_epoch
+        half, full = self._stages()
+        return synthesis_cost(self, rounds * self.options.batch * (4 * full + half) // 4, 0, training)
+
     def image_count(self):
         return len(self.pool)
 
     def generator_steps(self):
-        stages = (self.options.k,) if self.options.method == "fastdfkd" else (self.options.half_steps,
-                                                                              self.options.steps)
-        return self.pool.rounds * sum(stages)
+        return self.pool.rounds * sum(self._stages())
+
+    def _stages(self):
+        """The steps of a round at half and at full resolution."""
+        options = self.options
+        return (0, options.k) if options.method == "fastdfkd" else (options.half_steps, options.steps)
 
 
 if __name__ == "__main__":

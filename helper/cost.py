@@ -79,6 +79,31 @@ def training_cost(student, size, loader, val_images, epochs, teacher=None):
                         operations(teacher) if teacher is not None else 0, disk)
 
 
+class SynthesisCost(NamedTuple):
+    """What the making of images takes where a teacher's gradient makes them; operations are of an image's way forward.
+    """
+
+    image_steps: int  # images times the steps that move them or their generator, at full resolution
+    generated: int  # images that a generator makes without such a step
+    generator: int  # 0 where the pixels themselves move
+    teacher: int
+    student: int  # 0 where the method does not look at it
+
+    @property
+    def operations(self):
+        """All of the run's: the way back to an image is as long as that forward; weights take as much again."""
+        step = 3 * self.generator + 2 * (self.teacher + self.student)
+        return self.image_steps * step + self.generated * self.generator
+
+    def __str__(self):
+        parts = [f"3 x {with_prefix(self.generator, 'FLOP')} of the generator"] if self.generator else []
+        parts += [f"2 x {with_prefix(value, 'FLOP')} of the {name}"
+                  for name, value in (("teacher", self.teacher), ("student", self.student)) if value]
+        made = f", {self.generated} images of the generator" if self.generated else ""
+        return (f"the images: {with_prefix(self.operations, 'FLOP')}: {self.image_steps} image-steps of "
+                f"{' + '.join(parts)}{made}")
+
+
 class Pace:
     """Says once, from the first batches, how long a run of `total` units will still take.
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 import train_datafree
 import train_student
@@ -96,6 +98,18 @@ def assert_same_run(folder, other):
     assert not list(folder.rglob("*.part"))
 
 
+class Operations(TorchDispatchMode):
+    """Sums those of convolutions and matrix products while it is entered, forward and backward."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        value = function(*arguments, **(keywords or {}))
+        if count := flop_registry.get(function._overloadpacket):
+            self.total += count(*arguments, **(keywords or {}), out_val=value)
+        return value
+
+
 # The run folder and the pool
 
 
@@ -119,6 +133,34 @@ def test_run_folder(reference, method, tiny_fashion_mnist):
     assert config["flags"]["lr_g"] == published[1]  # of fastdfkd, that of k = 2
     assert "optimizer" not in checkpoints.load(folder / "resnet8_latest.pth")
     create_model("resnet8", 10, checkpoint=folder / "resnet8_latest.pth")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_cost_that_is_said_is_what_the_steps_take(common, method, monkeypatch):
+    """Counted in the methods' own steps, there and back."""
+    module = train_datafree.METHODS[method].module
+    kind = {"dafl": "DAFL", "dfq": "DFQ", "fastdfkd": "FastDFKD", "deepinversion": "DeepInversion"}[method]
+    counter = Operations()
+
+    def counting(function):
+        def call(*arguments, **keywords):
+            with counter:
+                return function(*arguments, **keywords)
+
+        return call
+
+    owner = getattr(module, kind)
+    for name in {"update", "images", "synthesize"} & set(dir(owner)):
+        monkeypatch.setattr(owner, name, counting(getattr(owner, name)))
+    monkeypatch.setattr(train_datafree, "SAMPLES", 1)  # of the finished generator, which are not in the cost
+    flags = METHODS[method] if method != "fastdfkd" else [*METHODS[method], "--warmup_rounds", "0"]
+    if method == "deepinversion":
+        flags = [*flags, "--half_steps", "3"]
+    train_datafree.main([*common, "--method", method, *flags, "--experiments_name", f"cost_{method}"])
+    log = (folder_of(f"cost_{method}") / "train.log").read_text()
+    said, prefix = re.search(r"the images: ([\d.]+) ([MG])FLOP: ", log).groups()
+    assert float(said) * {"M": 1e6, "G": 1e9}[prefix] == pytest.approx(counter.total, rel=0.05)
+    assert ("of the student" in log.partition("the images: ")[2].partition("\n")[0]) is (method != "dafl")
 
 
 def test_samples_of_a_generator_are_grey_images_that_differ(reference):
