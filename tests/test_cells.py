@@ -183,9 +183,8 @@ def test_fashion_mnist_has_every_method_at_equal_image_steps():
         if row not in ("Teacher", "Student"):
             steps = getattr(options, "steps_per_epoch", None) or options.data_amount // options.batch_size
             taken.setdefault(row, []).append(options.epochs * steps * options.batch_size)
-    assert taken.pop("KD") == [128_000]  # the quickstart's
-    assert taken.keys() == {"One-Image", "DeepInv", "DAFL", "DFQ", "FastDFKD", "DM-KD"}
-    assert {steps[0] for steps in taken.values()} == {64_000}
+    assert taken.keys() == {"KD", "One-Image", "DeepInv", "DAFL", "DFQ", "FastDFKD", "DM-KD"}
+    assert {steps[0] for steps in taken.values()} == {128_000}
 
 
 def test_fashion_mnist_has_the_runs_of_the_gap(tmp_path):
@@ -227,7 +226,7 @@ def test_all_cells_run_in_order(table, tmp_path):
 
 
 def test_one_cell_runs_alone(tmp_path):
-    done, commands = run_script(tmp_path, "fashion_mnist", CELL="3", SEED="7")
+    done, commands = run_script(tmp_path, "fashion_mnist", CELL="5", SEED="7")
     assert done.returncode == 0 and len(commands) == 2
     assert all("--seed 7" in command for command in commands) and "_seed7" in commands[1]
     done, commands = run_script(tmp_path, "table2_imagenet", CELL="3", GPUS="2")
@@ -245,8 +244,8 @@ def test_a_failing_cell_is_named_and_the_others_run(tmp_path):
     fails = 'case $* in *synthesize_baseline*|*"--method dfq"*) exit 2 ;; esac'
     done, commands = run_script(tmp_path, "fashion_mnist", fails)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "failed cells of scripts/cells/fashion_mnist.txt: 3 6 9"
-    # Cells 3 and 9 have no images: their students are not trained. The last cell has run.
+    assert done.stderr.splitlines()[-1] == "failed cells of scripts/cells/fashion_mnist.txt: 5 8 11"
+    # Cells 5 and 11 have no images: their students are not trained. The last cell has run.
     assert not any("--row One-Image" in command for command in commands) and "--row DM-KD" in commands[-1]
 
 
