@@ -69,13 +69,9 @@ def main(argv=None):
     options = parse_option(argv)
     from helper import processes
 
-    processes.relaunch_under_torchrun(options, argv)
-    world = processes.start(options)
-    try:
+    with processes.session(options, argv) as world:
         processes.fix_kernels(tf32=False)  # a figure is not to depend on the kernels that are fastest today
         return evaluate(options, world)
-    finally:
-        world.close()
 
 
 def evaluate(options, world):

@@ -93,14 +93,10 @@ def main(argv=None):
     With --estimate it returns `sampling_cost` of all that is asked for.
     """
     options = parse_option(argv)
-    from helper.processes import relaunch_under_torchrun, start
+    from helper.processes import session
 
-    relaunch_under_torchrun(options, argv)
-    world = start(options)
-    try:
+    with session(options, argv) as world:
         return synthesize(options, world)
-    finally:
-        world.close()
 
 
 def synthesize(options, world):

@@ -99,17 +99,13 @@ def main(argv=None):
     options = parse_option(argv)
     from helper import processes
 
-    processes.relaunch_under_torchrun(options, argv)
-    world = processes.start(options)
-    try:
+    with processes.session(options, argv) as world:
         for name in ("batch_size", "batch") if METHODS[options.method].has_pool else ("batch_size",):
             if getattr(options, name) % world.size:
                 raise UserError(f"--{name} {getattr(options, name)} cannot be shared among {world.size} processes: "
                                 f"give a multiple of {world.size}")
         val_loader = real.make_loader(real.load_validation(options), options, world, train=False)
         return distill(options, val_loader, world)
-    finally:
-        world.close()
 
 
 def distill(options, val_loader, world):

@@ -60,16 +60,12 @@ def main(argv=None):
     options = parse_option(argv)
     from helper import processes
 
-    processes.relaunch_under_torchrun(options, argv)
-    world = processes.start(options)
-    try:
+    with processes.session(options, argv) as world:
         if options.stage == "reconstruct":
             return reconstruct(options, world)
         if result := finished_result(options, world):
             return result
         return (train_vae if options.stage == "vae" else train_transformer)(options, world)
-    finally:
-        world.close()
 
 
 def finished_result(options, world):

@@ -113,16 +113,12 @@ def main(argv=None, shared=None):
         return estimate(options)
     from helper import processes
 
-    processes.relaunch_under_torchrun(options, argv)
-    world = processes.start(options)
-    try:
+    with processes.session(options, argv) as world:
         val_images = shared.once(("validation", real_key(options)), lambda: real.load_validation(options))
         val_loader = real.make_loader(val_images, options, world, train=False)
         if options.evaluate:
             return evaluate_checkpoint(options, val_loader, world)
         return distill(options, val_loader, world, shared)
-    finally:
-        world.close()
 
 
 def distill(options, val_loader, world, shared):

@@ -61,9 +61,7 @@ def main(argv=None):
     from helper.runs import RunFolder
     from models.classifiers import Statistics, library_statistics, make_student, statistics_of
 
-    processes.relaunch_under_torchrun(options, argv)
-    world = processes.start(options)
-    try:
+    with processes.session(options, argv) as world:
         val_images = real.load_validation(options)
         train_images = read_images(options, val_images)
         num_classes, info = len(val_images.class_names), real.REAL_SETS[options.dataset]
@@ -113,8 +111,6 @@ def main(argv=None):
                                          source=options.train_data or "real", images=len(train_images))
         run_folder.finish(result, {"cross-entropy": ["loss", "val_loss"], "accuracy (%)": ["train_top1", "top1"]})
         return result
-    finally:
-        world.close()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """One process or many: devices, torchrun, reductions, and stopping on SIGTERM."""
 
+import contextlib
 import os
 import re
 import signal
@@ -121,6 +122,17 @@ def choose_device(name, local_rank=0, several=False):
         raise UserError(f"GPU {index} was asked for and this machine has {torch.cuda.device_count()}: "
                         "start fewer processes or change --device")
     return torch.device("cuda", index)
+
+
+@contextlib.contextmanager
+def session(options, argv):
+    """Gives a script's `main(argv)` its World, under torchrun where `options` ask for it, and leaves it at the end."""
+    relaunch_under_torchrun(options, argv)
+    world = start(options)
+    try:
+        yield world
+    finally:
+        world.close()
 
 
 def start(options):
