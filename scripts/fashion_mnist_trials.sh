@@ -7,11 +7,11 @@
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-METHODS=${METHODS:-"dm-kd one-image deepinversion dafl dfq fastdfkd"}
+METHODS=${METHODS:-"dm-kd digits one-image deepinversion dafl dfq fastdfkd"}
 TRIALS=${TRIALS:-"a b c d e"}
 TEACHER=${TEACHER:-save/models/fashion_mnist/resnet20/resnet20_latest.pth}
 GENERATOR=${GENERATOR:-save/models/fashion_mnist/DiT-6x160-2}
-IMAGES=${IMAGES:-3200}                   # of dm-kd and one-image
+IMAGES=${IMAGES:-3200}                   # of dm-kd and one-image; there are 1,797 digits
 EPOCHS=${EPOCHS:-10}                     # a trial with more images than IMAGES has fewer
 STEPS=${STEPS:-50}                       # of the student an epoch, of 64 images each, in the other methods
 SEED=${SEED:-0}
@@ -20,13 +20,18 @@ DATA=${DATA:-true_dataset}
 "$PYTHON" -m dataset.fashion_mnist --root "$DATA"
 for METHOD in $METHODS; do
     for TRIAL in $TRIALS; do
-        AMOUNT=$IMAGES BATCH=64             # BATCH: of the student; dm-kd and one-image have half of it
+        AMOUNT=$IMAGES BATCH=64             # BATCH: of the student, twice that of a folder of images
         case $METHOD-$TRIAL in
         dm-kd-a) SCALE=2 && set -- --use_aug none ;;        # the paper's low fidelity
         dm-kd-b) SCALE=1 && set -- --use_aug none ;;        # no guidance
         dm-kd-c) SCALE=1 && set -- --use_aug mixup ;;
         dm-kd-d) SCALE=1 AMOUNT=$((2 * IMAGES)) && set -- --use_aug mixup ;;
         dm-kd-e) SCALE=1 AMOUNT=$((2 * IMAGES)) BATCH=32 && set -- --use_aug mixup ;;
+        digits-a) set -- --use_aug none ;;                  # real images of other classes, as Places365 is
+        digits-b) set -- --use_aug cutmix ;;
+        digits-c) set -- --use_aug mixup ;;
+        digits-d) BATCH=32 && set -- --use_aug none ;;
+        digits-e) BATCH=32 && set -- --use_aug mixup ;;
         one-image-a) set -- --kd_T 8 --no_tau2 --optimizer adam --learning_rate 1e-3 --weight_decay 0 --use_aug cutmix ;;
         one-image-b) set -- --kd_T 8 --no_tau2 --learning_rate 0.05 --weight_decay 5e-4 ;;
         one-image-c) set -- --kd_T 4 --learning_rate 0.05 --weight_decay 5e-4 --use_aug cutmix ;;
@@ -59,13 +64,17 @@ for METHOD in $METHODS; do
             "$PYTHON" synthesize_dit.py --model "$GENERATOR" --sampler ddim --num-sampling-steps 25 --cfg-scale "$SCALE" \
                 --data_amount "$AMOUNT" --batch_size 100 --seed "$SEED" --save_dir "$FOLDER"
             set -- --learning_rate 0.05 --weight_decay 5e-4 --kd_T 4 "$@" ;;
+        digits)
+            AMOUNT=1600 FOLDER=$DATA/digits
+            "$PYTHON" -m dataset.digits "$FOLDER"
+            set -- --ignore_labels --row Digits+KD --learning_rate 0.05 --weight_decay 5e-4 --kd_T 4 "$@" ;;
         one-image)
             FOLDER=syn_dataset/trial_one-image_seed$SEED
             "$PYTHON" synthesize_baseline.py --method one-image --image-size 32 --data_amount "$AMOUNT" --seed "$SEED" \
                 --save_dir "$FOLDER" ;;
         esac
         case $METHOD in
-        dm-kd | one-image)
+        dm-kd | digits | one-image)
             set -- train_student.py --train_data "$FOLDER" --data_amount "$AMOUNT" --epochs $((EPOCHS * IMAGES / AMOUNT)) \
                 --batch_size $((BATCH / 2)) --schedule cosine "$@" ;;
         *)

@@ -22,7 +22,7 @@ SCRIPTS = {"table1_cifar100": "table1_cifar100.sh", "table2_imagenet": "table2_i
            "table3_other": "table3_other.sh", "fashion_mnist": "table_fashion_mnist.sh"}
 PARSERS = {f"{module.__name__}.py": module.parse_option
            for module in (train_student, train_teacher, train_datafree, synthesize_dit, synthesize_baseline)}
-MODULES = {"models.fetch", "dataset.fashion_mnist"}  # commands that are no top-level scripts
+MODULES = {"models.fetch", "dataset.fashion_mnist", "dataset.digits"}  # commands that are no top-level scripts
 
 
 def lines_of(table):
@@ -183,7 +183,7 @@ def test_fashion_mnist_has_every_method_at_equal_image_steps():
         if row not in ("Teacher", "Student"):
             steps = getattr(options, "steps_per_epoch", None) or options.data_amount // options.batch_size
             taken.setdefault(row, []).append(options.epochs * steps * options.batch_size)
-    assert taken.keys() == {"KD", "One-Image", "DeepInv", "DAFL", "DFQ", "FastDFKD", "DM-KD"}
+    assert taken.keys() == {"KD", "Digits+KD", "One-Image", "DeepInv", "DAFL", "DFQ", "FastDFKD", "DM-KD"}
     assert {steps[0] for steps in taken.values()} == {128_000}
 
 

@@ -162,7 +162,7 @@ def test_fastdfkd_on_imagenet(tmp_path):
 def test_trials_of_every_method_are_of_one_length_and_never_see_the_test_images(tmp_path):
     commands = [command for command in recorded("fashion_mnist_trials.sh", tmp_path) if command[0] in PARSERS]
     runs = [options_of(command) for command in commands if command[0].startswith("train_")]
-    assert len(runs) == 30 and len({run.experiments_name for run in runs}) == 30
+    assert len(runs) == 35 and len({run.experiments_name for run in runs}) == 35
     for run in runs:
         steps = run.steps_per_epoch if hasattr(run, "steps_per_epoch") else run.data_amount // run.batch_size
         assert run.epochs * steps * run.batch_size == 32_000 and run.val_split == "holdout"

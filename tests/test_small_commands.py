@@ -1,5 +1,7 @@
 """The small commands beside the scripts: comparing folders, fetching teachers, the device's rates, old runs resumed."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from PIL import Image
 import models
 import train_teacher
 from benchmarks import device
-from dataset import compare, contact_sheet
+from dataset import compare, contact_sheet, digits
 from helper import checkpoints
 from helper.errors import UserError
 from models import create_model, fetch
@@ -53,6 +55,26 @@ def test_sets_side_by_side(tmp_path):
     for wrong, message in ((["x.png", "name"], "each as NAME=FOLDER"), (["x.png", f"a={tmp_path / 'none'}"], "holds 0")):
         with pytest.raises(UserError, match=message):
             contact_sheet.main(wrong)
+
+
+def test_digits_are_those_of_scikit_learn(tmp_path, capsys):
+    scans = pytest.importorskip("sklearn.datasets").load_digits()
+    digits.main([str(tmp_path)])
+    assert f"{tmp_path}: 1797 digits" in capsys.readouterr().out
+    files = sorted(tmp_path.rglob("*.*"))
+    assert len(files) == 1797 and files[0] == tmp_path / "0/00000.png"
+    of_three = scans.images[scans.target == 3]
+    with Image.open(tmp_path / f"3/{len(of_three) - 1:05d}.png") as image:
+        assert image.mode == "L" and image.size == (32, 32)
+        small = np.asarray(image.resize((8, 8), Image.Resampling.BOX), float)
+    assert np.corrcoef(small.ravel(), of_three[-1].ravel())[0, 1] > 0.98
+
+
+def test_digits_without_scikit_learn(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UserError, match="come with scikit-learn, which is not installed: pip install scikit-learn"):
+        digits.main([str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
 
 
 def test_compare_refuses_what_has_no_pairs(tmp_path):
