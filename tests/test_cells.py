@@ -95,7 +95,7 @@ def test_runs_do_not_share_a_folder_and_seeds_do_not_either(table):
 @pytest.mark.parametrize("table", SCRIPTS)
 def test_cells_use_what_earlier_cells_make(table):
     """Teachers and generated images, or what the head of the file and other recipes say how to get."""
-    made = {"real", "true_dataset/places365", "save/models/fashion_mnist/resnet20/resnet20_latest.pth"}
+    made = {"real", "true_dataset/places365", "true_dataset/digits", "save/models/fashion_mnist/resnet20/resnet20_latest.pth"}
     for line in lines_of(table):
         for word in re.findall(r"models\.fetch (\w+)", line):
             made.add(f"save/models/{word}/{word.lower()}.pth")
@@ -246,7 +246,7 @@ def test_a_failing_cell_is_named_and_the_others_run(tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "failed cells of scripts/cells/fashion_mnist.txt: 5 8 11"
     # Cells 5 and 11 have no images: their students are not trained. The last cell has run.
-    assert not any("--row One-Image" in command for command in commands) and "--row DM-KD" in commands[-1]
+    assert not any("--row One-Image" in command for command in commands) and "--row Digits+KD" in commands[-1]
 
 
 def test_a_stopped_cell_ends_the_rest(tmp_path):
