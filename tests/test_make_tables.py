@@ -185,8 +185,8 @@ def test_fashion_mnist_has_a_row_for_each_averaged_list():
         f"| DM-KD | resnet20 | resnet8 | 84.50 ± {sd} | 84.50 ± {sd} | 85.00 ± 0.00 | 3,000 | 59,520 | 1.5 | 0 1 |",
         "| DM-KD | resnet20 | resnet8 | 55.50 | 56.00 | 70.00 | 6,000 | 59,520 | 10.0 | 0 |"]
     methods = [line.split(" | ")[0].strip("| ") for line in page("fashion_mnist").splitlines() if line.startswith("| ")]
-    assert methods[2:] == ["Teacher", "Student", "KD", "One-Image", "DeepInv", "DAFL", "DFQ", "FastDFKD", "DM-KD",
-                           "DM-KD", "Shoes"]
+    assert methods[2:] == ["Teacher", "Student", "KD", "Digits+KD", "One-Image", "DeepInv", "DAFL", "DFQ", "FastDFKD",
+                           "DM-KD", "DM-KD", "Shoes"]
 
 
 def test_holdout_and_other_tables_are_counted_and_left_out(capsys):
