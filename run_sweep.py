@@ -40,31 +40,27 @@ STUDENT = {"path_t": f"{WEIGHTS}/resnet20/resnet20_latest.pth", "model_s": "resn
 
 @dataclass(frozen=True)
 class Sweep:
-    """flags: what a value sets; values; baseline: the one that others are compared with; label: of the plot's axis;
-    fixed: settings other than the quickstart's."""
+    """flags: what a value sets; values; baseline: the one that others are compared with; fixed: settings other than
+    the quickstart's. What the values are is in `helper.sweeps.LABELS`."""
 
     flags: tuple
     values: str
     baseline: str
-    label: str
     fixed: tuple = ()
 
 
 SWEEPS = {
-    "scale": Sweep(("cfg_scale",), "1,1.5,2,4", "1", "guidance scale s"),
-    "steps": Sweep(("num_sampling_steps",), "5,10,25,50", "25", "sampling steps T"),
-    "fidelity": Sweep(("cfg_scale", "num_sampling_steps"), "1:10,1:25,2:10,2:25,4:10,4:25", "1:25",
-                      "guidance scale s : sampling steps T"),
-    "teacher": Sweep(("path_t",), f"{STUDENT['path_t']},{WEIGHTS}/resnet8/resnet8_latest.pth", STUDENT["path_t"],
-                     "teacher"),
-    "images": Sweep(("data_amount",), "500,1000,2000,4000", "1000", "generated images, equal epochs"),
-    "epochs": Sweep(("epochs",), "5,10,20,40", "10", "epochs"),
-    "temperature": Sweep(("kd_T",), "1,2,4,8,16", "4", "temperature τ"),
-    "augmentation": Sweep(("use_aug",), "none,mixup,cutmix", "none", "mixing of a batch's images"),
+    "scale": Sweep(("cfg_scale",), "1,1.5,2,4", "1"),
+    "steps": Sweep(("num_sampling_steps",), "5,10,25,50", "25"),
+    "fidelity": Sweep(("cfg_scale", "num_sampling_steps"), "1:10,1:25,2:10,2:25,4:10,4:25", "1:25"),
+    "teacher": Sweep(("path_t",), f"{STUDENT['path_t']},{WEIGHTS}/resnet8/resnet8_latest.pth", STUDENT["path_t"]),
+    "images": Sweep(("data_amount",), "500,1000,2000,4000", "1000"),
+    "epochs": Sweep(("epochs",), "5,10,20,40", "10"),
+    "temperature": Sweep(("kd_T",), "1,2,4,8,16", "4"),
+    "augmentation": Sweep(("use_aug",), "none,mixup,cutmix", "none"),
     # Mixed images have no label of their own.
-    "labels": Sweep(("alpha", "gamma"), "1:0,0:1", "1:0", "weight of the teacher's outputs : of the labels",
-                    (("use_aug", "none"),)),
-    "source": Sweep(("train_data",), "generated,real", "generated", "training images, equal number"),
+    "labels": Sweep(("alpha", "gamma"), "1:0,0:1", "1:0", (("use_aug", "none"),)),
+    "source": Sweep(("train_data",), "generated,real", "generated"),
 }  # fmt: skip
 
 
@@ -344,10 +340,10 @@ def read_fidelity(options, folders):
 
 def report(options, cells, runs, fidelity):
     """Writes CSV, page and plot; returns the records."""
-    sweep = SWEEPS[options.sweep]
+    sweep, label = SWEEPS[options.sweep], sweeps.LABELS[options.sweep]
     records = [sweeps.record_of(runs[cell], cell.value, options.sweep, fidelity.get(cell.images)) for cell in cells]
     constant = {name: shown(value) for name, value in options.settings.items() if name not in sweep.flags}
-    title = (f"Fashion-MNIST, {sweep.label}: {records[0]['student']} distilled from "
+    title = (f"Fashion-MNIST, {label}: {records[0]['student']} distilled from "
              f"{constant.get('path_t', 'each teacher')}")
     title += "".join(f", {word} {constant[name]}" for name, word in (("data_amount", "images:"), ("epochs", "epochs:"))
                      if name in constant)
@@ -355,7 +351,7 @@ def report(options, cells, runs, fidelity):
     note = (f"A seed sets the images' noise and the student's initialisation. The same in all cells: {settings}. A "
             f"line a cell: [{options.sweep}.csv]({options.sweep}.csv).")
     # Where no flag of the sampling varies, the images of all values are the same.
-    sweeps.write(Path(options.out) / options.sweep, records, shown(options.baseline), sweep.label, title, note,
+    sweeps.write(Path(options.out) / options.sweep, records, shown(options.baseline), label, title, note,
                  fidelity=bool(set(sweep.flags) & set(SAMPLING)))
     return records
 

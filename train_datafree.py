@@ -355,7 +355,8 @@ class PoolImages:
         return step
 
     def cost(self, training):
-        """Returns the SynthesisCost of all rounds; a step at half the resolution is a quarter of one."""
+        """Returns the SynthesisCost of all rounds; a step at half the resolution is a quarter of one. Those of the
+        warm-up, which do without the student, count as the others."""
         rounds = self.warmup + self.options.epochs * self.options.rounds_per_epoch
         half, full = self._stages()
         return synthesis_cost(self, rounds * self.options.batch * (4 * full + half) // 4, 0, training)

@@ -1,7 +1,8 @@
 """Sweeps: differences between values over paired seeds with their t intervals; a sweep's CSV, page and plot.
 
-`python -m helper.sweeps OUT LABEL VALUE=RUN_FOLDER...` writes OUT.csv, OUT.md and OUT.png from finished runs: LABEL
-says what the values are, the first is the baseline, and runs of one value differ in their seeds.
+`python -m helper.sweeps OUT LABEL VALUE=RUN_FOLDER...` writes OUT.csv, OUT.md and OUT.png from finished runs: LABEL, a
+name of LABELS or a text, says what the values are, the first is the baseline, and runs of one value differ in their
+seeds.
 """
 
 import math
@@ -16,6 +17,11 @@ from helper.results import read_run
 from helper.spread import spread
 from helper.tables import markdown
 
+# What the values of a sweep are, at Fashion-MNIST's scale and at the paper's.
+LABELS = {"scale": "guidance scale s", "steps": "sampling steps T", "fidelity": "guidance scale s : sampling steps T",
+          "teacher": "teacher", "images": "generated images, equal epochs", "epochs": "epochs",
+          "temperature": "temperature τ", "augmentation": "mixing of a batch's images",
+          "labels": "weight of the teacher's outputs : of the labels", "source": "training images, equal number"}
 COLUMNS = ("sweep", "value", "seed", "top1_last", "top1_best", "agreement", "teacher", "student", "images", "epochs",
            "val_split", "image_steps", "seconds", "frechet", "label_top1", "entropy", "precision", "recall", "run")
 # Columns with a figure of the images, what they are called, and their decimals.
@@ -208,7 +214,7 @@ def main(argv=None):
     pairs = [text.partition("=") for text in arguments[2:]]
     if not pairs or not all(value and folder for value, _, folder in pairs):
         raise UserError("usage: python -m helper.sweeps OUT LABEL VALUE=RUN_FOLDER...")
-    out, label = Path(arguments[0]), arguments[1]
+    out, label = Path(arguments[0]), LABELS.get(arguments[1], arguments[1])
     records, places = [], set()
     for value, _, folder in pairs:
         found = read_run(folder)

@@ -14,13 +14,13 @@ SEEDS=${SEEDS:-0}                        # each samples images of its own: 7 GPU
 GPUS=${GPUS:-1}                          # for sampling
 STUDENT=${STUDENT:-resnet18}
 case $SWEEP in                           # the first value is the baseline
-fidelity) DEFAULT="2:100 2:250 3:100 3:250 4:100 4:250" LABEL="guidance scale s : sampling steps T" ;;
-teacher) DEFAULT="resnet34 wrn_40_2 vgg11" LABEL=teacher ;;
-images) DEFAULT="50k 100k 200k" LABEL="generated images, equal epochs" ;;
-epochs) DEFAULT="240 120 480" LABEL=epochs ;;
-temperature) DEFAULT="4 1 10 20" LABEL="temperature τ" ;;
-augmentation) DEFAULT="none mixup cutmix" LABEL="mixing of a batch's images" ;;
-source) DEFAULT="generated real" LABEL="training images, equal number" ;;
+fidelity) DEFAULT="2:100 2:250 3:100 3:250 4:100 4:250" ;;
+teacher) DEFAULT="resnet34 wrn_40_2 vgg11" ;;
+images) DEFAULT="50k 100k 200k" ;;
+epochs) DEFAULT="240 120 480" ;;
+temperature) DEFAULT="4 1 10 20" ;;
+augmentation) DEFAULT="none mixup cutmix" ;;
+source) DEFAULT="generated real" ;;
 *) echo "error: no sweep $SWEEP: the case at the top of this script has them" >&2; exit 2 ;;
 esac
 VALUES=${VALUES:-$DEFAULT}
@@ -51,4 +51,4 @@ for SEED in $SEEDS; do
         set -- "$@" "$VALUE=save/student_model/cifar100_$TEACHER-$STUDENT/$NAME"
     done
 done
-"$PYTHON" -m helper.sweeps "results/sweeps/cifar100_$SWEEP" "$LABEL" "$@"
+"$PYTHON" -m helper.sweeps "results/sweeps/cifar100_$SWEEP" "$SWEEP" "$@"

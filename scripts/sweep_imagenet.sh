@@ -16,14 +16,14 @@ GPUS=${GPUS:-8}
 STUDENT=${STUDENT:-ResNet18}
 FIDELITY=${FIDELITY:-}                   # 1: the images are measured as well, against the validation images
 case $SWEEP in                           # the first value is the baseline
-fidelity) DEFAULT="2:100 2:250 3:100 3:250 4:100 4:250" LABEL="guidance scale s : sampling steps T" ;;
-teacher) DEFAULT="ResNet18 ResNet34 ResNet50" LABEL=teacher ;;
-images) DEFAULT="200k 140k 1280k" LABEL="generated images, equal epochs" ;;
-epochs) DEFAULT="100 50 200" LABEL=epochs ;;
-temperature) DEFAULT="10 1 4 20" LABEL="temperature τ" ;;
-augmentation) DEFAULT="none mixup cutmix" LABEL="mixing of a batch's images" ;;
-labels) DEFAULT="1:0 0:1" LABEL="weight of the teacher's outputs : of the labels" ;;
-source) DEFAULT="generated real" LABEL="training images, equal number" ;;
+fidelity) DEFAULT="2:100 2:250 3:100 3:250 4:100 4:250" ;;
+teacher) DEFAULT="ResNet18 ResNet34 ResNet50" ;;
+images) DEFAULT="200k 140k 1280k" ;;
+epochs) DEFAULT="100 50 200" ;;
+temperature) DEFAULT="10 1 4 20" ;;
+augmentation) DEFAULT="none mixup cutmix" ;;
+labels) DEFAULT="1:0 0:1" ;;
+source) DEFAULT="generated real" ;;
 *) echo "error: no sweep $SWEEP: the case at the top of this script has them" >&2; exit 2 ;;
 esac
 VALUES=${VALUES:-$DEFAULT}
@@ -62,4 +62,4 @@ for SEED in $SEEDS; do
         set -- "$@" "$VALUE=save/student_model/imagenet_$STUDENT/$NAME"
     done
 done
-"$PYTHON" -m helper.sweeps "results/sweeps/imagenet_$SWEEP" "$LABEL" "$@"
+"$PYTHON" -m helper.sweeps "results/sweeps/imagenet_$SWEEP" "$SWEEP" "$@"

@@ -343,6 +343,9 @@ def test_plot_of_any_runs(tmp_path, monkeypatch, capsys):
     assert [record["frechet"] for record in records] == [6.0, 6.0, 12.0, 12.0]
     assert "| 4:100 | 2 | 56.50 ± 0.71 | -2.00 [-2.00, -2.00] |" in Path("results/fidelity.md").read_text()
     assert {path.name for path in Path("results").iterdir()} == {f"fidelity.{end}" for end in ("csv", "md", "png")}
+    assert "| s : T |" in Path("results/fidelity.md").read_text()
+    sweeps.main(["results/fidelity", "fidelity", *pairs])
+    assert "| guidance scale s : sampling steps T |" in Path("results/fidelity.md").read_text()
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
@@ -381,7 +384,7 @@ def test_scripts_set_what_they_vary(script, sweep, tmp_path):
     """The first and the last value, with two seeds: images, student, and the plot that is made of the runs."""
     commands = recorded(script, tmp_path, SWEEP=sweep, SEEDS="0 1")
     plot = commands.pop()
-    assert plot[:3] == ["-m", "helper.sweeps", f"results/sweeps/{script[6:-3]}_{sweep}"]
+    assert plot[:3] == ["-m", "helper.sweeps", f"results/sweeps/{script[6:-3]}_{sweep}"] and plot[3] in sweeps.LABELS
     sampled = [options_of(command) for command in commands if "synthesize_dit.py" in command]
     trained = [options_of(command) for command in commands if "train_student.py" in command]
     assert [part.partition("=")[2] for part in plot[4:]] == [
