@@ -583,12 +583,14 @@ def test_several_processes_stop_together_even_in_short_epochs(print_freq, stops_
 # Several runs under one torchrun: the group of processes stays between them.
 PROGRAM = """
 import sys
+import torch.distributed
 sys.path.insert(0, {root!r})
 import train_student
 from helper.processes import World
 World.close = lambda self: None
 for argv in {argvs!r}:
     train_student.main(argv)
+torch.distributed.destroy_process_group()  # left to the interpreter, gloo's threads abort now and then
 """
 
 
@@ -626,6 +628,7 @@ def test_two_processes(workspace, student, student_argv, data, capsys):
 # A run, the same with a SIGTERM that one of the processes gets in its second epoch, and that one resumed.
 STOPPED = """
 import os, signal, sys
+import torch.distributed
 sys.path.insert(0, {root!r})
 import train_student
 from helper import loops, processes
@@ -644,6 +647,7 @@ except SystemExit as stopped:
     assert stopped.code == 143 and len(calls) == 5
 loops.gradient_step = step
 train_student.main([*argv, "stopped", "--resume"])
+torch.distributed.destroy_process_group()  # left to the interpreter, gloo's threads abort now and then
 """
 
 
