@@ -1,1 +1,3 @@
-"""Measurements of speed, each beside named references in the same process: `python -m benchmarks.NAME`."""
+"""Measurements of speed, each beside named references in the same process: `python -m
+benchmarks.NAME`.
+"""

@@ -1,6 +1,6 @@
 """The rate of large matrix products on this machine: in fp32 and, on a GPU, in TF32 and bf16.
 
-    python -m benchmarks.device
+python -m benchmarks.device
 """
 
 import sys

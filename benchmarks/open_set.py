@@ -1,6 +1,8 @@
-"""Opens a set of images in a new process, for `benchmarks.input`: `python -m benchmarks.open_set READER SOURCE`.
+"""Opens a set of images in a new process, for `benchmarks.input`: `python -m benchmarks.open_set
+READER SOURCE`.
 
-Prints {"seconds", "kept", "most", "images"} as JSON: memory in MiB over what the process had before, Linux only.
+Prints {"seconds", "kept", "most", "images"} as JSON: memory in MiB over what the process had
+before, Linux only.
 """
 
 import json
@@ -9,13 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+from dataset.folders import read_training
+
 CLASSES = 1000
 
 
 def ours(source):
-    """The reader of train_student.py: class folders, or a list of whose files each must be there."""
-    from dataset.folders import read_training
-
+    """The reader of train_student.py: class folders, or a list of whose files each must be
+    there.
+    """
     return lambda: read_training(source, CLASSES)
 
 
@@ -31,14 +35,21 @@ def plain(source, check=False):
 
     def read():
         with open(source) as lines:
-            return [(path, int(label)) for path, label in (line.rsplit(" ", 1) for line in lines)
-                    if not check or os.path.exists(path)]
+            return [
+                (path, int(label))
+                for path, label in (line.rsplit(" ", 1) for line in lines)
+                if not check or os.path.exists(path)
+            ]
 
     return read
 
 
-READERS = {"ours": ours, "torchvision, usual": torchvision, "plain Python": plain,
-           "plain Python, checked": lambda source: plain(source, check=True)}  # fmt: skip
+READERS = {
+    "ours": ours,
+    "torchvision, usual": torchvision,
+    "plain Python": plain,
+    "plain Python, checked": lambda source: plain(source, check=True),
+}
 
 
 def memory(name):
@@ -55,8 +66,16 @@ def main(reader, source):
     began = time.perf_counter()
     images = read()
     seconds = time.perf_counter() - began
-    print(json.dumps({"seconds": seconds, "kept": memory("VmRSS") - before, "most": memory("VmHWM") - before,
-                      "images": len(images)}))
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "kept": memory("VmRSS") - before,
+                "most": memory("VmHWM") - before,
+                "images": len(images),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

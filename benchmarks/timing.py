@@ -1,7 +1,7 @@
 """Timing for the benchmarks: functions that take turns, ratios within a round, and Markdown tables.
 
-What a machine does beside a benchmark comes and goes. Functions that take turns meet the same of it, so that the ratio
-of two runs of one round is steadier than either time.
+What a machine does beside a benchmark comes and goes. Functions that take turns meet the same of
+it, so that the ratio of two runs of one round is steadier than either time.
 """
 
 import os
@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import torch
 
+from helper.distributed import choose_device
 from helper.options import positive_int
-from helper.processes import choose_device
-from helper.runs import git_commit
+from helper.run import git_commit
 
 
 class Spread(NamedTuple):
@@ -30,10 +30,11 @@ class Spread(NamedTuple):
 
 
 def alternate(functions, repeats, warmup=1):
-    """Runs the functions in turn, A, B, C, A, B, C, …, and times every call but those of the first `warmup` rounds.
+    """Runs the functions in turn, A, B, C, A, B, C, …, and times every call but those of the first
+    `warmup` rounds.
 
-    functions: {name: callable without arguments}. A GPU's work is waited for before the clock is read.
-    Returns {name: [seconds of the call in each round]}, `repeats` numbers each.
+    functions: {name: callable without arguments}. A GPU's work is waited for before the clock is
+    read. Returns {name: [seconds of the call in each round]}, `repeats` numbers each.
     """
     times = {name: [] for name in functions}
     for number in range(warmup + repeats):
@@ -58,14 +59,15 @@ def spread(values):
 
 
 def ratios(times, base):
-    """Returns {name: Spread of its seconds over those of `base` in the same round}, for the result of `alternate`.
+    """Returns {name: Spread of its seconds over those of `base` in the same round}, for the result
+    of `alternate`.
 
     Above 1: it takes longer than `base`.
     """
     return {
         name: spread([one / other for one, other in zip(values, times[base], strict=True)])
         for name, values in times.items()
-    }  # fmt: skip
+    }
 
 
 def markdown(header, rows):
@@ -78,14 +80,23 @@ def add_flags(parser, repeats):
     """Adds the flags that the benchmarks share; `repeats` is the default number of rounds."""
     group = parser.add_argument_group("measurement")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    group.add_argument("--threads", type=positive_int, help="CPU threads of torch (default: torch's own choice)")
-    group.add_argument("--repeats", type=positive_int, help=f"timed rounds (default: {repeats}, --quick: 1)")
-    group.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, its times mean nothing")
+    group.add_argument(
+        "--threads", type=positive_int, help="CPU threads of torch (default: torch's own choice)"
+    )
+    group.add_argument(
+        "--repeats", type=positive_int, help=f"timed rounds (default: {repeats}, --quick: 1)"
+    )
+    group.add_argument(
+        "--quick",
+        action="store_true",
+        help="tiny sizes: shows that it runs, its times mean nothing",
+    )
     parser.set_defaults(default_repeats=repeats)
 
 
 def start(options):
-    """Sets threads and rounds as the shared flags say, prints the machine's line, and returns the torch.device.
+    """Sets threads and rounds as the shared flags say, prints the machine's line, and returns the
+    torch.device.
 
     Raises UserError for a device that is unknown or not usable.
     """
@@ -103,15 +114,22 @@ def start(options):
 def machine(device):
     """Returns the machine's line: processor or GPU, cores, threads, versions and commit."""
     name = torch.cuda.get_device_name(device) + ", " if device.type == "cuda" else ""
-    return (f"{name}{processor()}, {os.cpu_count()} cores, torch threads {torch.get_num_threads()}, "
-            f"Python {platform.python_version()}, torch {torch.__version__}, commit {git_commit() or 'unknown'}")
+    return (
+        f"{name}{processor()}, {os.cpu_count()} cores, torch threads {torch.get_num_threads()}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}, commit "
+        f"{git_commit() or 'unknown'}"
+    )
 
 
 def processor():
-    """Returns the processor's name as /proc/cpuinfo has it, or its architecture where there is no such file."""
+    """Returns the processor's name as /proc/cpuinfo has it, or its architecture where there is no
+    such file.
+    """
     try:
         with open("/proc/cpuinfo") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+            names = [
+                line.partition(":")[2].strip() for line in file if line.startswith("model name")
+            ]
     except OSError:
         names = []
     return names[0] if names else platform.machine()

@@ -1,6 +1,8 @@
-"""Distillation without any images to begin with: the methods that make their own, one file a method.
+"""Distillation without any images to begin with: the methods that make their own, one file a
+method.
 
-`terms` has the loss terms that several share, `hooks` what they look at inside of the teacher. Stands on helper/.
+`terms` has the loss terms that several share, `hooks` what they look at inside of the teacher.
+Stands on helper/.
 """
 
 

@@ -1,11 +1,14 @@
-"""DAFL (arXiv 1904.01186): images of which the teacher is certain, that excite it, and of all classes alike.
+"""DAFL (arXiv 1904.01186): images of which the teacher is certain, that excite it, and of all
+classes alike.
 
 oh·CE(t, argmax t) − act·mean|features| + balance·Σ p̄ log p̄, where p̄ is the batch's mean softmax.
 """
 
 from dataclasses import dataclass
 
+from datafree import terms
 from datafree.generative import Generative
+from helper.features import LastFeatures
 from helper.options import nonnegative_float, positive_float, positive_int, setting
 
 
@@ -24,16 +27,15 @@ class Settings:
 class DAFL(Generative):
     def __init__(self, teacher, *arguments, **keywords):
         """Raises UserError if the teacher has no linear layer, whose inputs are its features."""
-        from helper.hooks import LastFeatures
-
         super().__init__(teacher, *arguments, **keywords)
         self.features = LastFeatures(teacher)
 
     def losses(self, images, student):
-        from datafree import terms
-
         with self.features:
             logits = self.teacher(images)
             active = terms.activation_loss(self.features.value)
-        return {"class": self.settings.oh * terms.certainty_loss(logits), "activation": self.settings.act * active,
-                "balance": self.settings.balance * terms.balance_loss(logits)}
+        return {
+            "class": self.settings.oh * terms.certainty_loss(logits),
+            "activation": self.settings.act * active,
+            "balance": self.settings.balance * terms.balance_loss(logits),
+        }

@@ -1,11 +1,14 @@
-"""DFQ (arXiv 2005.04136): certain and balanced images as DAFL's, with the teacher's BatchNorm statistics, on which the
-student errs.
+"""DFQ (arXiv 2005.04136): certain and balanced images as DAFL's, with the teacher's BatchNorm
+statistics, on which the student errs.
 
-oh·CE(t, argmax t) + balance·Σ p̄ log p̄ + bn·BN − adv·KL(t ‖ s), the divergence from the student in training.
+oh·CE(t, argmax t) + balance·Σ p̄ log p̄ + bn·BN − adv·KL(t ‖ s), the divergence from the student in
+training.
 """
 
 from dataclasses import dataclass
 
+from datafree import terms
+from datafree.batchnorm import BatchNormMatch
 from datafree.generative import Generative
 from helper.options import nonnegative_float, positive_float, positive_int, setting
 
@@ -16,28 +19,31 @@ class Settings:
 
     z_dim: int = setting(256, positive_int, "channels of the generator's noise")
     lr_g: float = setting(1e-3, positive_float, "learning rate of the generator")
-    student_steps: int = setting(10, positive_int, "steps of the student after one of the generator")
+    student_steps: int = setting(
+        10, positive_int, "steps of the student after one of the generator"
+    )
     oh: float = setting(1.0, nonnegative_float, "weight of the cross-entropy with a class")
     balance: float = setting(20.0, nonnegative_float, "weight of the balance of the classes")
-    bn: float = setting(1.0, nonnegative_float, "weight of the distance to the BatchNorm statistics")
+    bn: float = setting(
+        1.0, nonnegative_float, "weight of the distance to the BatchNorm statistics"
+    )
     adv: float = setting(1.0, nonnegative_float, "weight of the divergence from the student")
 
 
 class DFQ(Generative):
     def __init__(self, teacher, *arguments, **keywords):
         """Raises UserError if the teacher has no BatchNorm layer."""
-        from datafree.hooks import BatchNormMatch
-
         super().__init__(teacher, *arguments, **keywords)
         self.match = BatchNormMatch(teacher)
 
     def losses(self, images, student):
-        from datafree import terms
-
         with self.match:
             logits = self.teacher(images)
             distance = self.match.loss()
         divergence = terms.divergences(logits, student(images)).mean()
-        return {"class": self.settings.oh * terms.certainty_loss(logits),
-                "balance": self.settings.balance * terms.balance_loss(logits),
-                "statistics": self.settings.bn * distance, "adversarial": -self.settings.adv * divergence}
+        return {
+            "class": self.settings.oh * terms.certainty_loss(logits),
+            "balance": self.settings.balance * terms.balance_loss(logits),
+            "statistics": self.settings.bn * distance,
+            "adversarial": -self.settings.adv * divergence,
+        }

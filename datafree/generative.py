@@ -1,41 +1,50 @@
-"""The methods whose generator learns beside the student, each image of which is seen once: DAFL, DFQ.
+"""The methods whose generator learns beside the student, each image of which is seen once: DAFL,
+DFQ.
 
-A method is its `Settings` and its `losses`; the rest is here. torch is imported where it computes: the flags need
-`Settings` alone.
+A method is its `Settings` and its `losses`; the rest is here. torch is imported where it computes:
+the flags need `Settings` alone.
 """
+
+import torch
+
+from datafree.batchnorm import evaluating
 
 
 class Generative:
-    """A generator that takes one step of Adam before every `settings.student_steps` steps of the student.
+    """A generator that takes one step of Adam before every `settings.student_steps` steps of the
+    student.
 
-    All methods are made with (teacher, num_classes, image_size, settings, world, …), those with a generator with
-    `generator=`: noise (N, *z_shape) → images (N, 3, S, S) in [0, 1], the same on all processes. It stays in training
-    mode: its BatchNorm uses the batch's statistics, as the published codes do.
+    All methods are made with (teacher, num_classes, image_size, settings, world, …), those with a
+    generator with `generator=`: noise (N, *z_shape) → images (N, 3, S, S) in [0, 1], the same on
+    all processes. It stays in training mode: its BatchNorm uses the batch's statistics, as the
+    published codes do.
     """
 
     BETAS = (0.5, 0.999)  # Adam's
 
     def __init__(self, teacher, num_classes, image_size, settings, world, generator):
-        import torch
-
-        self.teacher, self.settings, self.world, self.generator = teacher, settings, world, generator.train()
+        self.teacher, self.settings, self.world, self.generator = (
+            teacher,
+            settings,
+            world,
+            generator.train(),
+        )
         self.optimizer = torch.optim.Adam(generator.parameters(), settings.lr_g, self.BETAS)
         self.loss = torch.zeros((), device=world.device)  # of the last step
 
     def losses(self, images, student):
-        """Returns {name: weighted term, a 0-d tensor}, whose sum the generator makes small on images (N, 3, S, S)."""
+        """Returns {name: weighted term, a 0-d tensor}, whose sum the generator makes small on
+        images (N, 3, S, S).
+        """
         raise NotImplementedError
 
     def update(self, student, count):
-        """Makes one step of the generator on `count` new images of this process; returns the terms of its loss.
+        """Makes one step of the generator on `count` new images of this process; returns the terms
+        of its loss.
 
-        The noise is drawn by torch's global generators. `student` maps images in [0, 1] to logits; it is in eval mode
-        meanwhile and its parameters get no gradients.
+        The noise is drawn by torch's global generators. `student` maps images in [0, 1] to logits;
+        it is in eval mode meanwhile and its parameters get no gradients.
         """
-        import torch
-
-        from datafree.hooks import evaluating
-
         parameters = list(self.generator.parameters())
         self.world.share_buffers(student)  # while training they differ from process to process
         with evaluating(student):
@@ -51,18 +60,18 @@ class Generative:
 
     def images(self, count):
         """Returns `count` new images (count, 3, S, S) in [0, 1] without a graph."""
-        import torch
-
         with torch.no_grad():
             return self.generator(self._noise(count)).float()
 
     def _noise(self, count):
-        import torch
-
         return torch.randn(count, *self.generator.z_shape, device=self.world.device)
 
     def state_dict(self):
-        return {"generator": self.generator.state_dict(), "optimizer": self.optimizer.state_dict(), "loss": self.loss}
+        return {
+            "generator": self.generator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "loss": self.loss,
+        }
 
     def load_state_dict(self, state):
         self.generator.load_state_dict(state["generator"])

@@ -1,1 +1,3 @@
-"""What is computed on: real sets, image folders, transforms, loaders, and the writing of generated images."""
+"""What is computed on: real sets, image folders, transforms, loaders, and the writing of generated
+images.
+"""

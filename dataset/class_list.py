@@ -1,7 +1,8 @@
-"""Class lists: files of ImageNet synsets whose line numbers are a student's classes; and ImageNet's own order.
+"""Class lists: files of ImageNet synsets whose line numbers are a student's classes; and ImageNet's
+own order.
 
-A line is a synset and, after a space, a name that nobody reads; blank lines and those that begin with # are skipped.
-`dataset/class_lists/` has ImageNet-100's and Imagenette's.
+A line is a synset and, after a space, a name that nobody reads; blank lines and those that begin
+with # are skipped. `dataset/class_lists/` has ImageNet-100's and Imagenette's.
 """
 
 import difflib
@@ -37,14 +38,21 @@ class ClassList:
 
 @functools.cache
 def imagenet_synsets():
-    """Returns the 1000 synsets of ImageNet-1K in the order of its classes, as timm's package lists them.
+    """Returns the 1000 synsets of ImageNet-1K in the order of its classes, as timm's package lists
+    them.
 
-    timm is not imported: that would take torch. Raises UserError if it is not installed or has no such list.
+    timm is not imported: that would take torch. Raises UserError if it is not installed or has no
+    such list.
     """
     package = importlib.util.find_spec("timm")
-    file = package and Path(package.submodule_search_locations[0]) / "data/_info/imagenet_synsets.txt"
+    file = (
+        package and Path(package.submodule_search_locations[0]) / "data/_info/imagenet_synsets.txt"
+    )
     if not file or not file.is_file():
-        raise UserError("ImageNet's class order is read from timm's package and it is not there: pip install 'timm>=1'")
+        raise UserError(
+            "ImageNet's class order is read from timm's package and it is not there: pip install "
+            "'timm>=1'"
+        )
     return tuple(file.read_text().split())
 
 
@@ -56,16 +64,21 @@ def whole_imagenet():
 def read_class_list(path):
     """Returns the ClassList of a file.
 
-    Raises UserError if it is missing, no text, or empty, or if a synset is not ImageNet-1K's or comes twice.
+    Raises UserError if it is missing, no text, or empty, or if a synset is not ImageNet-1K's or
+    comes twice.
     """
     path = Path(path)
     try:
         lines = path.read_text().splitlines()
     except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"class list not found: {path}: give a file with one ImageNet synset a line, such as "
-                        "dataset/class_lists/imagenet100.txt") from None
+        raise UserError(
+            f"class list not found: {path}: give a file with one ImageNet synset a line, such as "
+            "dataset/class_lists/imagenet100.txt"
+        ) from None
     except UnicodeDecodeError:
-        raise UserError(f"class list {path} is not a text file: write one ImageNet synset a line") from None
+        raise UserError(
+            f"class list {path} is not a text file: write one ImageNet synset a line"
+        ) from None
     index_of = {synset: index for index, synset in enumerate(imagenet_synsets())}
     line_of = {}
     for number, line in enumerate(lines, 1):
@@ -74,10 +87,15 @@ def read_class_list(path):
             continue
         if synset not in index_of:
             nearest = difflib.get_close_matches(synset, index_of, n=1, cutoff=0)[0]
-            raise UserError(f"{path}, line {number}: {synset} is no synset of ImageNet-1K (nearest: {nearest}): "
-                            "correct the line")
+            raise UserError(
+                f"{path}, line {number}: {synset} is no synset of ImageNet-1K (nearest: "
+                f"{nearest}): "
+                "correct the line"
+            )
         if synset in line_of:
-            raise UserError(f"{path}, line {number}: {synset} stands in line {line_of[synset]} too: remove one")
+            raise UserError(
+                f"{path}, line {number}: {synset} stands in line {line_of[synset]} too: remove one"
+            )
         line_of[synset] = number
     if not line_of:
         raise UserError(f"class list {path} is empty: write one ImageNet synset a line")

@@ -10,7 +10,9 @@ from helper.errors import UserError
 
 
 def decode(path):
-    """Returns the image file as a PIL image in RGB. Raises UserError naming a missing or damaged file."""
+    """Returns the image file as a PIL image in RGB. Raises UserError naming a missing or damaged
+    file.
+    """
     try:
         with Image.open(path) as image:
             image.load()
@@ -18,20 +20,25 @@ def decode(path):
     except FileNotFoundError:
         raise UserError(f"image not found: {path}") from None
     except PermissionError:
-        raise UserError(f"cannot read image {path}: no permission: change its permissions") from None
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, … for damaged files
-        raise UserError(f"damaged image {path} ({error}): make it again, or delete it and its line") from None
+        raise UserError(
+            f"cannot read image {path}: no permission: change its permissions"
+        ) from None
+    except (
+        Exception
+    ) as error:  # Pillow raises OSError, SyntaxError, ValueError, … for damaged files
+        raise UserError(
+            f"damaged image {path} ({error}): make it again, or delete it and its line"
+        ) from None
 
 
 @dataclass
 class ImageSet:
     """N images with labels.
 
-    images: uint8 array (N, H, W, 3), or the Paths of N files (given any list of paths, it becomes that).
-    labels: int64 array (N,) with values in 0…num_classes−1, or None for unlabelled images.
-    grey: the three channels are averaged on reading (Fashion-MNIST).
-    shrunk: the part of the transform without randomness has been done.
-    origin: what the set was read from, for config.json.
+    images: uint8 array (N, H, W, 3), or the Paths of N files (given any list of paths, it becomes
+    that). labels: int64 array (N,) with values in 0…num_classes−1, or None for unlabelled images.
+    grey: the three channels are averaged on reading (Fashion-MNIST). shrunk: the part of the
+    transform without randomness has been done. origin: what the set was read from, for config.json.
     """
 
     images: np.ndarray | Paths
@@ -54,7 +61,9 @@ class ImageSet:
 
     def load(self, index):
         """Returns image `index` as a PIL image in RGB."""
-        image = Image.fromarray(self.images[index]) if self.in_memory else decode(self.images[index])
+        image = (
+            Image.fromarray(self.images[index]) if self.in_memory else decode(self.images[index])
+        )
         return average_channels(image) if self.grey and not self.in_memory else image
 
     def label(self, index):

@@ -1,10 +1,13 @@
-"""Writing generated images: formats, sizes on the disk, and threads that encode; files appear whole or not at all."""
+"""Writing generated images: formats, sizes on the disk, and threads that encode; files appear whole
+or not at all.
+"""
 
 import io
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
 from PIL import Image
 
 from helper.files import whole_file
@@ -41,9 +44,11 @@ def is_whole(path, image_size, mode):
 
 
 class ImageWriter:
-    """Encodes and writes images in threads, at most `limit` of them waiting; files appear whole or not at all.
+    """Encodes and writes images in threads, at most `limit` of them waiting; files appear whole or
+    not at all.
 
-    A context manager: leaving it waits for the files, or, after an exception, drops those not begun.
+    A context manager: leaving it waits for the files, or, after an exception, drops those not
+    begun.
     """
 
     def __init__(self, image_format, threads=None, limit=256):
@@ -69,7 +74,9 @@ class ImageWriter:
 
     def _write(self, path, pixels):
         path.parent.mkdir(exist_ok=True)
-        encoded = io.BytesIO()  # given a file, Pillow's encoders hide the error number of a full disk
+        encoded = (
+            io.BytesIO()
+        )  # given a file, Pillow's encoders hide the error number of a full disk
         Image.fromarray(pixels).save(encoded, **_SAVE[self._format])
         with whole_file(path) as file:
             file.write(encoded.getbuffer())
@@ -81,3 +88,11 @@ class ImageWriter:
         self._pool.shutdown(wait=True, cancel_futures=kind is not None)
         if kind is None:
             self.check()
+
+
+def to_pixels(images, grey=False):
+    """Rounds images in [−1, 1], (N, 3, H, W), half up to uint8 (N, H, W, 3); grey: their channels'
+    mean, (N, H, W).
+    """
+    images = images.float().mean(dim=1) if grey else images.float().permute(0, 2, 3, 1)
+    return (255 * (images / 2 + 0.5)).clamp(0, 255).add(0.5).floor().to(torch.uint8).contiguous()

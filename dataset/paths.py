@@ -1,4 +1,6 @@
-"""The paths of a million images in some tens of megabytes, and the order in which a class's images are taken."""
+"""The paths of a million images in some tens of megabytes, and the order in which a class's images
+are taken.
+"""
 
 import os
 from collections.abc import Sequence
@@ -11,10 +13,11 @@ _MOST_DIGITS = 18  # of a number in an int64
 
 
 class Paths(Sequence):
-    """N paths: each folder once, and the file names as bytes of one width (1.28M Python strings would take 200 MB).
+    """N paths: each folder once, and the file names as bytes of one width (1.28M Python strings
+    would take 200 MB).
 
-    folders: strings that end with a slash, or are empty; folder_of: int32 (N,), indices of `folders`;
-    names: an array (N,) of bytes. An int gives a path, a slice or int array Paths.
+    folders: strings that end with a slash, or are empty; folder_of: int32 (N,), indices of
+    `folders`; names: an array (N,) of bytes. An int gives a path, a slice or int array Paths.
     """
 
     def __init__(self, folders, folder_of, names):
@@ -35,7 +38,11 @@ class Paths(Sequence):
         """Returns the Paths of {folder: names, an iterable of bytes}, folder by folder."""
         names = [np.array(names, "S") for names in names_of.values()]
         folder_of = np.repeat(np.arange(len(names), dtype=np.int32), [len(part) for part in names])
-        return cls([os.path.join(folder, "") for folder in names_of], folder_of, np.concatenate([_NO_NAMES, *names]))
+        return cls(
+            [os.path.join(folder, "") for folder in names_of],
+            folder_of,
+            np.concatenate([_NO_NAMES, *names]),
+        )
 
     def __len__(self):
         return len(self.names)
@@ -47,13 +54,16 @@ class Paths(Sequence):
 
     def __add__(self, other):
         """These paths, then those of `other`."""
-        return Paths(self.folders + other.folders,
-                     np.concatenate([self.folder_of, other.folder_of + np.int32(len(self.folders))]),
-                     np.concatenate([self.names, other.names]))
+        return Paths(
+            self.folders + other.folders,
+            np.concatenate([self.folder_of, other.folder_of + np.int32(len(self.folders))]),
+            np.concatenate([self.names, other.names]),
+        )
 
     def order(self):
-        """Returns each image's place (N,) among all of them: by (seed, num) of released names, else by the number that
-        is the name, else by the name; numbered files before others."""
+        """Returns each image's place (N,) among all of them: by (seed, num) of released names, else
+        by the number that is the name, else by the name; numbered files before others.
+        """
         keys = np.empty((2, len(self)), np.int64)
         for start in range(0, len(self), _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -67,14 +77,21 @@ _NO_NAMES = np.empty(0, "S1")
 
 
 def image_names(folder):
-    """Returns the sorted names, bytes, of the images in `folder`, without the contact sheet of generated ones."""
+    """Returns the sorted names, bytes, of the images in `folder`, without the contact sheet of
+    generated ones.
+    """
     endings = tuple(os.fsencode(ending) for ending in EXTENSIONS)
-    return sorted(name for name in os.listdir(os.fsencode(folder))
-                  if name.lower().endswith(endings) and name != b"contact_sheet.png")
+    return sorted(
+        name
+        for name in os.listdir(os.fsencode(folder))
+        if name.lower().endswith(endings) and name != b"contact_sheet.png"
+    )
 
 
 def released_classes(names):
-    """Returns the numbers after `class_` in file names as the released sets have them, int64 (N,), −1 in others."""
+    """Returns the numbers after `class_` in file names as the released sets have them, int64 (N,),
+    −1 in others.
+    """
     _, found, rest = np.strings.rpartition(names, b"class_")
     label, end, _ = np.strings.partition(rest, b"_")
     return np.where((found != b"") & (end != b"") & is_number(label), digits(label), -1)
@@ -99,7 +116,9 @@ def is_number(texts):
 
 
 def digits(texts):
-    """Returns the int64 values (N,) of an array of bytes that are digits; anything for those that are not."""
+    """Returns the int64 values (N,) of an array of bytes that are digits; anything for those that
+    are not.
+    """
     columns = np.ascontiguousarray(texts).view(np.uint8).reshape(len(texts), -1)[:, :_MOST_DIGITS]
     values = np.zeros(len(texts), np.int64)
     for column in columns.T:

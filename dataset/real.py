@@ -8,6 +8,7 @@ import numpy as np
 from dataset import class_list as class_lists
 from dataset import fashion_mnist, folders, transforms
 from dataset.image_set import ImageSet
+from dataset.loader import Loader, keep_in_memory
 from dataset.paths import Paths, image_names
 from helper.errors import UserError
 from helper.options import positive_int
@@ -24,7 +25,9 @@ class RealSet:
     mean: tuple
     std: tuple
     image_size: int
-    class_list: str | None = None  # the file under dataset/class_lists/ that chooses its classes among ImageNet's
+    class_list: str | None = (
+        None  # the file under dataset/class_lists/ that chooses its classes among ImageNet's
+    )
 
 
 REAL_SETS = {
@@ -43,19 +46,40 @@ def add_flags(parser):
     """Flags that name the real data."""
     group = parser.add_argument_group("real data")
     group.add_argument("--dataset", choices=sorted(REAL_SETS), default="imagenet")
-    group.add_argument("--class-list", default=None, metavar="FILE",
-                       help="a file of ImageNet synsets, such as dataset/class_lists/imagenet100.txt: only their "
-                            "images are read, and a line's place is the class (default: the data set's own, if any)")
-    group.add_argument("--data_root", default="true_dataset", help="where the data sets are (default: true_dataset)")
-    group.add_argument("--val_data", default=None,
-                       help="validation images: an ImageFolder, or a list of `path label` lines (default: the data "
-                            "set's own; imagenet: true_dataset/imagenet_val.txt or true_dataset/imagenet/val/)")
-    group.add_argument("--val_split", choices=["test", "holdout"], default="test",
-                       help="holdout: the last 5,000 training images of fashion_mnist, for choosing settings")
-    group.add_argument("--val_batch_size", type=positive_int, default=None,
-                       help="images an evaluation step, all processes (default: --batch_size; on a GPU at least 512 a "
-                            "process up to 64 pixels)")
-    group.add_argument("--image_size", type=positive_int, default=None, help="pixels (default: the data set's)")
+    group.add_argument(
+        "--class-list",
+        default=None,
+        metavar="FILE",
+        help="a file of ImageNet synsets, such as dataset/class_lists/imagenet100.txt: only their "
+        "images are read, and a line's place is the class (default: the data set's own, if any)",
+    )
+    group.add_argument(
+        "--data_root",
+        default="true_dataset",
+        help="where the data sets are (default: true_dataset)",
+    )
+    group.add_argument(
+        "--val_data",
+        default=None,
+        help="validation images: an ImageFolder, or a list of `path label` lines (default: the data "
+        "set's own; imagenet: true_dataset/imagenet_val.txt or true_dataset/imagenet/val/)",
+    )
+    group.add_argument(
+        "--val_split",
+        choices=["test", "holdout"],
+        default="test",
+        help="holdout: the last 5,000 training images of fashion_mnist, for choosing settings",
+    )
+    group.add_argument(
+        "--val_batch_size",
+        type=positive_int,
+        default=None,
+        help="images an evaluation step, all processes (default: --batch_size; on a GPU at least 512 a "
+        "process up to 64 pixels)",
+    )
+    group.add_argument(
+        "--image_size", type=positive_int, default=None, help="pixels (default: the data set's)"
+    )
 
 
 def class_list(options):
@@ -67,8 +91,10 @@ def class_list(options):
     if options.class_list is None:
         return class_lists.read_class_list(class_lists.FOLDER / own) if own else None
     if own is None and options.dataset not in ("imagenet", "imagefolder"):
-        raise UserError(f"--class-list chooses among ImageNet's classes and --dataset is {options.dataset}: "
-                        "leave it out")
+        raise UserError(
+            f"--class-list chooses among ImageNet's classes and --dataset is {options.dataset}: "
+            "leave it out"
+        )
     return class_lists.read_class_list(options.class_list)
 
 
@@ -90,23 +116,30 @@ def load_split(options, split):
 
 
 def load_training(options):
-    """Returns the training ImageSet of `--dataset`, a class-balanced prefix of it where `--data_amount` is given.
+    """Returns the training ImageSet of `--dataset`, a class-balanced prefix of it where
+    `--data_amount` is given.
 
     Raises UserError as `load_split`, or if a class holds too few.
     """
     images = load_split(options, "train")
     if options.data_amount is None:
         return images
-    return images.subset(folders.class_balanced_prefix(range(len(images)), images.labels, options.data_amount,
-                                                       f"the real {options.dataset}"))
+    return images.subset(
+        folders.class_balanced_prefix(
+            range(len(images)), images.labels, options.data_amount, f"the real {options.dataset}"
+        )
+    )
 
 
 def load_validation(options):
     """Returns the validation ImageSet: `--val_data` where it is given, else the data set's own."""
     listed = class_list(options)
     if listed is not None and not listed.is_sorted:
-        folders.note("the class list is not sorted: a teacher that was trained on an ImageFolder of these classes has "
-                     "them in sorted order")
+        folders.note(
+            "the class list is not sorted: a teacher that was trained on an ImageFolder of these "
+            "classes has "
+            "them in sorted order"
+        )
     if options.val_data is None:
         return load_split(options, options.val_split)
     source = Path(options.val_data)
@@ -119,15 +152,20 @@ def load_validation(options):
 
 
 def _read_folder(options, source, train):
-    """Returns the labelled ImageSet of a folder or list, whose paths may be relative to the data set's folder too."""
+    """Returns the labelled ImageSet of a folder or list, whose paths may be relative to the data
+    set's folder too.
+    """
     info, part = REAL_SETS[options.dataset], "train" if train else "val"
     home = Path(options.data_root) / ("imagenet" if info.class_list else options.dataset) / part
-    return folders.read_validation(source, info.num_classes, class_list(options),
-                                   "training" if train else "validation", [home])
+    return folders.read_validation(
+        source, info.num_classes, class_list(options), "training" if train else "validation", [home]
+    )
 
 
 def _find(root, name, train):
-    """Returns the list or folder of a data set's images; sets with a class list may be parts of ImageNet."""
+    """Returns the list or folder of a data set's images; sets with a class list may be parts of
+    ImageNet.
+    """
     part = "train" if train else "val"
     candidates = [root / f"{name}_{part}.txt", root / name / part]
     if REAL_SETS[name].class_list:
@@ -135,9 +173,12 @@ def _find(root, name, train):
     for candidate in candidates:
         if candidate.exists():
             return candidate
-    raise UserError(f"no {part} images of {name}: none of {', '.join(map(str, candidates))} exists (a list of `path "
-                    "label` lines, or an ImageFolder); true_dataset/README.md says how they get there" +
-                    ("" if train else ", or give --val_data"))
+    raise UserError(
+        f"no {part} images of {name}: none of {', '.join(map(str, candidates))} exists (a list of "
+        "`path "
+        "label` lines, or an ImageFolder); true_dataset/README.md says how they get there"
+        + ("" if train else ", or give --val_data")
+    )
 
 
 def _cifar(name, root, train):
@@ -146,35 +187,58 @@ def _cifar(name, root, train):
     try:
         real = (CIFAR10 if name == "cifar10" else CIFAR100)(root, train=train)
     except RuntimeError:
-        raise UserError(f"{name} is not in {root}: run  python -c \"import torchvision; "
-                        f"torchvision.datasets.{name.upper()}('{root}', download=True)\"") from None
-    return ImageSet(real.data, np.asarray(real.targets, np.int64), list(real.classes),
-                    origin={"dataset": name, "split": "train" if train else "test"})
+        raise UserError(
+            f'{name} is not in {root}: run  python -c "import torchvision; '
+            f"torchvision.datasets.{name.upper()}('{root}', download=True)\""
+        ) from None
+    return ImageSet(
+        real.data,
+        np.asarray(real.targets, np.int64),
+        list(real.classes),
+        origin={"dataset": name, "split": "train" if train else "test"},
+    )
 
 
 def _flowers102(root, train):
-    """Flowers-102 in torchvision's layout: its training and validation images train, its test images validate."""
+    """Flowers-102 in torchvision's layout: its training and validation images train, its test
+    images validate.
+    """
     folder = root / "flowers-102"
     try:
         from scipy.io import loadmat
     except ImportError:
-        raise UserError("flowers102 has its labels in .mat files and scipy, which reads them, is not installed: "
-                        "pip install scipy") from None
+        raise UserError(
+            "flowers102 has its labels in .mat files and scipy, which reads them, is not "
+            "installed: "
+            "pip install scipy"
+        ) from None
     try:
-        split, labels = (loadmat(folder / f"{name}.mat", squeeze_me=True) for name in ("setid", "imagelabels"))
+        split, labels = (
+            loadmat(folder / f"{name}.mat", squeeze_me=True) for name in ("setid", "imagelabels")
+        )
     except Exception:  # scipy raises many kinds for damaged files
-        raise UserError(f"flowers102 is not in {folder}, or damaged: run  python -c \"import torchvision; "
-                        f"torchvision.datasets.Flowers102('{root}', download=True)\"") from None
+        raise UserError(
+            f'flowers102 is not in {folder}, or damaged: run  python -c "import torchvision; '
+            f"torchvision.datasets.Flowers102('{root}', download=True)\""
+        ) from None
     # Images and classes are numbered from 1.
     numbers = np.concatenate([split["trnid"], split["valid"]]) if train else split["tstid"]
     names = [b"image_%05d.jpg" % number for number in numbers]
-    lacking = set(names).difference(image_names(folder / "jpg") if (folder / "jpg").is_dir() else ())
+    lacking = set(names).difference(
+        image_names(folder / "jpg") if (folder / "jpg").is_dir() else ()
+    )
     if lacking:
-        raise UserError(f"{folder / 'jpg'} lacks {len(lacking)} images of flowers102, {min(lacking).decode()} among "
-                        "them: download it again")
-    return ImageSet(Paths.in_folders({folder / "jpg": names}), labels["labels"][numbers - 1].astype(np.int64) - 1,
-                    [str(i) for i in range(REAL_SETS["flowers102"].num_classes)],
-                    origin={"dataset": "flowers102", "split": "train + val" if train else "test"})
+        raise UserError(
+            f"{folder / 'jpg'} lacks {len(lacking)} images of flowers102, {min(lacking).decode()} "
+            "among "
+            "them: download it again"
+        )
+    return ImageSet(
+        Paths.in_folders({folder / "jpg": names}),
+        labels["labels"][numbers - 1].astype(np.int64) - 1,
+        [str(i) for i in range(REAL_SETS["flowers102"].num_classes)],
+        origin={"dataset": "flowers102", "split": "train + val" if train else "test"},
+    )
 
 
 def check_classes(train_images, val_images, options):
@@ -186,11 +250,16 @@ def check_classes(train_images, val_images, options):
     named = not any(name.isdigit() for name in ours + theirs)
     if named and len(ours) == len(theirs) and ours != theirs:
         first = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
-        raise UserError(f"--dataset {options.dataset}: training class {first[0]} stands where validation has "
-                        f"{first[1]}: check --val_data")
+        raise UserError(
+            f"--dataset {options.dataset}: training class {first[0]} stands where validation has "
+            f"{first[1]}: check --val_data"
+        )
     if len(ours) != len(theirs):
-        raise UserError(f"--dataset {options.dataset}: {len(ours)} training classes and {len(theirs)} validation "
-                        "classes: check --val_data")
+        raise UserError(
+            f"--dataset {options.dataset}: {len(ours)} training classes and {len(theirs)} "
+            "validation "
+            "classes: check --val_data"
+        )
 
 
 def image_size(options):
@@ -199,23 +268,37 @@ def image_size(options):
 
 
 def default_statistics(options):
-    """Returns (mean, std, whether the images are like ImageNet's, so that a library's statistics fit them)."""
+    """Returns (mean, std, whether the images are like ImageNet's, so that a library's statistics
+    fit them).
+    """
     info = REAL_SETS[options.dataset]
     return info.mean, info.std, image_size(options) > _SMALL or info.mean == IMAGENET_STATS["mean"]
 
 
 def make_loader(images, options, world, *, train):
-    """Returns the Loader of an ImageSet with the transform of its use; small sets are kept in memory.
+    """Returns the Loader of an ImageSet with the transform of its use; small sets are kept in
+    memory.
 
-    `options.augment`, where a script has it, chooses the training transform: 'usual', or 'colour' (One-Image's).
+    `options.augment`, where a script has it, chooses the training transform: 'usual', or 'colour'
+    (One-Image's).
     """
-    from dataset.loader import Loader, keep_in_memory  # imports torch: not before the flags are checked
-
     size = image_size(options)
     colour = getattr(options, "augment", "usual") == "colour"
     transform = transforms.training(size, colour) if train else transforms.validation(size)
     on_gpu = world.device.type == "cuda"
-    ordered = max(options.batch_size, 512 * world.size) if on_gpu and size <= _SMALL else options.batch_size
-    return Loader(keep_in_memory(images, transform.shrink) if size <= _SMALL else images, transform,
-                  options.batch_size, seed=options.seed, rank=world.rank, world_size=world.size,
-                  ordered_batch=options.val_batch_size or ordered, workers=options.num_workers, pin=on_gpu)
+    ordered = (
+        max(options.batch_size, 512 * world.size)
+        if on_gpu and size <= _SMALL
+        else options.batch_size
+    )
+    return Loader(
+        keep_in_memory(images, transform.shrink) if size <= _SMALL else images,
+        transform,
+        options.batch_size,
+        seed=options.seed,
+        rank=world.rank,
+        world_size=world.size,
+        ordered_batch=options.val_batch_size or ordered,
+        workers=options.num_workers,
+        pin=on_gpu,
+    )

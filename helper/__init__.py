@@ -1,1 +1,3 @@
-"""How a run goes: errors, files, flags, processes, checkpoints, loops, losses, diffusion sampling, logging."""
+"""How a run goes: errors, files, flags, processes, checkpoints, loops, losses, diffusion sampling,
+logging.
+"""

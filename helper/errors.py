@@ -33,11 +33,12 @@ def describe_os_error(error):
 
 
 def run(main, argv=None):
-    """Runs a script's `main(argv)` for the shell and returns its exit code: 0, 2 for a user's mistake, 130 for ^C.
+    """Runs a script's `main(argv)` for the shell and returns its exit code: 0, 2 for a user's
+    mistake, 130 for ^C.
 
-    Of several processes rank 0 prints the message. Another rank speaks only if rank 0 is still there after a while: an
-    error that all of them meet makes torchrun end them before that. Any other exception is a bug and keeps its
-    traceback.
+    Of several processes rank 0 prints the message. Another rank speaks only if rank 0 is still
+    there after a while: an error that all of them meet makes torchrun end them before that. Any
+    other exception is a bug and keeps its traceback.
     """
     try:
         main(argv)

@@ -14,7 +14,9 @@ from helper.errors import UserError
 
 @contextlib.contextmanager
 def whole_file(path, mode="wb"):
-    """Opens `path` for writing; it appears under its name only when the block ends without an exception."""
+    """Opens `path` for writing; it appears under its name only when the block ends without an
+    exception.
+    """
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -41,17 +43,23 @@ def write_json(path, data):
 
 
 def read_json(path, what):
-    """Returns the parsed JSON of `path`; `what` names it in the error. Raises UserError if missing or damaged."""
+    """Returns the parsed JSON of `path`; `what` names it in the error. Raises UserError if missing
+    or damaged.
+    """
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise UserError(f"{what} not found: {path}") from None
     except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path} is not valid JSON ({error}): restore or delete it") from None
+        raise UserError(
+            f"{what} {path} is not valid JSON ({error}): restore or delete it"
+        ) from None
 
 
 def csv_text(columns, records):
-    """Returns the records, dicts of `columns`, as CSV with a header; what a record lacks is empty."""
+    """Returns the records, dicts of `columns`, as CSV with a header; what a record lacks is
+    empty.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -65,7 +73,9 @@ def file_stem(model_name):
 
 
 def make_folder(path):
-    """Creates a folder and its parents and returns it as a Path. Raises UserError if a file is in the way."""
+    """Creates a folder and its parents and returns it as a Path. Raises UserError if a file is in
+    the way.
+    """
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -93,7 +103,9 @@ def sha256(*paths):
 def free_bytes(folder):
     """Returns the room on the disk that holds `folder`, or will hold it."""
     folder = Path(folder).absolute()
-    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+    return shutil.disk_usage(
+        next(place for place in (folder, *folder.parents) if place.exists())
+    ).free
 
 
 def check_free_space(folder, needed):
@@ -101,6 +113,7 @@ def check_free_space(folder, needed):
     free = free_bytes(folder)
     if free < needed:
         raise UserError(
-            f"{folder} has {free / 2**30:.2f} GiB free and about {needed / 2**30:.2f} GiB are needed: "
+            f"{folder} has {free / 2**30:.2f} GiB free and about {needed / 2**30:.2f} GiB are "
+            "needed: "
             "free some space, or ask for fewer images"
         )

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 
 
 def kd_loss(student_logits, teacher_logits, temperature, scaled=True):
-    """Returns KL(softmax(t/τ) ‖ softmax(s/τ)) · τ², summed over classes and averaged over the batch (a 0-d tensor).
+    """Returns KL(softmax(t/τ) ‖ softmax(s/τ)) · τ², summed over classes and averaged over the batch
+    (a 0-d tensor).
 
-    Logits are (N, K), of any float type; the loss is computed in float32. `temperature` τ > 0. `scaled` False leaves
-    the factor τ² out, as One-Image does (arXiv 2112.00725).
+    Logits are (N, K), of any float type; the loss is computed in float32. `temperature` τ > 0.
+    `scaled` False leaves the factor τ² out, as One-Image does (arXiv 2112.00725).
     """
     log_s = F.log_softmax(student_logits.float() / temperature, dim=1)
     log_t = F.log_softmax(teacher_logits.float() / temperature, dim=1)
@@ -20,16 +21,20 @@ def kd_loss(student_logits, teacher_logits, temperature, scaled=True):
 
 
 def mixup(images, concentration=0.4):
-    """Returns λ·images + (1 − λ)·partners for one λ ~ Beta(c, c) a batch (arXiv 1710.09412); images (N, C, H, W).
+    """Returns λ·images + (1 − λ)·partners for one λ ~ Beta(c, c) a batch (arXiv 1710.09412); images
+    (N, C, H, W).
 
-    Mixing pixels in [0, 1] is mixing normalised ones: the normalisation is affine. Labels are not touched.
+    Mixing pixels in [0, 1] is mixing normalised ones: the normalisation is affine. Labels are not
+    touched.
     """
     weight, partners = _draw(images, concentration)
     return torch.lerp(images[partners], images, weight)
 
 
 def cutmix(images, concentration=0.25):
-    """Returns the images with one box, of area share 1 − λ before clipping, taken from partners (arXiv 1905.04899)."""
+    """Returns the images with one box, of area share 1 − λ before clipping, taken from partners
+    (arXiv 1905.04899).
+    """
     weight, partners = _draw(images, concentration)
     height, width = images.shape[-2:]
     centre = torch.rand(2).tolist()
@@ -48,7 +53,8 @@ def _draw(images, concentration):
 
 
 def mixing(name, concentration=None):
-    """Returns the function images → images of `name` ('none', 'mixup', 'cutmix'), with λ ~ Beta(c, c).
+    """Returns the function images → images of `name` ('none', 'mixup', 'cutmix'), with λ ~ Beta(c,
+    c).
 
     `concentration` c is the released one where it is None: 0.4 of mixup, 0.25 of cutmix.
     """

@@ -1,4 +1,6 @@
-"""Flags: a parser whose names take `-` or `_`, whose errors are one line, and the flags that scripts share."""
+"""Flags: a parser whose names take `-` or `_`, whose errors are one line, and the flags that
+scripts share.
+"""
 
 import argparse
 import dataclasses
@@ -12,16 +14,24 @@ LATER_FLAGS = {"optimizer": "sgd", "augment": "usual"}
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with `--some-flag` and `--some_flag` as one name, no abbreviations, and one-line errors."""
+    """argparse with `--some-flag` and `--some_flag` as one name, no abbreviations, and one-line
+    errors.
+    """
 
     def __init__(self, description):
         """`description` is the script's docstring, shown by --help as it is written."""
         super().__init__(
-            description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
     def parse_known_args(self, args=None, namespace=None):
-        known = {option.replace("-", "_"): option for option in self._option_string_actions if option[:2] == "--"}
+        known = {
+            option.replace("-", "_"): option
+            for option in self._option_string_actions
+            if option[:2] == "--"
+        }
 
         def canonical(word):
             if not word.startswith("--"):
@@ -29,7 +39,9 @@ class Parser(argparse.ArgumentParser):
             name, equals, value = word.partition("=")
             return known.get(name.replace("-", "_"), name) + equals + value
 
-        return super().parse_known_args([canonical(w) for w in (sys.argv[1:] if args is None else args)], namespace)
+        return super().parse_known_args(
+            [canonical(w) for w in (sys.argv[1:] if args is None else args)], namespace
+        )
 
     def error(self, message):
         raise UserError(f"{message} (see --help)")
@@ -85,16 +97,22 @@ def amount(text):
 
 
 def int_list(text):
-    """argparse type: integers separated by commas, `150,180,210`; an empty text is an empty list."""
+    """argparse type: integers separated by commas, `150,180,210`; an empty text is an empty
+    list.
+    """
     return [int(part) for part in text.split(",") if part.strip()]
 
 
 def float_list(text):
-    """argparse type: three numbers separated by commas, `0.5,0.5,0.5` (one number stands for three)."""
+    """argparse type: three numbers separated by commas, `0.5,0.5,0.5` (one number stands for
+    three).
+    """
     values = [float(part) for part in text.split(",")]
     values = values * 3 if len(values) == 1 else values
     if len(values) != 3:
-        raise argparse.ArgumentTypeError(f"{text} is not one number or three, such as 0.485,0.456,0.406")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not one number or three, such as 0.485,0.456,0.406"
+        )
     return values
 
 
@@ -113,81 +131,165 @@ def add_process_flags(parser):
     """Device and process flags, the same in every script."""
     group = parser.add_argument_group("device and processes")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    group.add_argument("--gpu_id", default="0", help="GPU ids of --multiprocessing-distributed (default: 0)")
-    group.add_argument("--multiprocessing-distributed", action="store_true", dest="multiprocessing_distributed",
-                       help="run under torchrun, one process for each id in --gpu_id")
-    group.add_argument("--dist-url", default=None, help="tcp://host:port of the first machine (default: this machine)")
+    group.add_argument(
+        "--gpu_id", default="0", help="GPU ids of --multiprocessing-distributed (default: 0)"
+    )
+    group.add_argument(
+        "--multiprocessing-distributed",
+        action="store_true",
+        dest="multiprocessing_distributed",
+        help="run under torchrun, one process for each id in --gpu_id",
+    )
+    group.add_argument(
+        "--dist-url",
+        default=None,
+        help="tcp://host:port of the first machine (default: this machine)",
+    )
     group.add_argument("--world-size", type=int, default=1, help="number of machines (default: 1)")
-    group.add_argument("--rank", type=int, default=0, help="this machine's number among them (default: 0)")
-    group.add_argument("--deterministic", action="store_true", help="deterministic GPU kernels (slower)")
+    group.add_argument(
+        "--rank", type=int, default=0, help="this machine's number among them (default: 0)"
+    )
+    group.add_argument(
+        "--deterministic", action="store_true", help="deterministic GPU kernels (slower)"
+    )
 
 
 def add_training_flags(parser, *, epochs, batch_size, learning_rate, weight_decay):
     """Flags of the training scripts: data loading, precision, saving and resuming."""
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive_int, default=epochs)
-    group.add_argument("--batch_size", type=positive_int, default=batch_size, help="images a step, all processes")
+    group.add_argument(
+        "--batch_size", type=positive_int, default=batch_size, help="images a step, all processes"
+    )
     group.add_argument("--learning_rate", type=positive_float, default=learning_rate)
     group.add_argument("--weight_decay", type=nonnegative_float, default=weight_decay)
-    group.add_argument("--warmup_epochs", type=nonnegative_float, default=0, help="linear warm-up, in epochs")
-    group.add_argument("--seed", type=natural, default=0, help="initialisation, order, augmentation (default: 0)")
-    group.add_argument("--num_workers", type=natural, default=None,
-                       help="decoding processes, all ranks (default: 0 for sets kept in memory, else the cores)")
-    group.add_argument("--amp", choices=["auto", "bf16", "off"], default="auto",
-                       help="bf16 autocast; auto: on GPU only (default: auto)")
+    group.add_argument(
+        "--warmup_epochs", type=nonnegative_float, default=0, help="linear warm-up, in epochs"
+    )
+    group.add_argument(
+        "--seed", type=natural, default=0, help="initialisation, order, augmentation (default: 0)"
+    )
+    group.add_argument(
+        "--num_workers",
+        type=natural,
+        default=None,
+        help="decoding processes, all ranks (default: 0 for sets kept in memory, else the cores)",
+    )
+    group.add_argument(
+        "--amp",
+        choices=["auto", "bf16", "off"],
+        default="auto",
+        help="bf16 autocast; auto: on GPU only (default: auto)",
+    )
     group.add_argument("--compile", action="store_true", help="torch.compile the networks")
-    group.add_argument("--print-freq", type=positive_int, default=50, help="steps between updates of the loss shown")
-    group.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
+    group.add_argument(
+        "--print-freq",
+        type=positive_int,
+        default=50,
+        help="steps between updates of the loss shown",
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="go on from the run folder's last checkpoint"
+    )
 
 
 def add_teacher_flags(group):
     """The teacher, and what its images are normalised with."""
-    group.add_argument("--path-t", default=None, help="teacher checkpoint; the architecture is its folder's name, or "
-                       "else recognised by its tensors")
-    group.add_argument("--model_t", default=None, help="teacher architecture, where neither says it")
-    _add_statistics_flags(group, "t", "teacher", "its checkpoint's or library's own, else the data set's")
+    group.add_argument(
+        "--path-t",
+        default=None,
+        help="teacher checkpoint; the architecture is its folder's name, or "
+        "else recognised by its tensors",
+    )
+    group.add_argument(
+        "--model_t", default=None, help="teacher architecture, where neither says it"
+    )
+    _add_statistics_flags(
+        group, "t", "teacher", "its checkpoint's or library's own, else the data set's"
+    )
 
 
 def add_network_flags(group):
     """Teacher and student of a distillation, and what their images are normalised with."""
     add_teacher_flags(group)
-    group.add_argument("--model_s", default=None, help="student: a name of models/, torchvision/NAME or timm/NAME "
-                       "(default: resnet8; with --evaluate, the checkpoint's own)")
+    group.add_argument(
+        "--model_s",
+        default=None,
+        help="student: a name of models/, torchvision/NAME or timm/NAME "
+        "(default: resnet8; with --evaluate, the checkpoint's own)",
+    )
     _add_statistics_flags(group, "s", "student", "the data set's")
 
 
 def _add_statistics_flags(group, who, name, default):
     for what in ("mean", "std"):
-        group.add_argument(f"--{what}_{who}", type=float_list, default=None,
-                           help=f"{what} of the {name}'s images in [0, 1] (default: {default})")
+        group.add_argument(
+            f"--{what}_{who}",
+            type=float_list,
+            default=None,
+            help=f"{what} of the {name}'s images in [0, 1] (default: {default})",
+        )
 
 
-def add_schedule_flags(parser, *, lr_decay_epochs=(), lr_decay_rate=0.1, schedule="step", min_lr=0.0):
+def add_schedule_flags(
+    parser, *, lr_decay_epochs=(), lr_decay_rate=0.1, schedule="step", min_lr=0.0
+):
     """Optimizer and learning-rate schedule of the classifiers."""
     group = parser.add_argument_group("optimizer and schedule")
-    group.add_argument("--optimizer", choices=["sgd", "adam", "adamw"], default=LATER_FLAGS["optimizer"])
+    group.add_argument(
+        "--optimizer", choices=["sgd", "adam", "adamw"], default=LATER_FLAGS["optimizer"]
+    )
     group.add_argument("--schedule", choices=["step", "cosine"], default=schedule)
-    group.add_argument("--lr_decay_epochs", type=int_list, default=list(lr_decay_epochs),
-                       help="the rate drops after these epochs")
+    group.add_argument(
+        "--lr_decay_epochs",
+        type=int_list,
+        default=list(lr_decay_epochs),
+        help="the rate drops after these epochs",
+    )
     group.add_argument("--lr_decay_rate", type=positive_float, default=lr_decay_rate)
-    group.add_argument("--min_lr", type=nonnegative_float, default=min_lr, help="where the cosine ends")
+    group.add_argument(
+        "--min_lr", type=nonnegative_float, default=min_lr, help="where the cosine ends"
+    )
     group.add_argument("--momentum", type=nonnegative_float, default=0.9, help="of sgd")
 
 
 def result_flags(options):
-    """The flags that change results, as a dict: what a resumed run must share with the one it continues.
+    """The flags that change results, as a dict: what a resumed run must share with the one it
+    continues.
 
     The teacher and the real data may have moved: the teacher's hash is compared instead.
     """
-    free = {"resume", "num_workers", "print_freq", "device", "gpu_id", "multiprocessing_distributed", "dist_url",
-            "world_size", "rank", "save_model", "deterministic", "evaluate", "estimate", "experiments_dir",
-            "experiments_name", "model_name", "save_dir", "table", "row", "path_t", "data_root",
-            "val_batch_size"}
+    free = {
+        "resume",
+        "num_workers",
+        "print_freq",
+        "device",
+        "gpu_id",
+        "multiprocessing_distributed",
+        "dist_url",
+        "world_size",
+        "rank",
+        "save_model",
+        "deterministic",
+        "evaluate",
+        "estimate",
+        "experiments_dir",
+        "experiments_name",
+        "model_name",
+        "save_dir",
+        "table",
+        "row",
+        "path_t",
+        "data_root",
+        "val_batch_size",
+    }
     return {name: value for name, value in vars(options).items() if name not in free}
 
 
 def one_of(*names):
-    """Returns an argparse type: one of `names`, for a setting (a flag's own `choices` say it better)."""
+    """Returns an argparse type: one of `names`, for a setting (a flag's own `choices` say it
+    better).
+    """
 
     def chosen(text):
         if text not in names:
@@ -198,15 +300,19 @@ def one_of(*names):
 
 
 def setting(default, kind, text):
-    """Returns a field of a `Settings` dataclass: its default, the argparse type and the help of its flag."""
+    """Returns a field of a `Settings` dataclass: its default, the argparse type and the help of its
+    flag.
+    """
     return dataclasses.field(default=default, metadata={"type": kind, "help": text})
 
 
 def add_settings_flags(parser, title, settings):
-    """Adds a flag for each field of the dataclasses in `settings` {method: dataclass}, one flag for fields of one name.
+    """Adds a flag for each field of the dataclasses in `settings` {method: dataclass}, one flag for
+    fields of one name.
 
-    A field's metadata may hold `help` and `type` (an argparse type; default: the type of the field's default). Flags
-    that are not given are None: `settings_of` then takes the method's own value.
+    A field's metadata may hold `help` and `type` (an argparse type; default: the type of the
+    field's default). Flags that are not given are None: `settings_of` then takes the method's own
+    value.
     """
     group = parser.add_argument_group(title)
     methods_of = {}
@@ -216,8 +322,12 @@ def add_settings_flags(parser, title, settings):
     for name, users in methods_of.items():
         field = users[0][1]
         values = ", ".join(f"{method} {_shown(field.default)}" for method, field in users)
-        group.add_argument(f"--{name}", type=field.metadata.get("type", type(field.default)), default=None,
-                           help=f"{field.metadata.get('help', '')} ({values})".strip())
+        group.add_argument(
+            f"--{name}",
+            type=field.metadata.get("type", type(field.default)),
+            default=None,
+            help=f"{field.metadata.get('help', '')} ({values})".strip(),
+        )
 
 
 def _shown(value):
@@ -226,14 +336,24 @@ def _shown(value):
 
 
 def settings_of(options, method, settings, defaults=None):
-    """Returns the dataclass `settings[method]` filled from the flags; `defaults` {field: value} go before its own.
+    """Returns the dataclass `settings[method]` filled from the flags; `defaults` {field: value} go
+    before its own.
 
     Raises UserError for a flag that is given and belongs to other methods only.
     """
     own = {field.name for field in dataclasses.fields(settings[method])}
-    for name in sorted({field.name for kind in settings.values() for field in dataclasses.fields(kind)} - own):
+    for name in sorted(
+        {field.name for kind in settings.values() for field in dataclasses.fields(kind)} - own
+    ):
         if getattr(options, name) is not None:
-            users = [other for other, kind in settings.items() if name in {f.name for f in dataclasses.fields(kind)}]
-            raise UserError(f"--{name} is a setting of {', '.join(users)} and plays no part in {method}: leave it out")
+            users = [
+                other
+                for other, kind in settings.items()
+                if name in {f.name for f in dataclasses.fields(kind)}
+            ]
+            raise UserError(
+                f"--{name} is a setting of {', '.join(users)} and plays no part in {method}: leave "
+                "it out"
+            )
     given = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
     return settings[method](**{**(defaults or {}), **given})

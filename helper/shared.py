@@ -4,13 +4,16 @@ from collections import OrderedDict
 
 
 class Shared:
-    """Keeps the `limit` values that were asked for last, so that a long series of runs does not fill the memory."""
+    """Keeps the `limit` values that were asked for last, so that a long series of runs does not
+    fill the memory.
+    """
 
     def __init__(self, limit=8):
         self.limit, self._kept = limit, OrderedDict()
 
     def once(self, key, make):
-        """Returns `make()`, or what it returned when it was called for an equal `key`, which names all it depends on.
+        """Returns `make()`, or what it returned when it was called for an equal `key`, which names
+        all it depends on.
 
         The value is everyone's: nobody may change it.
         """

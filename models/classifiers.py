@@ -1,4 +1,6 @@
-"""Classifiers as the scripts use them: with the normalisation of their own images, and a teacher from its file."""
+"""Classifiers as the scripts use them: with the normalisation of their own images, and a teacher
+from its file.
+"""
 
 import os
 from typing import NamedTuple
@@ -8,7 +10,7 @@ from torch import nn
 
 from helper import checkpoints
 from helper.errors import UserError
-from models import (
+from models.architectures import (
     LIBRARIES,
     architecture_with,
     create_model,
@@ -22,9 +24,9 @@ from models import (
 def architecture_of(path):
     """Returns the architecture of the checkpoint `path`, from the first of these that says it:
 
-    the name that our runs write into their checkpoints; the name of its folder; its tensors, if they are those of one
-    of this package's networks; the name that a library gives to the file of its published weights.
-    Raises UserError if none does.
+    the name that our runs write into their checkpoints; the name of its folder; its tensors, if
+    they are those of one of this package's networks; the name that a library gives to the file of
+    its published weights. Raises UserError if none does.
     """
     # Names and shapes are looked at here, so that the weights stay on the disk.
     content = checkpoints.load(path, mmap=True) if os.path.isfile(path) else None
@@ -34,19 +36,27 @@ def architecture_of(path):
     found, unknown = _name_in(folder), ""
     if found is None and content is not None:
         state = checkpoints.state_dict_of(content, path)
-        found, unknown = architecture_with(state), f", and its tensors ({next(iter(state))}, …) are of none known here"
+        found, unknown = (
+            architecture_with(state),
+            f", and its tensors ({next(iter(state))}, …) are of none known here",
+        )
     found = found or downloaded_name(os.path.abspath(path))
     if found is None:
-        raise UserError(f"the folder '{folder}' of checkpoint {path} does not begin with the name of an architecture"
-                        f"{unknown}{nearest_names(folder.split('_')[0])}: name it with --model_t")
+        raise UserError(
+            f"the folder '{folder}' of checkpoint {path} does not begin with the name of an "
+            "architecture"
+            f"{unknown}{nearest_names(folder.split('_')[0])}: name it with --model_t"
+        )
     return found
 
 
 def _name_in(folder):
-    """Returns the architecture that a folder's name begins with, or None: `wrn_40_2_vanilla` → wrn_40_2.
+    """Returns the architecture that a folder's name begins with, or None: `wrn_40_2_vanilla` →
+    wrn_40_2.
 
-    That is the first `_` segment, or the first three for `wrn_*`; put generally, so that `wrn40_2` and our own folders
-    (`timm_resnet18` for timm/resnet18) count too, the longest run of first segments that is a name.
+    That is the first `_` segment, or the first three for `wrn_*`; put generally, so that `wrn40_2`
+    and our own folders (`timm_resnet18` for timm/resnet18) count too, the longest run of first
+    segments that is a name.
     """
     segments = folder.split("_")
     for count in range(len(segments), 0, -1):
@@ -71,13 +81,17 @@ class Statistics(NamedTuple):
         return {"mean": list(self.mean), "std": list(self.std)}
 
     def __str__(self):
-        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        mean, std = (
+            ", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)
+        )
         return f"mean {mean}, std {std} ({self.origin})"
 
 
 def statistics_of(path, name, default, published):
-    """Returns the Statistics of the network `name` in checkpoint `path`: what the checkpoint itself holds, as those of
-    our runs do; else, if `published`, what a library says of its weights of that name; else `default`."""
+    """Returns the Statistics of the network `name` in checkpoint `path`: what the checkpoint itself
+    holds, as those of our runs do; else, if `published`, what a library says of its weights of that
+    name; else `default`.
+    """
     content = checkpoints.load(path, mmap=True)
     facts = [content.get(key) for key in ("mean", "std")] if isinstance(content, dict) else []
     # Only lists of numbers: in a plain state dict these may be tensors of a network.
@@ -89,9 +103,10 @@ def statistics_of(path, name, default, published):
 def chosen_statistics(options, who, default, path=None, name=None):
     """Returns the Statistics that the teacher ('t') or the student ('s') sees its images with.
 
-    Those of the flags --mean_t, … or else, of a checkpoint `path` that holds the network `name`, the file's own or
-    those of the network's library; or else the data set's. `default` is the data set's: mean, std, and whether its
-    images are such that a library's statistics fit them (`dataset.real.default_statistics`).
+    Those of the flags --mean_t, … or else, of a checkpoint `path` that holds the network `name`,
+    the file's own or those of the network's library; or else the data set's. `default` is the data
+    set's: mean, std, and whether its images are such that a library's statistics fit them
+    (`dataset.real.default_statistics`).
     """
     mean, std, like_imagenet = default
     found = Statistics(mean, std, "the data set's")
@@ -99,7 +114,11 @@ def chosen_statistics(options, who, default, path=None, name=None):
         found = statistics_of(path, name, found, published=like_imagenet)
     given = {what: getattr(options, f"{what}_{who}") for what in ("mean", "std")}
     given = {what: values for what, values in given.items() if values}
-    return found._replace(**given, origin=" and ".join(f"--{what}_{who}" for what in given)) if given else found
+    return (
+        found._replace(**given, origin=" and ".join(f"--{what}_{who}" for what in given))
+        if given
+        else found
+    )
 
 
 def library_statistics(name):
@@ -110,7 +129,8 @@ def library_statistics(name):
 
 
 class Normalised(nn.Module):
-    """A classifier that normalises its images itself: (N, 3, H, W) floats in [0, 1] → logits (N, num_classes).
+    """A classifier that normalises its images itself: (N, 3, H, W) floats in [0, 1] → logits (N,
+    num_classes).
 
     `.net` is the plain network, the one whose state dict is saved.
     """
@@ -120,23 +140,33 @@ class Normalised(nn.Module):
         super().__init__()
         self.net = net
         for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+            self.register_buffer(
+                name, torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False
+            )
 
     def forward(self, x):
         return self.net((x - self.mean) / self.std)
 
 
 def load_teacher(path, num_classes, mean, std, name=None):
-    """Returns the frozen teacher of checkpoint `path`: Normalised, in eval mode, without gradients, channels_last.
+    """Returns the frozen teacher of checkpoint `path`: Normalised, in eval mode, without gradients,
+    channels_last.
 
-    Its architecture is `name`, or else that of `architecture_of(path)`. Raises UserError as that and `create_model` do.
+    Its architecture is `name`, or else that of `architecture_of(path)`. Raises UserError as that
+    and `create_model` do.
     """
     net = create_model(name or architecture_of(path), num_classes, checkpoint=path)
-    return Normalised(net, mean, std).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return (
+        Normalised(net, mean, std)
+        .eval()
+        .requires_grad_(False)
+        .to(memory_format=torch.channels_last)
+    )
 
 
 def make_student(name, num_classes, mean, std, **weights):
-    """Returns a network to train: Normalised, channels_last; from random initialisation, or from the `weights` that
-    `create_model` is asked for by its arguments."""
+    """Returns a network to train: Normalised, channels_last; from random initialisation, or from
+    the `weights` that `create_model` is asked for by its arguments.
+    """
     net = create_model(name, num_classes, **weights)
     return Normalised(net, mean, std).to(memory_format=torch.channels_last)

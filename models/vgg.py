@@ -1,9 +1,11 @@
-"""VGG with BatchNorm (Simonyan and Zisserman, arXiv 1409.1556) for small images: one linear layer after pooling."""
+"""VGG with BatchNorm (Simonyan and Zisserman, arXiv 1409.1556) for small images: one linear layer
+after pooling.
+"""
 
 import torch.nn.functional as F
 from torch import nn
 
-from models.resnet_cifar import initialise
+from models.resnet20 import initialise
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks
 CONVOLUTIONS = {  # depth → convolutions a block
@@ -16,10 +18,16 @@ CONVOLUTIONS = {  # depth → convolutions a block
 
 
 def make_block(c_in, c_out, convolutions):
-    """Returns 3x3 convolutions (with bias) and BNs, a ReLU after each but the last, which `VGG.forward` applies."""
+    """Returns 3x3 convolutions (with bias) and BNs, a ReLU after each but the last, which
+    `VGG.forward` applies.
+    """
     layers = []
     for i in range(convolutions):
-        layers += [nn.Conv2d(c_in if i == 0 else c_out, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU()]
+        layers += [
+            nn.Conv2d(c_in if i == 0 else c_out, c_out, 3, padding=1),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(),
+        ]
     return nn.Sequential(*layers[:-1])
 
 
@@ -27,10 +35,14 @@ class VGG(nn.Module):
     """Images (N, 3, H, W), H = W = 32 or 64 → logits (N, num_classes)."""
 
     def __init__(self, depth, num_classes):
-        """`depth` is a key of CONVOLUTIONS (without its two hidden linear layers, as is usual for small images)."""
+        """`depth` is a key of CONVOLUTIONS (without its two hidden linear layers, as is usual for
+        small images).
+        """
         super().__init__()
         for i, convolutions in enumerate(CONVOLUTIONS[depth]):
-            self.add_module(f"block{i}", make_block(WIDTHS[i - 1] if i else 3, WIDTHS[i], convolutions))
+            self.add_module(
+                f"block{i}", make_block(WIDTHS[i - 1] if i else 3, WIDTHS[i], convolutions)
+            )
         self.classifier = nn.Linear(WIDTHS[-1], num_classes)
         initialise(self)
         nn.init.normal_(self.classifier.weight, std=0.01)

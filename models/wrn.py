@@ -1,13 +1,17 @@
-"""Wide residual networks (Zagoruyko and Komodakis, arXiv 1605.07146): pre-activation blocks, for 32x32 images."""
+"""Wide residual networks (Zagoruyko and Komodakis, arXiv 1605.07146): pre-activation blocks, for
+32x32 images.
+"""
 
 import torch.nn.functional as F
 from torch import nn
 
-from models.resnet_cifar import conv3x3, initialise
+from models.resnet20 import conv3x3, initialise
 
 
 class PreActivationBlock(nn.Module):
-    """BN, ReLU, convolution, twice, beside a shortcut: (N, c_in, H, W) → (N, c_out, H/stride, W/stride)."""
+    """BN, ReLU, convolution, twice, beside a shortcut: (N, c_in, H, W) → (N, c_out, H/stride,
+    W/stride).
+    """
 
     def __init__(self, c_in, c_out, stride):
         super().__init__()
@@ -15,7 +19,8 @@ class PreActivationBlock(nn.Module):
         self.conv1 = conv3x3(c_in, c_out, stride)
         self.bn2 = nn.BatchNorm2d(c_out)
         self.conv2 = conv3x3(c_out, c_out)
-        # Published code goes by the width alone: a stage whose width stays has no projection (k = 1, first stage).
+        # Published code goes by the width alone: a stage whose width stays has no projection (k =
+        # 1, first stage).
         self.convShortcut = nn.Conv2d(c_in, c_out, 1, stride, bias=False) if c_in != c_out else None
 
     def forward(self, x):
@@ -32,7 +37,9 @@ class Stage(nn.Module):
         super().__init__()
         first = PreActivationBlock(c_in, c_out, stride)
         # The attribute is part of the published keys: block1.layer.0.conv1.weight.
-        self.layer = nn.Sequential(first, *[PreActivationBlock(c_out, c_out, 1) for _ in range(blocks - 1)])
+        self.layer = nn.Sequential(
+            first, *[PreActivationBlock(c_out, c_out, 1) for _ in range(blocks - 1)]
+        )
 
     def forward(self, x):
         return self.layer(x)
@@ -42,7 +49,9 @@ class WideResNet(nn.Module):
     """Images (N, 3, H, W), H = W = 32 as a rule → logits (N, num_classes)."""
 
     def __init__(self, depth, num_classes, factor):
-        """`depth` is 6n + 4, with n blocks a stage; `factor` (k) multiplies the stages' widths 16, 32, 64."""
+        """`depth` is 6n + 4, with n blocks a stage; `factor` (k) multiplies the stages' widths 16,
+        32, 64.
+        """
         super().__init__()
         blocks = (depth - 4) // 6
         widths = (16, 16 * factor, 32 * factor, 64 * factor)

@@ -15,4 +15,4 @@ for seed in $SEEDS; do
         set -- "$@" "save/student_model/quickstart/$run"
     done
 done
-.venv/bin/python -m helper.spread "$@"
+.venv/bin/python -m tools.spread "$@"

@@ -17,7 +17,7 @@ STEPS=${STEPS:-50}                       # of the student an epoch, of 64 images
 SEED=${SEED:-0}
 DATA=${DATA:-true_dataset}
 
-"$PYTHON" -m dataset.fashion_mnist --root "$DATA"
+"$PYTHON" -m tools.fashion_mnist --root "$DATA"
 for METHOD in $METHODS; do
     for TRIAL in $TRIALS; do
         AMOUNT=$IMAGES BATCH=64             # BATCH: of the student, twice that of a folder of images
@@ -66,7 +66,7 @@ for METHOD in $METHODS; do
             set -- --learning_rate 0.05 --weight_decay 5e-4 --kd_T 4 "$@" ;;
         digits)
             AMOUNT=1600 FOLDER=$DATA/digits
-            "$PYTHON" -m dataset.digits "$FOLDER"
+            "$PYTHON" -m tools.digits "$FOLDER"
             set -- --ignore_labels --row Digits+KD --learning_rate 0.05 --weight_decay 5e-4 --kd_T 4 "$@" ;;
         one-image)
             FOLDER=syn_dataset/trial_one-image_seed$SEED

@@ -10,7 +10,7 @@ SEED=${SEED:-0}
 PROCESSES=${PROCESSES:-2}        # that train the DiT: on a CPU two of one thread do more than one of two; GPUs elsewhere
 [ $# -gt 0 ] || set -- teacher weaker_teacher vae dit
 
-"$PYTHON" -m dataset.fashion_mnist
+"$PYTHON" -m tools.fashion_mnist
 for stage; do
     case $stage in
     teacher) "$PYTHON" train_teacher.py --dataset fashion_mnist --model resnet20 --seed "$SEED" --epochs 16 \

@@ -12,5 +12,5 @@ SPLIT=${SPLIT:-val}
 IMAGES=${IMAGES:-}
 SOLUTION=${SOLUTION:-}
 
-"$PYTHON" -m dataset.imagenet --root "$DATA" --split "$SPLIT" ${IMAGES:+--images "$IMAGES"} \
+"$PYTHON" -m tools.imagenet --root "$DATA" --split "$SPLIT" ${IMAGES:+--images "$IMAGES"} \
     ${SOLUTION:+--solution "$SOLUTION"}

@@ -7,5 +7,5 @@ PYTHON=${PYTHON:-.venv/bin/python}
 NAMES=${NAMES:-"ResNet18 ResNet50"}  # also ResNet34, ShuffleV2
 
 for NAME in $NAMES; do
-    "$PYTHON" -m models.fetch "$NAME"
+    "$PYTHON" -m tools.fetch_weights "$NAME"
 done

@@ -35,7 +35,7 @@ REQUIREMENTS=requirements.txt
 START=$(date +%s)
 
 echo "1/4 the real Fashion-MNIST, for the evaluation"
-"$PYTHON" -m dataset.fashion_mnist --root "$DATA"
+"$PYTHON" -m tools.fashion_mnist --root "$DATA"
 
 if [ "$SOURCE" = generated ]; then
     echo "2/4 sampling $IMAGES labelled images: s = $SCALE, T = $STEPS, $SAMPLER"
@@ -51,4 +51,4 @@ echo "3/4 distilling a $STUDENT on them, from random initialisation"
     --experiments_name "$RUN" --resume
 
 echo "4/4 the result"
-"$PYTHON" -m helper.summary "save/student_model/quickstart/$RUN" "$TRAIN_DATA" $(($(date +%s) - START))
+"$PYTHON" -m tools.summary "save/student_model/quickstart/$RUN" "$TRAIN_DATA" $(($(date +%s) - START))

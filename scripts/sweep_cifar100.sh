@@ -51,4 +51,4 @@ for SEED in $SEEDS; do
         set -- "$@" "$VALUE=save/student_model/cifar100_$TEACHER-$STUDENT/$NAME"
     done
 done
-"$PYTHON" -m helper.sweeps "results/sweeps/cifar100_$SWEEP" "$SWEEP" "$@"
+"$PYTHON" -m tools.sweeps "results/sweeps/cifar100_$SWEEP" "$SWEEP" "$@"

@@ -14,7 +14,7 @@ DATA=${DATA:-true_dataset}
 REQUIREMENTS=requirements.txt
 . scripts/setup.sh
 
-"$PYTHON" -m dataset.fashion_mnist --root "$DATA"
+"$PYTHON" -m tools.fashion_mnist --root "$DATA"
 [ "$SWEEP" != all ] || SWEEP="scale steps fidelity teacher images epochs temperature augmentation labels source"
 for NAME in $SWEEP; do
     AMOUNT_FLAG="--data_amount $AMOUNT"

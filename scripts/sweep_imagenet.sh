@@ -62,4 +62,4 @@ for SEED in $SEEDS; do
         set -- "$@" "$VALUE=save/student_model/imagenet_$STUDENT/$NAME"
     done
 done
-"$PYTHON" -m helper.sweeps "results/sweeps/imagenet_$SWEEP" "$SWEEP" "$@"
+"$PYTHON" -m tools.sweeps "results/sweeps/imagenet_$SWEEP" "$SWEEP" "$@"

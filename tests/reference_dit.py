@@ -1,7 +1,8 @@
-"""The official DiT and its sampling chains (arXiv 2212.09748, 2102.09672), written a second time, in float64.
+"""The official DiT and its sampling chains (arXiv 2212.09748, 2102.09672), written a second time,
+in float64.
 
-The model is computed from the official checkpoint's names; its blocks are timm's, with one qkv projection. x is
-(N, C, S, S); weights is {official name: tensor}.
+The model is computed from the official checkpoint's names; its blocks are timm's, with one qkv
+projection. x is (N, C, S, S); weights is {official name: tensor}.
 """
 
 import math
@@ -18,67 +19,104 @@ def time_features(t):
 
 
 def position_embedding(width, side):
-    """The fixed embedding of side² tokens, (1, side², width): of the column, then of the row; sines, then cosines."""
+    """The fixed embedding of side² tokens, (1, side², width): of the column, then of the row;
+    sines, then cosines.
+    """
     frequencies = [10000 ** (-4 * i / width) for i in range(width // 4)]
 
     def of(position):
         angles = [position * frequency for frequency in frequencies]
         return [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
 
-    return torch.tensor([[of(column) + of(row) for row in range(side) for column in range(side)]], dtype=torch.float64)
+    return torch.tensor(
+        [[of(column) + of(row) for row in range(side) for column in range(side)]],
+        dtype=torch.float64,
+    )
 
 
 def official_dit(weights, heads, x, t, labels):
-    """One pass at timestep t for labels (N,), the null class being the last row of the table: (N, 2C, S, S)."""
+    """One pass at timestep t for labels (N,), the null class being the last row of the table: (N,
+    2C, S, S).
+    """
+
     def linear(name, value):
         return F.linear(value, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
     def norm(value):
-        return (value - value.mean(-1, keepdim=True)) / (value.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
+        return (value - value.mean(-1, keepdim=True)) / (
+            value.var(-1, correction=0, keepdim=True) + 1e-6
+        ).sqrt()
 
     patch = weights["x_embedder.proj.weight"].shape[-1]
-    h = F.conv2d(x, weights["x_embedder.proj.weight"], weights["x_embedder.proj.bias"], stride=patch)
+    h = F.conv2d(
+        x, weights["x_embedder.proj.weight"], weights["x_embedder.proj.bias"], stride=patch
+    )
     side = h.shape[-1]
     h = h.flatten(2).transpose(1, 2) + weights["pos_embed"]  # (N, T, D)
     condition = linear("t_embedder.mlp.2", F.silu(linear("t_embedder.mlp.0", time_features(t))))
-    condition = F.silu(condition + weights["y_embedder.embedding_table.weight"][labels])[:, None]  # (N, 1, D)
+    condition = F.silu(condition + weights["y_embedder.embedding_table.weight"][labels])[
+        :, None
+    ]  # (N, 1, D)
     for number in range(sum(name.endswith("attn.qkv.weight") for name in weights)):
         block = f"blocks.{number}"
         parts = linear(f"{block}.adaLN_modulation.1", condition).chunk(6, dim=-1)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
         qkv = linear(f"{block}.attn.qkv", norm(h) * (1 + scale_a) + shift_a)
-        q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # each (N, heads, T, D / heads)
+        q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(
+            2, 0, 3, 1, 4
+        )  # each (N, heads, T, D / heads)
         a = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1) @ v
         h = h + gate_a * linear(f"{block}.attn.proj", a.transpose(1, 2).flatten(2))
         m = linear(f"{block}.mlp.fc1", norm(h) * (1 + scale_m) + shift_m)
         h = h + gate_m * linear(f"{block}.mlp.fc2", F.gelu(m, approximate="tanh"))
     shift, scale = linear("final_layer.adaLN_modulation.1", condition).chunk(2, dim=-1)
     h = linear("final_layer.linear", norm(h) * (1 + scale) + shift)  # (N, T, p · p · 2C)
-    h = h.unflatten(1, (side, side)).unflatten(-1, (patch, patch, -1))  # (N, row, column, y, x, channel)
+    h = h.unflatten(1, (side, side)).unflatten(
+        -1, (patch, patch, -1)
+    )  # (N, row, column, y, x, channel)
     return h.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, side * patch, side * patch)
 
 
 def official_names(transformer):
     """The weights of a diffusers DiT whose blocks share one embedder, under the official names."""
     weights = transformer.state_dict()
-    embedder, found = "transformer_blocks.0.norm1.emb", {"pos_embed": transformer.pos_embed.pos_embed}
-    renamed = {"x_embedder.proj": "pos_embed.proj", "t_embedder.mlp.0": f"{embedder}.timestep_embedder.linear_1",
-               "t_embedder.mlp.2": f"{embedder}.timestep_embedder.linear_2",
-               "final_layer.adaLN_modulation.1": "proj_out_1", "final_layer.linear": "proj_out_2"}  # fmt: skip
+    embedder, found = (
+        "transformer_blocks.0.norm1.emb",
+        {"pos_embed": transformer.pos_embed.pos_embed},
+    )
+    renamed = {
+        "x_embedder.proj": "pos_embed.proj",
+        "t_embedder.mlp.0": f"{embedder}.timestep_embedder.linear_1",
+        "t_embedder.mlp.2": f"{embedder}.timestep_embedder.linear_2",
+        "final_layer.adaLN_modulation.1": "proj_out_1",
+        "final_layer.linear": "proj_out_2",
+    }
     for number in range(transformer.config.num_layers):
-        for ours, theirs in {"attn.proj": "attn1.to_out.0", "mlp.fc1": "ff.net.0.proj", "mlp.fc2": "ff.net.2",
-                             "adaLN_modulation.1": "norm1.linear"}.items():  # fmt: skip
+        for ours, theirs in {
+            "attn.proj": "attn1.to_out.0",
+            "mlp.fc1": "ff.net.0.proj",
+            "mlp.fc2": "ff.net.2",
+            "adaLN_modulation.1": "norm1.linear",
+        }.items():
             renamed[f"blocks.{number}.{ours}"] = f"transformer_blocks.{number}.{theirs}"
     for kind in ("weight", "bias"):
         found |= {f"{ours}.{kind}": weights[f"{theirs}.{kind}"] for ours, theirs in renamed.items()}
         for number in range(transformer.config.num_layers):
-            parts = [weights[f"transformer_blocks.{number}.attn1.to_{part}.{kind}"] for part in "qkv"]
+            parts = [
+                weights[f"transformer_blocks.{number}.attn1.to_{part}.{kind}"] for part in "qkv"
+            ]
             found[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat(parts)
-    return found | {"y_embedder.embedding_table.weight": weights[f"{embedder}.class_embedder.embedding_table.weight"]}
+    return found | {
+        "y_embedder.embedding_table.weight": weights[
+            f"{embedder}.class_embedder.embedding_table.weight"
+        ]
+    }
 
 
 def guided(weights, heads, labels, scale):
-    """The model of a chain, (x, t) → (N, 2C, S, S): three channels guided, the others the conditional branch's."""
+    """The model of a chain, (x, t) → (N, 2C, S, S): three channels guided, the others the
+    conditional branch's.
+    """
     weights = {name: value.double() for name, value in weights.items()}
     null = torch.full_like(labels, len(weights["y_embedder.embedding_table.weight"]) - 1)
 
@@ -109,8 +147,10 @@ def ddpm(model, noise, steps):
     for number, i in enumerate(reversed(range(steps))):
         eps, v = model(x, int(used[i])).chunk(2, dim=1)
         x0 = np.sqrt(1 / abar[i]) * x - np.sqrt(1 / abar[i] - 1) * eps
-        mean = (betas[i] * np.sqrt(abar_before[i]) / (1 - abar[i]) * x0
-                + (1 - abar_before[i]) * np.sqrt(alphas[i]) / (1 - abar[i]) * x)  # fmt: skip
+        mean = (
+            betas[i] * np.sqrt(abar_before[i]) / (1 - abar[i]) * x0
+            + (1 - abar_before[i]) * np.sqrt(alphas[i]) / (1 - abar[i]) * x
+        )
         fraction = (v + 1) / 2
         log_variance = fraction * np.log(betas[i]) + (1 - fraction) * clipped_log_variance[i]
         x = mean + (torch.exp(0.5 * log_variance) * noise[number + 1].double() if i > 0 else 0)
@@ -118,7 +158,9 @@ def ddpm(model, noise, steps):
 
 
 def ddim(model, noise, steps):
-    """The deterministic chain (η = 0) over every (1000 / steps)-th timestep; noise: (1, N, C, S, S)."""
+    """The deterministic chain (η = 0) over every (1000 / steps)-th timestep; noise: (1, N, C, S,
+    S).
+    """
     used = np.arange(0, 1000, 1000 // steps)
     abar = _abar()[used]
     abar_before = np.append(1.0, abar[:-1])

@@ -1,4 +1,6 @@
-"""Benchmarks: they run, take turns, pair the runs of a round, and compare the same work. No test looks at a clock."""
+"""Benchmarks: they run, take turns, pair the runs of a round, and compare the same work. No test
+looks at a clock.
+"""
 
 import re
 
@@ -30,7 +32,9 @@ def numbers(cell):
 
 def test_functions_take_turns_and_warm_up_untimed():
     calls = []
-    times = timing.alternate({name: lambda name=name: calls.append(name) for name in "ABC"}, repeats=3, warmup=2)
+    times = timing.alternate(
+        {name: lambda name=name: calls.append(name) for name in "ABC"}, repeats=3, warmup=2
+    )
     assert "".join(calls) == "ABC" * 5
     assert {name: len(values) for name, values in times.items()} == {"A": 3, "B": 3, "C": 3}
 
@@ -51,7 +55,11 @@ def test_distill_step_prints_a_table(capsys):
     text = capsys.readouterr().out
     assert f"torch {torch.__version__}" in text
     header, rows = read_table(text)
-    assert [row[1] for row in rows] == [distill_step.OURS, distill_step.DMKD, distill_step.REPDISTILLER]
+    assert [row[1] for row in rows] == [
+        distill_step.OURS,
+        distill_step.DMKD,
+        distill_step.REPDISTILLER,
+    ]
     assert rows[0][4] == "–"
     for row in rows:
         median, low, high = numbers(row[2])
@@ -63,7 +71,9 @@ def test_distill_step_prints_a_table(capsys):
 
 @pytest.mark.parametrize("amp, tolerance", [("off", 1e-4), ("bf16", 0.05)])
 def test_steps_compute_the_same_losses(amp, tolerance):
-    """Three steps in a row: the second and third losses also say that the gradients and updates agree."""
+    """Three steps in a row: the second and third losses also say that the gradients and updates
+    agree.
+    """
     pair = distill_step.Pair("resnet14", "resnet8", 10, 32, 4, 4)
     steps = distill_step.make_steps(pair, 4, 32, CPU, amp)
     for _ in range(3):
@@ -74,7 +84,9 @@ def test_steps_compute_the_same_losses(amp, tolerance):
 
 
 def test_step_operations_are_the_published_ones():
-    """WRN-40-2 takes 0.328 GMAC an image and WRN-16-2 0.101, two operations each; the student counts three times."""
+    """WRN-40-2 takes 0.328 GMAC an image and WRN-16-2 0.101, two operations each; the student
+    counts three times.
+    """
     found = distill_step.step_operations(distill_step.PAIRS["wrn_16_2"], batch_size=4, size=32)
     assert found / 4 == pytest.approx(2e9 * (0.328 + 3 * 0.101), rel=0.01)
 
@@ -90,7 +102,9 @@ def test_unknown_pair_is_refused():
 def test_sampler_prints_a_table(capsys):
     sampler.main(["--quick", "--device", "cpu", "--sampler", "ddpm"])
     header, rows = read_table(capsys.readouterr().out)
-    assert [row[:2] for row in rows] == [[size, name] for size in "12" for name in (sampler.OURS, sampler.DIFFUSERS)]
+    assert [row[:2] for row in rows] == [
+        [size, name] for size in "12" for name in (sampler.OURS, sampler.DIFFUSERS)
+    ]
     for row in rows:
         median, low, high = numbers(row[2])
         assert 0 < low <= median <= high
@@ -108,11 +122,17 @@ def test_samplers_make_the_same_pictures():
     assert pictures.shape == others.shape == (3, 64, 64, 3)
     difference = np.abs(pictures.astype(int) - others.astype(int))
     assert difference.max() <= 1 and (difference > 0).mean() <= 1e-3
-    assert pictures.std() > 5 and np.abs(pictures[0].astype(int) - pictures[1].astype(int)).mean() > 1
+    assert (
+        pictures.std() > 5 and np.abs(pictures[0].astype(int) - pictures[1].astype(int)).mean() > 1
+    )
 
     parts = sampler.parts(ours, theirs, options, 3, CPU)
-    torch.testing.assert_close(parts[sampler.OURS, sampler.DECODER](), parts[sampler.DIFFUSERS, sampler.DECODER](),
-                               rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        parts[sampler.OURS, sampler.DECODER](),
+        parts[sampler.DIFFUSERS, sampler.DECODER](),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 def test_empty_batch_is_refused():

@@ -1,4 +1,6 @@
-"""Class lists: the shipped ones, what is wrong with others, and the images and labels that they choose."""
+"""Class lists: the shipped ones, what is wrong with others, and the images and labels that they
+choose.
+"""
 
 import argparse
 import subprocess
@@ -45,7 +47,10 @@ def options_of(*argv):
 
 def pairs(images):
     """Returns [(file name, label)] of an ImageSet."""
-    return [(path.rpartition("/")[2], int(label)) for path, label in zip(images.images, images.labels, strict=True)]
+    return [
+        (path.rpartition("/")[2], int(label))
+        for path, label in zip(images.images, images.labels, strict=True)
+    ]
 
 
 # The lists
@@ -69,16 +74,28 @@ def test_shipped_lists(name, count):
 
 
 def test_lines(tmp_path):
-    found = listed(tmp_path, "# a comment", "", f"{CHURCH} church building", f"  {TENCH}\t", PARACHUTE)
-    assert found.synsets == (CHURCH, TENCH, PARACHUTE) and found.indices == (497, 0, 701) and not found.is_sorted
+    found = listed(
+        tmp_path, "# a comment", "", f"{CHURCH} church building", f"  {TENCH}\t", PARACHUTE
+    )
+    assert (
+        found.synsets == (CHURCH, TENCH, PARACHUTE)
+        and found.indices == (497, 0, 701)
+        and not found.is_sorted
+    )
 
 
-@pytest.mark.parametrize("lines, message", [
-    ([TENCH, "n0144076"], r"line 2: n0144076 is no synset of ImageNet-1K \(nearest: n01440764\)"),
-    (["tench"], "line 1: tench is no synset"),
-    ([TENCH, "# again", f"{TENCH} tench"], f"line 3: {TENCH} stands in line 1 too"),
-    (["# nothing", ""], "is empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        (
+            [TENCH, "n0144076"],
+            r"line 2: n0144076 is no synset of ImageNet-1K \(nearest: n01440764\)",
+        ),
+        (["tench"], "line 1: tench is no synset"),
+        ([TENCH, "# again", f"{TENCH} tench"], f"line 3: {TENCH} stands in line 1 too"),
+        (["# nothing", ""], "is empty"),
+    ],
+)
 def test_wrong_lists(tmp_path, lines, message):
     with pytest.raises(UserError, match=message):
         listed(tmp_path, *lines)
@@ -98,8 +115,11 @@ def test_lists_that_cannot_be_read(tmp_path, monkeypatch):
 
 
 def test_neither_torch_nor_timm_is_imported():
-    code = ("import sys; from dataset.class_list import *; read_class_list(FOLDER / 'imagenet100.txt')\n"
-            "assert not {'torch', 'timm'} & set(sys.modules)")
+    code = (
+        "import sys; from dataset.class_list import *; read_class_list(FOLDER / "
+        "'imagenet100.txt')\n"
+        "assert not {'torch', 'timm'} & set(sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -107,7 +127,9 @@ def test_neither_torch_nor_timm_is_imported():
 
 
 def sets_of_all_kinds(folder):
-    """The same ten images, two a class of 0, 5, 217, 497, 701, in every form that names classes: {kind: source}."""
+    """The same ten images, two a class of 0, 5, 217, 497, 701, in every form that names classes:
+    {kind: source}.
+    """
     classes = [0, 5, 217, 497, 701]
     synsets = [class_list.imagenet_synsets()[index] for index in classes]
     touch(folder / "numbers", [f"{c:04d}/{i}.png" for c in classes for i in range(2)])
@@ -115,8 +137,12 @@ def sets_of_all_kinds(folder):
     flat = [f"class_{c}_seed_0_num_{i}.png" for c in classes for i in range(2)]
     touch(folder / "flat", flat)
     write(folder / "flat.txt", *(f"flat/{name}" for name in flat))
-    write(folder / "numbers.txt", *(f"numbers/{c:04d}/{i}.png {c}" for c in classes for i in range(2)))
-    return {name: folder / name for name in ("numbers", "synsets", "flat", "flat.txt", "numbers.txt")}
+    write(
+        folder / "numbers.txt", *(f"numbers/{c:04d}/{i}.png {c}" for c in classes for i in range(2))
+    )
+    return {
+        name: folder / name for name in ("numbers", "synsets", "flat", "flat.txt", "numbers.txt")
+    }
 
 
 @pytest.mark.parametrize("kind", ["numbers", "synsets", "flat", "flat.txt", "numbers.txt"])
@@ -128,7 +154,10 @@ def test_a_class_list_chooses_and_numbers(tmp_path, kind, capsys):
     number = {"flat": "class_{}_", "flat.txt": "class_{}_", "synsets": "/{}/"}.get(kind, "/{:04d}/")
     for path, label in zip(images.images, images.labels, strict=True):
         index = chosen.indices[label]
-        assert number.format(class_list.imagenet_synsets()[index] if kind == "synsets" else index) in path
+        assert (
+            number.format(class_list.imagenet_synsets()[index] if kind == "synsets" else index)
+            in path
+        )
     note = "2 of 5 class folders" if kind in ("numbers", "synsets") else "4 of 10 images"
     assert f"{note} are not of the class list's classes and are left out" in capsys.readouterr().out
     # The amount is balanced over the listed classes, in the list's order.
@@ -144,10 +173,15 @@ def test_labels_beyond_the_classes(tmp_path, kind):
     source = sets_of_all_kinds(tmp_path)[kind]
     with pytest.raises(UserError, match="--class-list.*--ignore_labels"):
         folders.read_training(source, 100)
-    for chosen in (None, listed(tmp_path, TENCH)):  # no class list chooses where labels play no part
+    for chosen in (
+        None,
+        listed(tmp_path, TENCH),
+    ):  # no class list chooses where labels play no part
         images = folders.read_training(source, 100, class_list=chosen, ignore_labels=True)
         assert images.labels is None and len(images) == 10
-    some = folders.read_training(source, 100, 6, ignore_labels=True)  # balanced: a class more of the first, one else
+    some = folders.read_training(
+        source, 100, 6, ignore_labels=True
+    )  # balanced: a class more of the first, one else
     counts = {}
     for path in some.images:
         name = path.split("/")[-1 if kind.startswith("flat") else -2]
@@ -157,9 +191,13 @@ def test_labels_beyond_the_classes(tmp_path, kind):
 
 
 def test_numbers_are_imagenets_however_few(tmp_path, capsys):
-    """A folder of 0…2 for a list of three classes: its 0 is the tench, and 1 and 2 are not in the list."""
+    """A folder of 0…2 for a list of three classes: its 0 is the tench, and 1 and 2 are not in the
+    list.
+    """
     touch(tmp_path / "set", [f"{c:04d}/0.png" for c in range(3)])
-    images = folders.read_training(tmp_path / "set", 3, class_list=listed(tmp_path, CHURCH, TENCH, PARACHUTE))
+    images = folders.read_training(
+        tmp_path / "set", 3, class_list=listed(tmp_path, CHURCH, TENCH, PARACHUTE)
+    )
     assert images.labels.tolist() == [1]
     assert "2 of 3 class folders" in capsys.readouterr().out
 
@@ -171,7 +209,9 @@ def test_sets_that_a_class_list_cannot_choose_from(tmp_path, capsys):
     assert images.labels is None and len(images) == 2
     assert "has no labels: the class list chooses none" in capsys.readouterr().out
     touch(tmp_path / "odd", [f"{TENCH}/x.png", "n99999999/y.png"])
-    with pytest.raises(UserError, match="n99999999 is neither a number nor a synset of ImageNet-1K"):
+    with pytest.raises(
+        UserError, match="n99999999 is neither a number nor a synset of ImageNet-1K"
+    ):
         folders.read_training(tmp_path / "odd", 2, class_list=chosen)
     write(tmp_path / "far.txt", *(f"odd/{TENCH}/x.png {label}" for label in (0, 1000)))
     with pytest.raises(UserError, match="holds class 1000 and there are 1000 classes"):
@@ -179,7 +219,9 @@ def test_sets_that_a_class_list_cannot_choose_from(tmp_path, capsys):
 
 
 def test_synsets_without_a_class_list(tmp_path):
-    """Of a thousand classes they are ImageNet's, even if some lack; else as many as there are, in sorted order."""
+    """Of a thousand classes they are ImageNet's, even if some lack; else as many as there are, in
+    sorted order.
+    """
     touch(tmp_path, [f"{synset}/x.png" for synset in PLACES])
     assert folders.read_training(tmp_path, 1000).labels.tolist() == list(PLACES.values())
     assert folders.read_training(tmp_path, 4).labels.tolist() == [0, 1, 2, 3]
@@ -194,7 +236,10 @@ def test_synsets_without_a_class_list(tmp_path):
 def thousand(tmp_path_factory):
     """A data root with imagenet/val/<synset>/, one empty file a class named by its index."""
     root = tmp_path_factory.mktemp("thousand")
-    touch(root / "imagenet/val", [f"{s}/{i}.JPEG" for i, s in enumerate(class_list.imagenet_synsets())])
+    touch(
+        root / "imagenet/val",
+        [f"{s}/{i}.JPEG" for i, s in enumerate(class_list.imagenet_synsets())],
+    )
     return root
 
 
@@ -206,7 +251,9 @@ def test_imagenet_by_synset(thousand, tmp_path):
     (tmp_path / "tv/train").mkdir(parents=True)
     (tmp_path / "tv/val").symlink_to(thousand / "imagenet/val")
     (tmp_path / "tv/meta.bin").touch()
-    again = real.load_validation(options_of("--dataset", "imagenet", "--val_data", str(tmp_path / "tv")))
+    again = real.load_validation(
+        options_of("--dataset", "imagenet", "--val_data", str(tmp_path / "tv"))
+    )
     assert pairs(again) == pairs(images)
 
 
@@ -214,7 +261,9 @@ def test_an_incomplete_imagenet_is_refused(tmp_path):
     synsets = list(class_list.imagenet_synsets())
     touch(tmp_path / "imagenet/val", [f"{synset}/x.JPEG" for synset in synsets if synset != CHURCH])
     options = options_of("--dataset", "imagenet", "--data_root", str(tmp_path))
-    with pytest.raises(UserError, match=rf"no images of 1 of the 1000 classes \(the first: {CHURCH}\)"):
+    with pytest.raises(
+        UserError, match=rf"no images of 1 of the 1000 classes \(the first: {CHURCH}\)"
+    ):
         real.load_validation(options)
     touch(tmp_path / "imagenet/val", ["n99999999/x.JPEG"])
     with pytest.raises(UserError, match="n99999999 is neither a number nor a synset"):
@@ -223,7 +272,9 @@ def test_an_incomplete_imagenet_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name, count", [("imagenet100", 100), ("imagenette", 10)])
 def test_parts_of_imagenet(thousand, tmp_path, name, count, capsys):
-    """From the set's own folder, else from ImageNet's list, else from its folders: the same images and labels."""
+    """From the set's own folder, else from ImageNet's list, else from its folders: the same images
+    and labels.
+    """
     chosen = real.class_list(options_of("--dataset", name))
     expected = [(f"{index}.JPEG", place) for place, index in enumerate(chosen.indices)]
 
@@ -236,14 +287,24 @@ def test_parts_of_imagenet(thousand, tmp_path, name, count, capsys):
     assert f"{1000 - count} of 1000 class folders" in capsys.readouterr().out
     (tmp_path / "imagenet").symlink_to(thousand / "imagenet")
     synsets = class_list.imagenet_synsets()
-    write(tmp_path / "imagenet_val.txt", *(f"{synsets[i]}/{i}.JPEG {i}" for i in reversed(range(1000))))
-    assert found(tmp_path) == expected[::-1]  # in the list's order; its paths are relative to imagenet/val
+    write(
+        tmp_path / "imagenet_val.txt",
+        *(f"{synsets[i]}/{i}.JPEG {i}" for i in reversed(range(1000))),
+    )
+    assert (
+        found(tmp_path) == expected[::-1]
+    )  # in the list's order; its paths are relative to imagenet/val
     touch(tmp_path / name / "val", [f"{synset}/own.JPEG" for synset in chosen.synsets])
     assert found(tmp_path) == [("own.JPEG", place) for place in range(count)]
     (tmp_path / name / "val" / chosen.synsets[3] / "own.JPEG").unlink()
-    with pytest.raises(UserError, match=f"no images of 1 of the {count} classes .*{chosen.synsets[3]}"):
+    with pytest.raises(
+        UserError, match=f"no images of 1 of the {count} classes .*{chosen.synsets[3]}"
+    ):
         found(tmp_path)
-    training = touch(tmp_path / name / "train", [f"{synset}/{i}.JPEG" for synset in chosen.synsets for i in range(2)])
+    training = touch(
+        tmp_path / name / "train",
+        [f"{synset}/{i}.JPEG" for synset in chosen.synsets for i in range(2)],
+    )
     images = real.load_split(options_of("--dataset", name, "--data_root", str(tmp_path)), "train")
     assert images.labels.tolist() == [label for label in range(count) for _ in range(2)]
     assert str(training) in images.images[0]
@@ -251,11 +312,18 @@ def test_parts_of_imagenet(thousand, tmp_path, name, count, capsys):
 
 def test_imagenet_with_a_class_list(thousand, tmp_path, capsys):
     file = write(tmp_path / "classes.txt", PARACHUTE, TENCH)
-    options = options_of("--dataset", "imagenet", "--data_root", str(thousand), "--class-list", str(file))
+    options = options_of(
+        "--dataset", "imagenet", "--data_root", str(thousand), "--class-list", str(file)
+    )
     images = real.load_validation(options)
-    assert sorted(pairs(images)) == [("0.JPEG", 1), ("701.JPEG", 0)] and images.class_names == [PARACHUTE, TENCH]
+    assert sorted(pairs(images)) == [("0.JPEG", 1), ("701.JPEG", 0)] and images.class_names == [
+        PARACHUTE,
+        TENCH,
+    ]
     assert "the class list is not sorted" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no train images of imagenet: none of .*imagenet_train.txt"):
+    with pytest.raises(
+        UserError, match="no train images of imagenet: none of .*imagenet_train.txt"
+    ):
         real.load_split(options, "train")
     with pytest.raises(UserError, match="--dataset is cifar100"):
         real.load_validation(options_of("--dataset", "cifar100", "--class-list", str(file)))
@@ -265,7 +333,9 @@ def test_imagenet_with_a_class_list(thousand, tmp_path, capsys):
 
 
 def test_a_teacher_and_a_student_of_listed_classes(tmp_path, monkeypatch, capsys):
-    """imagenette at 16 pixels: trained on synset folders; the student's images are numbered by ImageNet's classes."""
+    """imagenette at 16 pixels: trained on synset folders; the student's images are numbered by
+    ImageNet's classes.
+    """
     monkeypatch.chdir(tmp_path)
     chosen = real.class_list(argparse.Namespace(dataset="imagenette", class_list=None))
     rng = np.random.default_rng(0)
@@ -273,18 +343,59 @@ def test_a_teacher_and_a_student_of_listed_classes(tmp_path, monkeypatch, capsys
         for place, synset in enumerate(chosen.synsets):
             (tmp_path / f"true_dataset/imagenet/{part}/{synset}").mkdir(parents=True)
             for i in range(count):
-                pixels = np.clip(rng.normal(25 * place + 15, 3, (16, 16, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(tmp_path / f"true_dataset/imagenet/{part}/{synset}/{i}.JPEG", "PNG")
+                pixels = np.clip(rng.normal(25 * place + 15, 3, (16, 16, 3)), 0, 255).astype(
+                    np.uint8
+                )
+                Image.fromarray(pixels).save(
+                    tmp_path / f"true_dataset/imagenet/{part}/{synset}/{i}.JPEG", "PNG"
+                )
     for place, index in enumerate((*chosen.indices, 5, 999)):
         (tmp_path / f"syn/{index:04d}").mkdir(parents=True)
         for i in range(4):
             pixels = np.full((16, 16, 3), min(255, 25 * place + 15), np.uint8)
             Image.fromarray(pixels).save(tmp_path / f"syn/{index:04d}/{i}.png")
-    common = ["--dataset", "imagenette", "--image_size", "16", "--device", "cpu", "--num_workers", "0"]
-    train_teacher.main([*common, "--model", "resnet8", "--epochs", "8", "--batch_size", "16", "--schedule", "cosine"])
+    common = [
+        "--dataset",
+        "imagenette",
+        "--image_size",
+        "16",
+        "--device",
+        "cpu",
+        "--num_workers",
+        "0",
+    ]
+    train_teacher.main(
+        [
+            *common,
+            "--model",
+            "resnet8",
+            "--epochs",
+            "8",
+            "--batch_size",
+            "16",
+            "--schedule",
+            "cosine",
+        ]
+    )
     capsys.readouterr()
-    result = train_student.main([
-        *common, "--path-t", "save/models/imagenette/resnet8/resnet8_latest.pth", "--model_s", "resnet8",
-        "--train_data", "syn", "--epochs", "1", "--batch_size", "8", "-r", "1", "--learning_rate", "0.01"])  # fmt: skip
+    result = train_student.main(
+        [
+            *common,
+            "--path-t",
+            "save/models/imagenette/resnet8/resnet8_latest.pth",
+            "--model_s",
+            "resnet8",
+            "--train_data",
+            "syn",
+            "--epochs",
+            "1",
+            "--batch_size",
+            "8",
+            "-r",
+            "1",
+            "--learning_rate",
+            "0.01",
+        ]
+    )
     assert result["images"] == 40 and result["teacher_top1"] > 50
     assert "2 of 12 class folders are not of the class list's classes" in capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""datafree/: terms, hooks and views against formulas in float64, and what the methods' own steps do."""
+"""datafree/: terms, hooks and views against formulas in float64, and what the methods' own steps
+do.
+"""
 
 import copy
 
@@ -8,9 +10,9 @@ import torch
 from torch import nn
 
 from datafree import Stopped, dafl, dfq, fastdfkd, terms, views
-from datafree.hooks import BatchNormMatch, evaluating
+from datafree.batchnorm import BatchNormMatch, evaluating
+from helper.distributed import World
 from helper.errors import UserError
-from helper.processes import World
 from models.generators import make_generator
 
 CLASSES, SIZE, COUNT = 4, 8, 6
@@ -18,11 +20,22 @@ WORLD = World(0, 1, torch.device("cpu"))
 
 
 def network(seed, norm=True):
-    """A classifier of images (N, 3, 8, 8); its BatchNorm layers keep statistics that are not 0 and 1."""
+    """A classifier of images (N, 3, 8, 8); its BatchNorm layers keep statistics that are not 0 and
+    1.
+    """
     torch.manual_seed(seed)
     norms = [nn.BatchNorm2d(8) if norm else nn.Identity() for _ in range(2)]
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), norms[0], nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), norms[1],
-                        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        norms[0],
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        norms[1],
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, CLASSES),
+    )
     with torch.no_grad():
         net[-1].weight.mul_(8)
         for module in net.modules():
@@ -65,15 +78,23 @@ def test_class_and_certainty():
     labels = np.array([0, 1, 2, 3, 0, 1])
     rows, as_tensor = np.arange(COUNT), torch.tensor(t).float()
     expected = -log_softmax(t)[rows, labels].mean()
-    assert terms.class_loss(as_tensor, torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-5)
-    assert terms.certainty_loss(as_tensor).item() == pytest.approx(-log_softmax(t).max(1).mean(), rel=1e-5)
+    assert terms.class_loss(as_tensor, torch.tensor(labels)).item() == pytest.approx(
+        expected, rel=1e-5
+    )
+    assert terms.certainty_loss(as_tensor).item() == pytest.approx(
+        -log_softmax(t).max(1).mean(), rel=1e-5
+    )
 
 
 def test_activation_and_balance():
     t, features = logits_pair()
-    assert terms.activation_loss(torch.tensor(features)).item() == pytest.approx(-np.abs(features).mean(), rel=1e-5)
+    assert terms.activation_loss(torch.tensor(features)).item() == pytest.approx(
+        -np.abs(features).mean(), rel=1e-5
+    )
     mean = np.exp(log_softmax(t)).mean(0)
-    assert terms.balance_loss(torch.tensor(t)).item() == pytest.approx((mean * np.log(mean)).sum(), rel=1e-5)
+    assert terms.balance_loss(torch.tensor(t)).item() == pytest.approx(
+        (mean * np.log(mean)).sum(), rel=1e-5
+    )
     certain = torch.tensor([[1e4, 0.0], [1e4, 0.0]], requires_grad=True)  # p̄ = (1, 0): 0 log 0 is 0
     terms.balance_loss(certain).backward()
     assert terms.balance_loss(certain).item() == 0 and certain.grad.isfinite().all()
@@ -83,7 +104,9 @@ def test_divergences_and_jensen_shannon():
     t, s = logits_pair()
     as_tensors = torch.tensor(t), torch.tensor(s)
     log_t, log_s = log_softmax(t), log_softmax(s)
-    assert terms.divergences(*as_tensors).numpy() == pytest.approx((np.exp(log_t) * (log_t - log_s)).sum(1), rel=1e-4)
+    assert terms.divergences(*as_tensors).numpy() == pytest.approx(
+        (np.exp(log_t) * (log_t - log_s)).sum(1), rel=1e-4
+    )
     p, q = (np.exp(log_softmax(x / 3)) for x in (t, s))
     m = (p + q) / 2
     expected = 0.5 * ((p * np.log(p / m)).sum(1) + (q * np.log(q / m)).sum(1)).mean()
@@ -94,8 +117,12 @@ def test_divergences_and_jensen_shannon():
 
 def test_total_variation_and_norm():
     x = np.random.default_rng(1).normal(size=(2, 3, 5, 4))
-    differences = [x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :],
-                   x[..., 1:, 1:] - x[..., :-1, :-1], x[..., 1:, :-1] - x[..., :-1, 1:]]
+    differences = [
+        x[..., :, 1:] - x[..., :, :-1],
+        x[..., 1:, :] - x[..., :-1, :],
+        x[..., 1:, 1:] - x[..., :-1, :-1],
+        x[..., 1:, :-1] - x[..., :-1, 1:],
+    ]
     expected = sum(np.sqrt((d**2).sum()) for d in differences)
     assert terms.total_variation(torch.tensor(x)).item() == pytest.approx(expected, rel=1e-5)
     norms = np.sqrt((x**2).sum((1, 2, 3)))
@@ -111,8 +138,9 @@ def statistics(x):
 
 
 def distance(layer, mean, variance):
-    return (np.linalg.norm(layer.running_mean.double().numpy() - mean)
-            + np.linalg.norm(layer.running_var.double().numpy() - variance))
+    return np.linalg.norm(layer.running_mean.double().numpy() - mean) + np.linalg.norm(
+        layer.running_var.double().numpy() - variance
+    )
 
 
 def test_batch_norm_match(teacher):
@@ -125,7 +153,9 @@ def test_batch_norm_match(teacher):
         teacher(images)
         assert [d.item() for d in match.distances()] == pytest.approx(expected, rel=1e-5)
         assert match.loss().item() == pytest.approx(sum(expected), rel=1e-5)
-        assert match.loss(first_weight=10).item() == pytest.approx(10 * expected[0] + expected[1], rel=1e-5)
+        assert match.loss(first_weight=10).item() == pytest.approx(
+            10 * expected[0] + expected[1], rel=1e-5
+        )
     with pytest.raises(RuntimeError, match="0 of 2"):
         match.distances()
     assert not any(module._forward_pre_hooks for module in teacher.modules())
@@ -142,7 +172,9 @@ def test_batch_norm_match_smooths_with_earlier_rounds(teacher):
             now = [mean, variance]
             if average is not None:
                 now = [0.25 * new + 0.75 * old for new, old in zip(now, average)]
-            assert match.distances()[0].item() == pytest.approx(distance(teacher[1], *now), rel=1e-4)
+            assert match.distances()[0].item() == pytest.approx(
+                distance(teacher[1], *now), rel=1e-4
+            )
             match.remember()
         average = now
     other = BatchNormMatch(teacher, momentum=0.75)
@@ -150,7 +182,9 @@ def test_batch_norm_match_smooths_with_earlier_rounds(teacher):
     with other:
         teacher(batches[0])
         expected = [0.25 * n + 0.75 * a for n, a in zip(seen[0], average)]
-        assert other.distances()[0].item() == pytest.approx(distance(teacher[1], *expected), rel=1e-4)
+        assert other.distances()[0].item() == pytest.approx(
+            distance(teacher[1], *expected), rel=1e-4
+        )
 
 
 def test_hooks_go_after_an_exception(teacher):
@@ -186,7 +220,9 @@ def test_resample_at_whole_coordinates_reads_pixels_and_zeros_outside():
     assert torch.equal(seen[0, :, 1:, :2], images[0][:, [0, 4]][:, :, [1, 2]])
     assert not seen[0, :, 0].any() and not seen[0, :, :, 2].any()
     assert torch.equal(seen[1], images[1][:, [3, 2, 1]][:, :, [0, 0, 4]])
-    between = views.resample(images, torch.tensor([[1.25]]).expand(2, 1), torch.tensor([[2.0]]).expand(2, 1))
+    between = views.resample(
+        images, torch.tensor([[1.25]]).expand(2, 1), torch.tensor([[2.0]]).expand(2, 1)
+    )
     assert torch.allclose(between[..., 0, 0], 0.75 * images[:, :, 1, 2] + 0.25 * images[:, :, 2, 2])
 
 
@@ -197,8 +233,15 @@ def test_crop_and_flip_are_crops_of_the_padded_image_and_its_mirror():
     padded = nn.functional.pad(images, (1, 1, 1, 1))
     found = set()
     for image, view in zip(padded, views_of):
-        matches = {(top, left, flip) for top in range(3) for left in range(3) for flip in (False, True)
-                   if torch.equal(view, (image.flip(2) if flip else image)[:, top:top + SIZE, left:left + SIZE])}
+        matches = {
+            (top, left, flip)
+            for top in range(3)
+            for left in range(3)
+            for flip in (False, True)
+            if torch.equal(
+                view, (image.flip(2) if flip else image)[:, top : top + SIZE, left : left + SIZE]
+            )
+        }
         assert len(matches) == 1
         found |= matches
     assert {flip for *_, flip in found} == {True, False} and len(found) > 10
@@ -208,15 +251,23 @@ def test_resized_crops_stay_inside_and_keep_their_share():
     torch.manual_seed(0)
     size = 16
     ramp = torch.arange(size).float()  # a view's values are then the coordinates that it reads
-    images = torch.stack([ramp[:, None].expand(size, size), ramp.expand(size, size)]).expand(200, 2, size, size)
+    images = torch.stack([ramp[:, None].expand(size, size), ramp.expand(size, size)]).expand(
+        200, 2, size, size
+    )
     seen = views.resized_crop(images, (0.75, 1.0))
-    assert seen.shape == images.shape and 0 <= seen.min() and seen.max() <= size - 1
+    assert seen.shape == images.shape and seen.min() >= 0 and seen.max() <= size - 1
     # The border is repeated, so steps are measured in the middle.
-    sides = [(seen[:, axis].narrow(axis + 1, 9, 1) - seen[:, axis].narrow(axis + 1, 8, 1)).flatten(1)[:, 0]
-             for axis in (0, 1)]
+    sides = [
+        (seen[:, axis].narrow(axis + 1, 9, 1) - seen[:, axis].narrow(axis + 1, 8, 1)).flatten(1)[
+            :, 0
+        ]
+        for axis in (0, 1)
+    ]
     area = sides[0] * sides[1]
     assert sides[0].max() <= 1 + 1e-5 and sides[1].max() <= 1 + 1e-5
-    assert area.min() > 0.62 and area.max() <= 1 + 1e-5 and area.std() > 0.02  # a side that is cut makes it smaller
+    assert (
+        area.min() > 0.62 and area.max() <= 1 + 1e-5 and area.std() > 0.02
+    )  # a side that is cut makes it smaller
     whole = views.resized_crop(images[:1], (1.0, 1.0))
     assert whole.isfinite().all()
 
@@ -232,43 +283,72 @@ def numpy_terms(teacher, student, images):
         features = teacher[:-1](images).double().numpy()
     log_t, log_s = log_softmax(t), log_softmax(s)
     mean = np.exp(log_t).mean(0)
-    return {"certainty": -log_t.max(1).mean(), "balance": (mean * np.log(mean)).sum(),
-            "activation": -np.abs(features).mean(),
-            "statistics": sum(distance(layer, *statistics(x)) for layer, x in zip((teacher[1], teacher[4]), inputs)),
-            "kl": (np.exp(log_t) * (log_t - log_s)).sum(1), "agreed": t.argmax(1) == s.argmax(1), "log_t": log_t}
+    return {
+        "certainty": -log_t.max(1).mean(),
+        "balance": (mean * np.log(mean)).sum(),
+        "activation": -np.abs(features).mean(),
+        "statistics": sum(
+            distance(layer, *statistics(x)) for layer, x in zip((teacher[1], teacher[4]), inputs)
+        ),
+        "kl": (np.exp(log_t) * (log_t - log_s)).sum(1),
+        "agreed": t.argmax(1) == s.argmax(1),
+        "log_t": log_t,
+    }
 
 
 def test_dafl_objective(teacher, student):
-    method, images = made(dafl, dafl.DAFL, teacher, oh=2.0, act=0.5, balance=3.0), torch.rand(COUNT, 3, SIZE, SIZE)
+    method, images = (
+        made(dafl, dafl.DAFL, teacher, oh=2.0, act=0.5, balance=3.0),
+        torch.rand(COUNT, 3, SIZE, SIZE),
+    )
     by_hand = numpy_terms(teacher, student, images)
-    expected = {"class": 2 * by_hand["certainty"], "activation": 0.5 * by_hand["activation"],
-                "balance": 3 * by_hand["balance"]}
-    assert {k: v.item() for k, v in method.losses(images, student).items()} == pytest.approx(expected, rel=1e-4)
+    expected = {
+        "class": 2 * by_hand["certainty"],
+        "activation": 0.5 * by_hand["activation"],
+        "balance": 3 * by_hand["balance"],
+    }
+    assert {k: v.item() for k, v in method.losses(images, student).items()} == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 def test_dfq_objective(teacher, student):
     method = made(dfq, dfq.DFQ, teacher, oh=2.0, balance=3.0, bn=0.5, adv=4.0)
     images = torch.rand(COUNT, 3, SIZE, SIZE)
     by_hand = numpy_terms(teacher, student, images)
-    expected = {"class": 2 * by_hand["certainty"], "balance": 3 * by_hand["balance"],
-                "statistics": 0.5 * by_hand["statistics"], "adversarial": -4 * by_hand["kl"].mean()}
-    assert {k: v.item() for k, v in method.losses(images, student).items()} == pytest.approx(expected, rel=1e-4)
+    expected = {
+        "class": 2 * by_hand["certainty"],
+        "balance": 3 * by_hand["balance"],
+        "statistics": 0.5 * by_hand["statistics"],
+        "adversarial": -4 * by_hand["kl"].mean(),
+    }
+    assert {k: v.item() for k, v in method.losses(images, student).items()} == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 def test_fastdfkd_objective(teacher, student, monkeypatch):
     monkeypatch.setattr(views, "crop_and_flip", lambda images, padding: images)
     method = made(fastdfkd, fastdfkd.FastDFKD, teacher, oh=2.0, bn=0.5, adv=4.0, warmup_rounds=1)
-    images = torch.rand(40, 3, SIZE, SIZE) + torch.rand(40, 3, 1, 1) * 4 - 2  # of several classes for both networks
+    images = (
+        torch.rand(40, 3, SIZE, SIZE) + torch.rand(40, 3, 1, 1) * 4 - 2
+    )  # of several classes for both networks
     labels = torch.arange(40) % CLASSES
     by_hand = numpy_terms(teacher, student, images)
     assert 0 < by_hand["agreed"].sum() < 40  # else the mask would not be seen
-    expected = {"class": -2 * by_hand["log_t"][np.arange(40), labels.numpy()].mean(),
-                "statistics": 0.5 * by_hand["statistics"]}
+    expected = {
+        "class": -2 * by_hand["log_t"][np.arange(40), labels.numpy()].mean(),
+        "statistics": 0.5 * by_hand["statistics"],
+    }
     with method.match:
-        assert {k: v.item() for k, v in method.losses(images, labels, student).items()} == pytest.approx(expected, 1e-4)
+        assert {
+            k: v.item() for k, v in method.losses(images, labels, student).items()
+        } == pytest.approx(expected, 1e-4)
         method.rounds = 1  # the warm-up is over
         expected["adversarial"] = -4 * (by_hand["kl"] * by_hand["agreed"]).sum() / 40
-        assert {k: v.item() for k, v in method.losses(images, labels, student).items()} == pytest.approx(expected, 1e-4)
+        assert {
+            k: v.item() for k, v in method.losses(images, labels, student).items()
+        } == pytest.approx(expected, 1e-4)
 
 
 def adversarial_gradient(teacher, student):
@@ -318,7 +398,12 @@ def test_fresh_images_go_on_from_the_state(teacher, student):
 
 
 def fast(teacher, **settings):
-    return made(fastdfkd, fastdfkd.FastDFKD, teacher, **{"batch": 16, "k": 3, "warmup_rounds": 0, **settings})
+    return made(
+        fastdfkd,
+        fastdfkd.FastDFKD,
+        teacher,
+        **{"batch": 16, "k": 3, "warmup_rounds": 0, **settings},
+    )
 
 
 def rounds(method, student, count, first=0):
@@ -328,14 +413,33 @@ def rounds(method, student, count, first=0):
     return images, labels
 
 
-@pytest.mark.parametrize("settings", [{}, {"meta": "reptile", "z_rounds": 2, "lr_g_meta": 1e-3, "lr_z_meta": 5e-3,
-                                           "keep": "last", "view": "resized"}], ids=["cifar", "imagenet"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {
+            "meta": "reptile",
+            "z_rounds": 2,
+            "lr_g_meta": 1e-3,
+            "lr_z_meta": 5e-3,
+            "keep": "last",
+            "view": "resized",
+        },
+    ],
+    ids=["cifar", "imagenet"],
+)
 def test_a_round_is_a_function_of_seed_and_state(teacher, student, settings):
     student.train()
     straight = fast(teacher, **settings)
     expected, labels = rounds(straight, student, 4)
-    assert expected.shape == (16, 3, SIZE, SIZE) and labels.shape == (16,) and not expected.requires_grad
-    assert 0 <= expected.min() and expected.max() <= 1 and set(labels.tolist()) <= set(range(CLASSES))
+    assert (
+        expected.shape == (16, 3, SIZE, SIZE)
+        and labels.shape == (16,)
+        and not expected.requires_grad
+    )
+    assert (
+        expected.min() >= 0 and expected.max() <= 1 and set(labels.tolist()) <= set(range(CLASSES))
+    )
     assert student.training and straight.rounds == 4
     first, second = fast(teacher, **settings), fast(teacher, **settings)
     rounds(first, student, 3)
@@ -348,7 +452,10 @@ def test_a_round_is_a_function_of_seed_and_state(teacher, student, settings):
 
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_images_of_the_lowest_total_loss_are_kept(teacher, student, monkeypatch, keep):
-    method, seen = fast(teacher, k=8, lr_g=0.3, lr_z=0.3, keep=keep), []  # rates with which the loss goes up and down
+    method, seen = (
+        fast(teacher, k=8, lr_g=0.3, lr_z=0.3, keep=keep),
+        [],
+    )  # rates with which the loss goes up and down
     real = method.losses
 
     def losses(images, labels, student):
@@ -381,20 +488,28 @@ def test_maml_takes_adams_step_on_the_sum_of_the_gradients(teacher, student):
     method = fast(teacher, k=2, lr_g=1e-4)
     before = [parameter.detach().clone() for parameter in method.generator.parameters()]
     rounds(method, student, 1)
-    moved = torch.cat([(after - start).flatten() for after, start in zip(method.generator.parameters(), before)])
+    moved = torch.cat(
+        [(after - start).flatten() for after, start in zip(method.generator.parameters(), before)]
+    )
     assert moved.abs().max().item() == pytest.approx(2 * 1e-4, rel=1e-2)
     assert moved.abs().median().item() == pytest.approx(2 * 1e-4, rel=0.1)
 
 
 def test_reptile_moves_towards_the_copy(teacher, student):
-    """With one step of a copy whose Adam moves each weight by lr_g, the direction is that of the copy's."""
+    """With one step of a copy whose Adam moves each weight by lr_g, the direction is that of the
+    copy's.
+    """
     directions = {}
     for meta in ("maml", "reptile"):
         method = fast(teacher, k=1, meta=meta, lr_g=1e-3, lr_g_meta=1e-4)
         before = [parameter.detach().clone() for parameter in method.generator.parameters()]
         rounds(method, student, 1)
-        directions[meta] = torch.cat([(after - start).flatten().sign()
-                                      for after, start in zip(method.generator.parameters(), before)])
+        directions[meta] = torch.cat(
+            [
+                (after - start).flatten().sign()
+                for after, start in zip(method.generator.parameters(), before)
+            ]
+        )
     # After one step both move against the same gradient.
     assert (directions["maml"] == directions["reptile"]).float().mean() > 0.99
 
@@ -432,10 +547,16 @@ def test_a_round_that_is_to_stop_is_given_up(teacher, student):
     with pytest.raises(Stopped):
         method.synthesize(student, should_stop)
     assert method.rounds == 0 and student.training and method.match.average is None
-    assert all(torch.equal(value, before[name]) for name, value in method.generator.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in method.generator.state_dict().items()
+    )
 
 
 def test_rates_follow_k():
     assert fastdfkd.published_settings(2) == {"lr_g": 5e-3, "lr_z": 0.015}
     assert fastdfkd.published_settings(5) == {"lr_g": 3e-3, "lr_z": 0.01}
-    assert fastdfkd.published_settings(10) == fastdfkd.published_settings(50) == {"lr_g": 2e-3, "lr_z": 0.01}
+    assert (
+        fastdfkd.published_settings(10)
+        == fastdfkd.published_settings(50)
+        == {"lr_g": 2e-3, "lr_z": 0.01}
+    )

@@ -1,4 +1,6 @@
-"""Real sets, image folders and lists, transforms, and the order in which images reach the networks."""
+"""Real sets, image folders and lists, transforms, and the order in which images reach the
+networks.
+"""
 
 import argparse
 import errno
@@ -17,6 +19,7 @@ from dataset import fashion_mnist, folders, lists, loader, real, transforms
 from dataset.image_set import ImageSet, average_channels, decode
 from dataset.paths import Paths
 from helper.errors import UserError, describe_os_error
+from tools import fashion_mnist as fetch_fashion_mnist
 
 
 def random_set(count=23, size=32, seed=0):
@@ -32,14 +35,19 @@ def seen(batches):
 
 def by_image(batches):
     """Returns {label: pixels as bytes}; no image may come twice."""
-    pairs = [(int(label), image.numpy().tobytes()) for images, labels in batches
-             for image, label in zip(images, labels, strict=True)]
+    pairs = [
+        (int(label), image.numpy().tobytes())
+        for images, labels in batches
+        for image, label in zip(images, labels, strict=True)
+    ]
     assert len({label for label, _ in pairs}) == len(pairs)
     return dict(pairs)
 
 
 def make(images=None, batch_size=8, size=32, **settings):
-    return loader.Loader(images or random_set(), transforms.training(size), batch_size, **{"workers": 0, **settings})
+    return loader.Loader(
+        images or random_set(), transforms.training(size), batch_size, **{"workers": 0, **settings}
+    )
 
 
 # Order, crop and flip
@@ -52,11 +60,18 @@ def test_an_epoch_is_a_function_of_seed_and_epoch():
     list(again.epoch_batches(0))
     torch.manual_seed(99)
     np.random.seed(99)
-    assert seen(again.epoch_batches(5)) == first  # nothing is left over from other epochs or global generators
+    assert (
+        seen(again.epoch_batches(5)) == first
+    )  # nothing is left over from other epochs or global generators
     assert seen(make(seed=4).epoch_batches(5)) != first and seen(again.epoch_batches(6)) != first
-    orders = [sum((labels for labels, _ in seen(make(seed=3).epoch_batches(epoch))), []) for epoch in range(4)]
+    orders = [
+        sum((labels for labels, _ in seen(make(seed=3).epoch_batches(epoch))), [])
+        for epoch in range(4)
+    ]
     assert len({tuple(order) for order in orders}) == 4
-    assert len({frozenset(order) for order in orders}) > 1  # not the same images are dropped every time
+    assert (
+        len({frozenset(order) for order in orders}) > 1
+    )  # not the same images are dropped every time
 
 
 def test_order_is_independent_of_workers(tmp_path):
@@ -71,11 +86,17 @@ def test_order_is_independent_of_workers(tmp_path):
 def test_crop_and_flip_are_independent_of_the_place_in_the_batch():
     reference = by_image(make(batch_size=1, seed=1).epoch_batches(3))
     assert len(reference) == 23
-    for settings in ({"batch_size": 8}, {"batch_size": 5}, {"batch_size": 8, "world_size": 2, "rank": 1}):
+    for settings in (
+        {"batch_size": 8},
+        {"batch_size": 5},
+        {"batch_size": 8, "world_size": 2, "rank": 1},
+    ):
         found = by_image(make(seed=1, **settings).epoch_batches(3))
         assert len(found) >= 8 and found.items() <= reference.items()
     other = by_image(make(batch_size=1, seed=1).epoch_batches(4))
-    assert sum(other[label] == reference[label] for label in reference) <= 3  # each epoch crops anew
+    assert (
+        sum(other[label] == reference[label] for label in reference) <= 3
+    )  # each epoch crops anew
 
 
 def test_an_epoch_goes_on_from_any_step():
@@ -88,8 +109,10 @@ def test_an_epoch_goes_on_from_any_step():
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_together_see_what_one_sees(world_size):
     one = list(make(batch_size=8, seed=2).epoch_batches(0))
-    ranks = [list(make(batch_size=8, seed=2, rank=rank, world_size=world_size).epoch_batches(0))
-             for rank in range(world_size)]
+    ranks = [
+        list(make(batch_size=8, seed=2, rank=rank, world_size=world_size).epoch_batches(0))
+        for rank in range(world_size)
+    ]
     for step, (images, labels) in enumerate(one):
         shares = [rank[step] for rank in ranks]
         assert {len(share[1]) for share in shares} == {8 // world_size}
@@ -103,7 +126,10 @@ def test_the_last_incomplete_batch_is_dropped():
         assert len(batches) == len(make(random_set(count), batch_size)) == steps
         assert {len(labels) for labels, _ in batches} == {min(count, batch_size)}
     # A set smaller than a batch: what two processes can share of it.
-    assert [len(make(random_set(7), 8, rank=r, world_size=2).epoch_batches(0).__next__()[1]) for r in (0, 1)] == [3, 3]
+    assert [
+        len(make(random_set(7), 8, rank=r, world_size=2).epoch_batches(0).__next__()[1])
+        for r in (0, 1)
+    ] == [3, 3]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -112,7 +138,9 @@ def test_validation_counts_every_image_once(world_size, count):
     images = random_set(count)
     labels = []
     for rank in range(world_size):
-        val = loader.Loader(images, transforms.validation(32), 6, rank=rank, world_size=world_size, workers=0)
+        val = loader.Loader(
+            images, transforms.validation(32), 6, rank=rank, world_size=world_size, workers=0
+        )
         for batch, targets in val.ordered_batches():
             assert torch.equal(batch, torch.from_numpy(images.images[targets.numpy()]))  # as it is
             labels += targets.tolist()
@@ -123,8 +151,15 @@ def test_validation_counts_every_image_once(world_size, count):
 def test_validation_in_batches_of_its_own(world_size):
     labels, sizes = [], set()
     for rank in range(world_size):
-        val = loader.Loader(random_set(23), transforms.validation(32), 6, rank=rank, world_size=world_size, workers=0,
-                            ordered_batch=10)
+        val = loader.Loader(
+            random_set(23),
+            transforms.validation(32),
+            6,
+            rank=rank,
+            world_size=world_size,
+            workers=0,
+            ordered_batch=10,
+        )
         assert len(val) == 3  # training keeps its own
         batches = [targets.tolist() for _, targets in val.ordered_batches()]
         labels += sum(batches, [])
@@ -133,8 +168,8 @@ def test_validation_in_batches_of_its_own(world_size):
 
 
 def test_validation_batch_size_by_flag_device_and_size():
+    from helper.distributed import World
     from helper.options import Parser
-    from helper.processes import World
 
     parser = Parser("")
     real.add_flags(parser)
@@ -147,7 +182,10 @@ def test_validation_batch_size_by_flag_device_and_size():
 
     assert share() == share(size=96) == 8 and share("--val_batch_size", "100") == 100
     assert share("--val_batch_size", "100", world=8) == 13
-    assert share(device="cuda") == share(device="cuda", world=4) == 512 and share(size=96, device="cuda") == 8
+    assert (
+        share(device="cuda") == share(device="cuda", world=4) == 512
+        and share(size=96, device="cuda") == 8
+    )
 
 
 def test_sharing_that_cannot_be_is_refused():
@@ -162,7 +200,9 @@ def test_sharing_that_cannot_be_is_refused():
 def test_tensor_batches_follow_the_same_order():
     tensors = torch.arange(23), torch.arange(23) * 10
     batches = list(loader.TensorLoader(*tensors, batch_size=8, seed=3).epoch_batches(2))
-    assert [first.tolist() for first, _ in batches] == [labels for labels, _ in seen(make(seed=3).epoch_batches(2))]
+    assert [first.tolist() for first, _ in batches] == [
+        labels for labels, _ in seen(make(seed=3).epoch_batches(2))
+    ]
     assert all(torch.equal(10 * first, second) for first, second in batches)
 
 
@@ -170,13 +210,17 @@ def test_tensor_batches_follow_the_same_order():
 
 
 def by_definition(images, seed, epoch):
-    """Yields (image, label) of an epoch as the documentation has it, one by one, with numpy's own generators."""
+    """Yields (image, label) of an epoch as the documentation has it, one by one, with numpy's own
+    generators.
+    """
     size, places = images.images.shape[1], 2 * (images.images.shape[1] // 8) + 1
-    uniform = np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(0,))).random(3 * len(images))
+    uniform = np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(0,))).random(
+        3 * len(images)
+    )
     for index in np.random.default_rng((seed, epoch)).permutation(len(images)).tolist():
-        top, left = (int(places * number) for number in uniform[3 * index:3 * index + 2])
+        top, left = (int(places * number) for number in uniform[3 * index : 3 * index + 2])
         padded = np.pad(images.images[index], ((size // 8,) * 2, (size // 8,) * 2, (0, 0)))
-        crop = padded[top:top + size, left:left + size]
+        crop = padded[top : top + size, left : left + size]
         yield (crop[:, ::-1] if uniform[3 * index + 2] < 0.5 else crop), int(images.labels[index])
 
 
@@ -186,8 +230,12 @@ def test_batches_from_memory_are_the_definition(size):
     for seed, epoch in ((0, 0), (3, 12), (2**40, 1)):
         batches = list(make(images, 32, size, seed=seed).epoch_batches(epoch))
         expected = list(by_definition(images, seed, epoch))
-        assert torch.cat([labels for _, labels in batches]).tolist() == [label for _, label in expected]
-        assert np.array_equal(torch.cat([pixels for pixels, _ in batches]), np.stack([crop for crop, _ in expected]))
+        assert torch.cat([labels for _, labels in batches]).tolist() == [
+            label for _, label in expected
+        ]
+        assert np.array_equal(
+            torch.cat([pixels for pixels, _ in batches]), np.stack([crop for crop, _ in expected])
+        )
 
 
 def test_batches_from_memory_are_those_of_files(tmp_path):
@@ -201,7 +249,9 @@ def test_batches_from_memory_are_those_of_files(tmp_path):
 
 
 def test_batches_stay_what_they_were():
-    """The figures in README and the runs to be resumed depend on them: a change of this checksum changes both."""
+    """The figures in README and the runs to be resumed depend on them: a change of this checksum
+    changes both.
+    """
     digest = hashlib.sha256()
     for labels, pixels in seen(make(random_set(3000), 32).epoch_batches(5)):
         digest.update(np.array(labels).tobytes() + pixels)
@@ -209,9 +259,15 @@ def test_batches_stay_what_they_were():
 
 
 def test_small_crop_and_flip():
-    images = ImageSet(np.broadcast_to(np.arange(1, 33, dtype=np.uint8)[None, None, :, None] +
-                                      np.zeros((400, 32, 1, 3), np.uint8), (400, 32, 32, 3)).copy(), np.arange(400))
-    (batch, _), = make(images, 400).epoch_batches(0)
+    images = ImageSet(
+        np.broadcast_to(
+            np.arange(1, 33, dtype=np.uint8)[None, None, :, None]
+            + np.zeros((400, 32, 1, 3), np.uint8),
+            (400, 32, 32, 3),
+        ).copy(),
+        np.arange(400),
+    )
+    ((batch, _),) = make(images, 400).epoch_batches(0)
     shifts, flips = [], 0
     for image in batch.numpy():
         row = image[16, :, 0].astype(int)  # the column numbers of the original, 0 in the padding
@@ -228,13 +284,17 @@ def test_small_crop_and_flip():
 
 def test_small_validation_is_the_image_and_large_images_are_shrunk():
     image = Image.fromarray(random_set(1).images[0])
-    assert np.array_equal(transforms.validation(32)(transforms.validation(32).shrink(image), None), image)
+    assert np.array_equal(
+        transforms.validation(32)(transforms.validation(32).shrink(image), None), image
+    )
     big = Image.fromarray(np.full((256, 200, 3), 77, np.uint8))
     assert transforms.training(32).shrink(big).size == (32, 32)
     assert (np.asarray(transforms.training(32).shrink(big)) == 77).all()
 
 
-@pytest.mark.parametrize("width, height", [(256, 256), (100, 300), (300, 100), (37, 41), (1000, 3), (1, 1)])
+@pytest.mark.parametrize(
+    "width, height", [(256, 256), (100, 300), (300, 100), (37, 41), (1000, 3), (1, 1)]
+)
 def test_large_crop_box(width, height):
     large, rng, areas = transforms.training(224), np.random.default_rng(0), []
     for _ in range(500):
@@ -244,7 +304,11 @@ def test_large_crop_box(width, height):
         if min(width, height) > 90:
             assert 0.72 < (right - left) / (bottom - top) < 1.4
     if width == height == 256:
-        assert 0.078 < min(areas) < 0.15 and 0.9 < max(areas) <= 1 and np.mean(areas) == pytest.approx(0.5, abs=0.06)
+        assert (
+            0.078 < min(areas) < 0.15
+            and 0.9 < max(areas) <= 1
+            and np.mean(areas) == pytest.approx(0.5, abs=0.06)
+        )
 
 
 def test_large_transforms():
@@ -290,10 +354,21 @@ def test_class_folders_by_number_and_by_name(tmp_path):
     write_images(tmp_path / "numbers", ["0007/00000.png", "0002/00001.png", "0002/00000.jpg"])
     (tmp_path / "numbers/contact_sheet.png").write_bytes(b"not one of the images")
     images = folders.read_training(tmp_path / "numbers", 10)
-    assert names_of(images) == ["00000.jpg", "00001.png", "00000.png"] and images.labels.tolist() == [2, 2, 7]
-    write_images(tmp_path / "names", ["zebra/a.png", "ant/c.png", "cat/b.png", "ant/b.png", ".hidden/x.png"])
+    assert names_of(images) == [
+        "00000.jpg",
+        "00001.png",
+        "00000.png",
+    ] and images.labels.tolist() == [2, 2, 7]
+    write_images(
+        tmp_path / "names", ["zebra/a.png", "ant/c.png", "cat/b.png", "ant/b.png", ".hidden/x.png"]
+    )
     images = folders.read_training(tmp_path / "names", 3)
-    assert names_of(images) == ["b.png", "c.png", "b.png", "a.png"] and images.labels.tolist() == [0, 0, 1, 2]
+    assert names_of(images) == ["b.png", "c.png", "b.png", "a.png"] and images.labels.tolist() == [
+        0,
+        0,
+        1,
+        2,
+    ]
     with pytest.raises(UserError, match="class 7 and there are 5 classes"):
         folders.read_training(tmp_path / "numbers", 5)
 
@@ -303,7 +378,12 @@ def test_unlabelled_folders_at_any_depth(tmp_path):
     (tmp_path / "contact_sheet.png").write_bytes(b"not one of the images")
     (tmp_path / "shard_a/notes.txt").write_text("nor this")
     images = folders.read_training(tmp_path, 10)
-    assert images.labels is None and sorted(names_of(images)) == ["a.png", "b.png", "c.png", "d.jpeg"]
+    assert images.labels is None and sorted(names_of(images)) == [
+        "a.png",
+        "b.png",
+        "c.png",
+        "d.jpeg",
+    ]
     assert images.label(0) == -1
     three = folders.read_training(tmp_path, 10, amount=3)
     assert set(three.images) < set(images.images) and len(three) == 3
@@ -330,22 +410,37 @@ def test_training_and_validation_have_the_same_classes():
 
 
 def test_released_names_flat_and_in_lists(tmp_path, monkeypatch):
-    names = [f"class_{c}_seed_{s}_num_{n}.png" for c in (0, 1, 11) for s in (0, 2, 10) for n in (0, 1)]
+    names = [
+        f"class_{c}_seed_{s}_num_{n}.png" for c in (0, 1, 11) for s in (0, 2, 10) for n in (0, 1)
+    ]
     write_images(tmp_path / "flat", names)
     flat = folders.read_training(tmp_path / "flat", 12)
-    assert sorted(names_of(flat)) == sorted(names) and sorted(set(flat.labels.tolist())) == [0, 1, 11]
-    assert all(f"class_{label}_" in path for path, label in zip(flat.images, flat.labels, strict=True))
+    assert sorted(names_of(flat)) == sorted(names) and sorted(set(flat.labels.tolist())) == [
+        0,
+        1,
+        11,
+    ]
+    assert all(
+        f"class_{label}_" in path for path, label in zip(flat.images, flat.labels, strict=True)
+    )
     (tmp_path / "flat/contact_sheet.png").write_bytes(b"not one of the images")
     assert folders.read_training(tmp_path / "flat", 12).labels.tolist() == flat.labels.tolist()
-    prefix = folders.read_training(tmp_path / "flat", 12, amount=10)  # (seed, num) are numbers: 2 comes before 10
-    assert names_of(prefix) == [f"class_{c}_seed_{s}_num_{n}.png" for c, count in ((0, 4), (1, 3), (11, 3))
-                                for s, n in [(0, 0), (0, 1), (2, 0), (2, 1)][:count]]
+    prefix = folders.read_training(
+        tmp_path / "flat", 12, amount=10
+    )  # (seed, num) are numbers: 2 comes before 10
+    assert names_of(prefix) == [
+        f"class_{c}_seed_{s}_num_{n}.png"
+        for c, count in ((0, 4), (1, 3), (11, 3))
+        for s, n in [(0, 0), (0, 1), (2, 0), (2, 1)][:count]
+    ]
     # A list: relative to the working directory first, then to the list.
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/s2_st100_1k.txt").write_text("".join(f"flat/{name}\n\n" for name in names))
     monkeypatch.chdir(tmp_path)
     listed = folders.read_training("lists/s2_st100_1k.txt", 12)
-    assert sorted(names_of(listed)) == sorted(names) and listed.labels.tolist() == flat.labels.tolist()
+    assert (
+        sorted(names_of(listed)) == sorted(names) and listed.labels.tolist() == flat.labels.tolist()
+    )
     monkeypatch.chdir("/")
     with pytest.raises(UserError, match=r"line 1: image not found: flat/class_0_seed_0_num_0.png"):
         folders.read_training(tmp_path / "lists/s2_st100_1k.txt", 12)
@@ -359,8 +454,11 @@ def test_lists_of_path_and_label(tmp_path):
     write_images(tmp_path, ["one.png", "with space.png", "three.png"])
     (tmp_path / "list.txt").write_text("with space.png 4\none.png 2\n three.png  4 \n")
     images = folders.read_training(tmp_path / "list.txt", 5)
-    assert dict(zip(names_of(images), images.labels.tolist(), strict=True)) == \
-        {"one.png": 2, "with space.png": 4, "three.png": 4}
+    assert dict(zip(names_of(images), images.labels.tolist(), strict=True)) == {
+        "one.png": 2,
+        "with space.png": 4,
+        "three.png": 4,
+    }
     validation = folders.read_validation(tmp_path / "list.txt", 5)
     assert names_of(validation) == ["with space.png", "one.png", "three.png"]  # in the list's order
     (tmp_path / "plain.txt").write_text("one.png\nthree.png\n")
@@ -388,7 +486,9 @@ def test_a_larger_amount_contains_every_smaller(tmp_path):
 
 
 def test_validation_folders(tmp_path):
-    write_images(tmp_path / "val", [f"{name}/{i}.png" for name in ("b", "a", "c") for i in range(2)])
+    write_images(
+        tmp_path / "val", [f"{name}/{i}.png" for name in ("b", "a", "c") for i in range(2)]
+    )
     images = folders.read_validation(tmp_path / "val", None)
     assert images.class_names == ["a", "b", "c"] and images.labels.tolist() == [0, 0, 1, 1, 2, 2]
     with pytest.raises(UserError, match="3 class folders and the data set has 10"):
@@ -396,7 +496,11 @@ def test_validation_folders(tmp_path):
     # Class folders that are numbers count as numbers: 2 before 10.
     write_images(tmp_path / "numbers", [f"{c}/0.png" for c in range(11)], size=4)
     images = folders.read_validation(tmp_path / "numbers", 11)
-    assert [int(path.split("/")[-2]) for path in images.images] == images.labels.tolist() == list(range(11))
+    assert (
+        [int(path.split("/")[-2]) for path in images.images]
+        == images.labels.tolist()
+        == list(range(11))
+    )
 
 
 def test_what_cannot_be_read_is_said(tmp_path):
@@ -418,7 +522,10 @@ def test_what_cannot_be_read_is_said(tmp_path):
 def reference_order(path):
     """The sorting key of a file within its class, as the documentation has it."""
     name = path.rpartition("/")[2]
-    released, stem = re.search(r"class_(\d+)_seed_(\d+)_num_(\d+)\.\w+$", name), name.rpartition(".")[0]
+    released, stem = (
+        re.search(r"class_(\d+)_seed_(\d+)_num_(\d+)\.\w+$", name),
+        name.rpartition(".")[0],
+    )
     if released:
         return int(released[2]), int(released[3]), name
     return (0, int(stem), name) if re.fullmatch("[0-9]{1,18}", stem) else (1, 0, name)
@@ -426,10 +533,25 @@ def reference_order(path):
 
 def odd_names(rng, count):
     """File names of every form, some of them traps."""
-    forms = ["class_{}_seed_{}_num_{}.png", "my_class_{}_seed_{}_num_{}.jpeg", "class_{}_seed_{}_num_{}.tar.gz",
-             "class_{}.png", "{}_seed_{}_num_{}.png", "{:05d}.png", "{}.jpg", "b{}.png", "é{}.webp", "{}.{}.png",
-             "with space {}.png", "0{}.bmp", "n{}_{}.JPEG"]
-    return [forms[rng.integers(len(forms))].format(*rng.integers(0, 30, 3).tolist()) for _ in range(count)]
+    forms = [
+        "class_{}_seed_{}_num_{}.png",
+        "my_class_{}_seed_{}_num_{}.jpeg",
+        "class_{}_seed_{}_num_{}.tar.gz",
+        "class_{}.png",
+        "{}_seed_{}_num_{}.png",
+        "{:05d}.png",
+        "{}.jpg",
+        "b{}.png",
+        "é{}.webp",
+        "{}.{}.png",
+        "with space {}.png",
+        "0{}.bmp",
+        "n{}_{}.JPEG",
+    ]
+    return [
+        forms[rng.integers(len(forms))].format(*rng.integers(0, 30, 3).tolist())
+        for _ in range(count)
+    ]
 
 
 def test_order_of_names():
@@ -437,7 +559,11 @@ def test_order_of_names():
     names = [f"{'ab'[rng.integers(2)]}/{name}" for name in odd_names(rng, 600)]
     names += ["/root.png", "none.png", "9" * 25 + ".png"]
     paths = Paths.of(names)
-    assert list(paths) == names and paths[-1] == names[-1] and list(paths[np.array([2, 0])]) == [names[2], names[0]]
+    assert (
+        list(paths) == names
+        and paths[-1] == names[-1]
+        and list(paths[np.array([2, 0])]) == [names[2], names[0]]
+    )
     assert list(paths[5:9]) == names[5:9]
     expected = sorted(range(len(names)), key=lambda i: (reference_order(names[i]), i))
     assert np.argsort(paths.order()).tolist() == expected
@@ -453,7 +579,11 @@ def test_balanced_prefix_by_hand():
         expected = []
         for number, label in enumerate(classes):
             mine = sorted(np.flatnonzero(labels == label).tolist(), key=lambda i: order[i])
-            share = len(mine) if amount is None else amount // len(classes) + (number < amount % len(classes))
+            share = (
+                len(mine)
+                if amount is None
+                else amount // len(classes) + (number < amount % len(classes))
+            )
             expected += mine[:share]
         assert kept.tolist() == expected
     assert folders.class_balanced_prefix(range(5), None, 3, "x").tolist() == [0, 1, 2]
@@ -461,7 +591,9 @@ def test_balanced_prefix_by_hand():
 
 @pytest.mark.parametrize("chunk", [1 << 22, 40])
 def test_lists_of_any_form(tmp_path, monkeypatch, chunk):
-    """Against a plain reader: several folders, spaces, accents, blank lines, carriage returns; chunks end anywhere."""
+    """Against a plain reader: several folders, spaces, accents, blank lines, carriage returns;
+    chunks end anywhere.
+    """
     monkeypatch.setattr(lists, "_CHUNK", chunk)
     rng, lines, expected = np.random.default_rng(2), [], []
     places = ["here", "here/deep er", "beside", "elsewhere"]
@@ -471,29 +603,41 @@ def test_lists_of_any_form(tmp_path, monkeypatch, chunk):
         (tmp_path / base / place).mkdir(parents=True, exist_ok=True)
         (tmp_path / base / place / name).touch()
         label = int(rng.integers(0, 2000))
-        lines += [f"{' ' * rng.integers(2)}{place}/{name} {label}{' ' * rng.integers(3)}", *[""] * rng.integers(2)]
+        lines += [
+            f"{' ' * rng.integers(2)}{place}/{name} {label}{' ' * rng.integers(3)}",
+            *[""] * rng.integers(2),
+        ]
         expected.append((os.path.normpath(os.path.join(base, place, name)), label))
     (tmp_path / "list").mkdir(exist_ok=True)
-    (tmp_path / "list/all.txt").write_bytes("\r\n".join(lines).encode())  # and no newline at the end
+    (tmp_path / "list/all.txt").write_bytes(
+        "\r\n".join(lines).encode()
+    )  # and no newline at the end
     monkeypatch.chdir(tmp_path)
     paths, labels = lists.read_list("list/all.txt", ["root"])
     assert list(zip(map(os.path.normpath, paths), labels.tolist(), strict=True)) == expected
     missing = expected[70][0]
     (tmp_path / missing).unlink()
     number = next(n for n, line in enumerate(lines, 1) if f"/{os.path.basename(missing)} " in line)
-    with pytest.raises(UserError, match=rf"all.txt, line {number}: image not found: .*below list/, root/"):
+    with pytest.raises(
+        UserError, match=rf"all.txt, line {number}: image not found: .*below list/, root/"
+    ):
         lists.read_list("list/all.txt", ["root"])
 
 
 def test_written_lists_are_read_back(tmp_path, monkeypatch):
-    paths = [*write_images(tmp_path / "lists/set", ["a.png", "b c.png"]), *write_images(tmp_path, ["d.png"])]
+    paths = [
+        *write_images(tmp_path / "lists/set", ["a.png", "b c.png"]),
+        *write_images(tmp_path, ["d.png"]),
+    ]
     for labels in (None, [4, 0, 999]):
         lists.write_list(tmp_path / "lists/x.txt", Paths.of(paths), labels)
         monkeypatch.chdir("/")
         found, numbers = lists.read_list(tmp_path / "lists/x.txt")
         assert list(found) == paths and (numbers is None) == (labels is None)
         assert labels is None or numbers.tolist() == labels
-    assert (tmp_path / "lists/x.txt").read_text() == f"set/a.png 4\nset/b c.png 0\n{tmp_path}/d.png 999\n"
+    assert (
+        tmp_path / "lists/x.txt"
+    ).read_text() == f"set/a.png 4\nset/b c.png 0\n{tmp_path}/d.png 999\n"
 
 
 def test_the_working_directory_comes_first(tmp_path, monkeypatch):
@@ -508,7 +652,12 @@ def test_the_working_directory_comes_first(tmp_path, monkeypatch):
 
 
 def test_labels_in_names(tmp_path):
-    names = ["class_3_seed_0_num_1.png", "class_12_dog.png", "a_class_7_b.png", "class_0_seed_9_num_9.jpeg"]
+    names = [
+        "class_3_seed_0_num_1.png",
+        "class_12_dog.png",
+        "a_class_7_b.png",
+        "class_0_seed_9_num_9.jpeg",
+    ]
     write_images(tmp_path, [*names, "12_seed_0_num_0.png"], size=4)
     (tmp_path / "x.txt").write_text("\n".join(names))
     assert lists.read_list(tmp_path / "x.txt")[1].tolist() == [3, 12, 7, 0]
@@ -569,11 +718,15 @@ def test_grey_is_the_rounded_mean_of_the_channels(tmp_path):
 
 
 def test_large_files_are_shrunk_once_in_memory(tmp_path, monkeypatch):
-    images = ImageSet(write_images(tmp_path, [f"{i}.png" for i in range(6)], size=256), np.arange(6))
+    images = ImageSet(
+        write_images(tmp_path, [f"{i}.png" for i in range(6)], size=256), np.arange(6)
+    )
     shrink = transforms.training(32).shrink
     expected = by_image(make(images, 6).epoch_batches(0))
     decoded = []
-    monkeypatch.setattr("dataset.image_set.decode", lambda path: decoded.append(path) or decode(path))
+    monkeypatch.setattr(
+        "dataset.image_set.decode", lambda path: decoded.append(path) or decode(path)
+    )
     kept = loader.keep_in_memory(images, shrink)
     assert kept.in_memory and kept.images.shape == (6, 32, 32, 3) and len(decoded) <= 7
     read = len(decoded)
@@ -595,7 +748,7 @@ def test_damaged_image_stops_at_its_first_decoding(tmp_path, workers):
     with pytest.raises(UserError, match="damaged image .*07.png"):
         for _, labels in batches:
             read += labels.tolist()
-    assert read == order[:order.index(7) // 3 * 3]  # all batches before its own were trained on
+    assert read == order[: order.index(7) // 3 * 3]  # all batches before its own were trained on
     if not workers:
         with pytest.raises(UserError, match="damaged image .*07.png"):
             loader.keep_in_memory(images, transforms.training(32).shrink)
@@ -607,7 +760,7 @@ def test_damaged_image_stops_at_its_first_decoding(tmp_path, workers):
 
 
 def test_files_without_permission(tmp_path, monkeypatch):
-    path, = write_images(tmp_path, ["x.png"], size=8)
+    (path,) = write_images(tmp_path, ["x.png"], size=8)
 
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied", path)
@@ -617,16 +770,22 @@ def test_files_without_permission(tmp_path, monkeypatch):
         decode(path)
     # Lists and folders: by the system's own error.
     monkeypatch.setattr(os, "access", lambda name, mode: mode != os.R_OK)
-    assert describe_os_error(PermissionError(errno.EACCES, "", path)).startswith(f"cannot read {path}: no permission")
+    assert describe_os_error(PermissionError(errno.EACCES, "", path)).startswith(
+        f"cannot read {path}: no permission"
+    )
     monkeypatch.setattr(os, "access", lambda name, mode: True)
-    assert describe_os_error(PermissionError(errno.EACCES, "", path)).startswith(f"cannot write {path}: no permission")
+    assert describe_os_error(PermissionError(errno.EACCES, "", path)).startswith(
+        f"cannot write {path}: no permission"
+    )
 
 
 def test_benchmark_of_the_input_path(capsys):
     from benchmarks import input as benchmark
 
     benchmark.main(["--quick", "--images", "2", "--count", "2000"])
-    table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    table = [
+        line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")
+    ]
     assert len(table) == 2 + 4 * 3 + 2 + 3 and {len(line) for line in table} == {5}
     assert sum(line[0].endswith("2,000 files") for line in table) == 5
 
@@ -640,8 +799,15 @@ def raw(root, name):
 
 
 def test_fashion_mnist_splits_and_padding(tiny_fashion_mnist):
-    sets = {split: fashion_mnist.load(tiny_fashion_mnist, split) for split in ("train", "holdout", "test")}
-    assert {split: len(images) for split, images in sets.items()} == {"train": 330, "holdout": 30, "test": 203}
+    sets = {
+        split: fashion_mnist.load(tiny_fashion_mnist, split)
+        for split in ("train", "holdout", "test")
+    }
+    assert {split: len(images) for split, images in sets.items()} == {
+        "train": 330,
+        "holdout": 30,
+        "test": 203,
+    }
     labels = raw(tiny_fashion_mnist, "train-labels-idx1-ubyte")
     assert sets["train"].labels.tolist() == labels[:330].tolist()
     assert sets["holdout"].labels.tolist() == labels[330:].tolist()  # the last twelfth
@@ -660,7 +826,7 @@ def test_fashion_mnist_splits_and_padding(tiny_fashion_mnist):
 
 
 def test_fashion_mnist_that_is_not_there(tiny_fashion_mnist, tmp_path):
-    with pytest.raises(UserError, match="python -m dataset.fashion_mnist --root"):
+    with pytest.raises(UserError, match="python -m tools.fashion_mnist --root"):
         fashion_mnist.load(tmp_path, "test")
     target = fashion_mnist.folder(tmp_path)
     target.mkdir(parents=True)
@@ -668,12 +834,14 @@ def test_fashion_mnist_that_is_not_there(tiny_fashion_mnist, tmp_path):
         content = (fashion_mnist.folder(tiny_fashion_mnist) / name).read_bytes()
         (target / name).write_bytes(content[:-1] if name.startswith("t10k-images") else content)
     assert not fashion_mnist.is_complete(tmp_path)
-    with pytest.raises(UserError, match="python -m dataset.fashion_mnist --root"):  # cut short
+    with pytest.raises(UserError, match="python -m tools.fashion_mnist --root"):  # cut short
         fashion_mnist.load(tmp_path, "test")
 
 
 def test_statistics_are_those_of_the_padded_images():
-    """The real set's, known from its files: only their relation to the unpadded ones can be checked without them."""
+    """The real set's, known from its files: only their relation to the unpadded ones can be checked
+    without them.
+    """
     mean, std = 0.2860, 0.3530  # of the 28×28 training images, as published
     share = (28 / 32) ** 2
     padded = mean * share, math.sqrt((std**2 + mean**2) * share - (mean * share) ** 2)
@@ -687,22 +855,38 @@ def test_holdout_is_never_in_train(tiny_fashion_mnist):
 
     parser = Parser("")
     real.add_flags(parser)
-    options = parser.parse_args(["--dataset", "fashion_mnist", "--data_root", str(tiny_fashion_mnist),
-                                 "--val_split", "holdout"])
+    options = parser.parse_args(
+        [
+            "--dataset",
+            "fashion_mnist",
+            "--data_root",
+            str(tiny_fashion_mnist),
+            "--val_split",
+            "holdout",
+        ]
+    )
     train, val = real.load_split(options, "train"), real.load_validation(options)
     assert len(val) == 30 and val.origin["split"] == "holdout"
-    assert not {image.tobytes() for image in train.images} & {image.tobytes() for image in val.images}
+    assert not {image.tobytes() for image in train.images} & {
+        image.tobytes() for image in val.images
+    }
     real.check_classes(train, val, options)
 
 
-def test_the_package_is_fetched_where_the_lists_of_packages_are_missing(tiny_fashion_mnist, tmp_path, monkeypatch):
-    """A new machine: nothing installed, no download, and apt-get knows no package until it has lists of its own."""
+def test_the_package_is_fetched_where_the_lists_of_packages_are_missing(
+    tiny_fashion_mnist, tmp_path, monkeypatch
+):
+    """A new machine: nothing installed, no download, and apt-get knows no package until it has
+    lists of its own.
+    """
     programs, package, root = tmp_path / "bin", tmp_path / "package", tmp_path / "data"
     programs.mkdir()
-    (package / fashion_mnist.DEBIAN_FOLDER).mkdir(parents=True)
+    (package / fetch_fashion_mnist.DEBIAN_FOLDER).mkdir(parents=True)
     for name in fashion_mnist.FILES:
         content = (fashion_mnist.folder(tiny_fashion_mnist) / name).read_bytes()
-        (package / fashion_mnist.DEBIAN_FOLDER / f"{name}.gz").write_bytes(gzip.compress(content))
+        (package / fetch_fashion_mnist.DEBIAN_FOLDER / f"{name}.gz").write_bytes(
+            gzip.compress(content)
+        )
     apt_get = """
 for word in "$@"; do case $word in
     -oDir::State::Lists=*) lists=${word#*=} ;;
@@ -714,9 +898,11 @@ esac || exit 100; done"""
         (programs / name).write_text(f"#!/bin/sh\n{body}\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setattr(fashion_mnist, "_from_installed_package", lambda *_: None)
-    monkeypatch.setattr(fashion_mnist, "_from_torchvision", lambda *_: None)
+    monkeypatch.setattr(fetch_fashion_mnist, "_from_installed_package", lambda *_: None)
+    monkeypatch.setattr(fetch_fashion_mnist, "_from_torchvision", lambda *_: None)
     monkeypatch.chdir(tmp_path)
-    assert fashion_mnist.prepare("data", 20) == "Debian's package, unpacked on the side"
+    assert fetch_fashion_mnist.prepare("data", 20) == "Debian's package, unpacked on the side"
     assert len(fashion_mnist.load(root, "test")) == 203
-    assert sorted(path.name for path in fashion_mnist.folder(root).iterdir()) == sorted(fashion_mnist.FILES)
+    assert sorted(path.name for path in fashion_mnist.folder(root).iterdir()) == sorted(
+        fashion_mnist.FILES
+    )

@@ -1,4 +1,6 @@
-"""datafree/deepinversion.py: its loss against a float64 formula, what a step sees, what is kept, and the protocol."""
+"""datafree/deepinversion.py: its loss against a float64 formula, what a step sees, what is kept,
+and the protocol.
+"""
 
 import math
 from dataclasses import replace
@@ -10,8 +12,8 @@ import torch
 from torch import nn
 
 from datafree import Stopped, deepinversion
+from datafree.batchnorm import BatchNormMatch
 from datafree.deepinversion import DeepInversion, Settings, invert, objective, published_settings
-from datafree.hooks import BatchNormMatch
 from helper.errors import UserError
 from helper.options import Parser, add_settings_flags, settings_of
 from models.classifiers import Normalised
@@ -23,11 +25,22 @@ STILL = replace(FEW, jitter=0, flip=0.0)  # every step sees the pixels as they a
 
 
 def network(seed):
-    """A frozen teacher or student with two BatchNorm layers: images (N, 3, S, S) in [0, 1] → logits (N, 3)."""
+    """A frozen teacher or student with two BatchNorm layers: images (N, 3, S, S) in [0, 1] → logits
+    (N, 3).
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5),
-                            nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, CLASSES))
+        net = nn.Sequential(
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 5, 3),
+            nn.BatchNorm2d(5),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(5, CLASSES),
+        )
         for norm in (net[1], net[4]):
             norm.running_mean.normal_()
             norm.running_var.uniform_(0.5, 2)
@@ -56,12 +69,21 @@ def images_of(teacher, settings, student=None, seed=0, **given):
 def loss_of(teacher, images, settings, student=None):
     mean, std = teacher.mean, teacher.std
     with BatchNormMatch(teacher) as match:
-        return objective((images - mean) / std, torch.arange(6) % CLASSES, teacher, match, settings, (mean, std),
-                         student).item()
+        return objective(
+            (images - mean) / std,
+            torch.arange(6) % CLASSES,
+            teacher,
+            match,
+            settings,
+            (mean, std),
+            student,
+        ).item()
 
 
 def hooks_on(net):
-    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in net.modules())
+    return sum(
+        len(module._forward_pre_hooks) + len(module._forward_hooks) for module in net.modules()
+    )
 
 
 class Formula:
@@ -75,13 +97,17 @@ class Formula:
 
     def conv(self, x, layer):
         windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (2, 3))
-        return (np.einsum("nchwij,ocij->nohw", windows, self.array(layer, "weight"))
-                + self.array(layer, "bias")[:, None, None])
+        return (
+            np.einsum("nchwij,ocij->nohw", windows, self.array(layer, "weight"))
+            + self.array(layer, "bias")[:, None, None]
+        )
 
     def norm_relu(self, x, layer):
         self.seen.append((layer, x))
-        mean, var, gain, shift = (self.array(layer, name)[:, None, None]
-                                  for name in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, gain, shift = (
+            self.array(layer, name)[:, None, None]
+            for name in ("running_mean", "running_var", "weight", "bias")
+        )
         return np.maximum((x - mean) / np.sqrt(var + 1e-5) * gain + shift, 0)
 
     def logits(self, x):
@@ -90,8 +116,11 @@ class Formula:
         return x.mean((2, 3)) @ self.array(8, "weight").T + self.array(8, "bias")
 
     def distances(self):
-        return [np.linalg.norm(self.array(layer, "running_mean") - x.mean((0, 2, 3)))
-                + np.linalg.norm(self.array(layer, "running_var") - x.var((0, 2, 3))) for layer, x in self.seen]
+        return [
+            np.linalg.norm(self.array(layer, "running_mean") - x.mean((0, 2, 3)))
+            + np.linalg.norm(self.array(layer, "running_var") - x.var((0, 2, 3)))
+            for layer, x in self.seen
+        ]
 
 
 def softmax(logits):
@@ -107,9 +136,15 @@ def test_objective_is_the_published_formula(teacher, student, adaptive):
     ours, theirs = Formula(teacher), Formula(student)
     logits = ours.logits(x)
     first, second = ours.distances()
-    expected = -0.7 * np.log(softmax(logits)[np.arange(5), labels]).mean() + 3 * (10 * first + second)
-    neighbours = (x[..., 1:] - x[..., :-1], x[:, :, 1:] - x[:, :, :-1], x[:, :, 1:, 1:] - x[:, :, :-1, :-1],
-                  x[:, :, 1:, :-1] - x[:, :, :-1, 1:])
+    expected = -0.7 * np.log(softmax(logits)[np.arange(5), labels]).mean() + 3 * (
+        10 * first + second
+    )
+    neighbours = (
+        x[..., 1:] - x[..., :-1],
+        x[:, :, 1:] - x[:, :, :-1],
+        x[:, :, 1:, 1:] - x[:, :, :-1, :-1],
+        x[:, :, 1:, :-1] - x[:, :, :-1, 1:],
+    )
     expected += 0.3 * sum(np.sqrt((difference**2).sum()) for difference in neighbours)
     expected += 0.2 * np.sqrt((x**2).sum((1, 2, 3))).mean()
     if adaptive:
@@ -119,12 +154,21 @@ def test_objective_is_the_published_formula(teacher, student, adaptive):
         assert divergence.mean() > 0.01
         expected -= 2.5 * divergence.mean()
     with BatchNormMatch(teacher) as match:
-        loss = objective(torch.from_numpy(x).float(), torch.from_numpy(labels), teacher, match, settings,
-                         (teacher.mean, teacher.std), student if adaptive else None)
+        loss = objective(
+            torch.from_numpy(x).float(),
+            torch.from_numpy(labels),
+            teacher,
+            match,
+            settings,
+            (teacher.mean, teacher.std),
+            student if adaptive else None,
+        )
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("settings", [STILL, replace(STILL, steps=8, half_steps=8, tv=0.01, warmup=2, decay="cosine")])
+@pytest.mark.parametrize(
+    "settings", [STILL, replace(STILL, steps=8, half_steps=8, tv=0.01, warmup=2, decay="cosine")]
+)
 def test_inversion_lowers_its_loss(teacher, settings):
     images = images_of(teacher, settings)
     assert images.shape == (6, 3, SIZE, SIZE) and images.dtype == torch.float32
@@ -159,14 +203,24 @@ def test_a_step_sees_rolled_and_mirrored_images_at_its_resolution(teacher):
     assert [len(images[0, 0]) for images in seen] == [SIZE // 2] * 30 + [SIZE] * 40
     assert result.shape[-1] == SIZE
     torch.manual_seed(0)
-    start = (torch.randn(6, 3, SIZE, SIZE) * teacher.std + teacher.mean)
-    # Without a rate worth the name, pixels are clipped and that is all; the first step sees them before.
+    start = torch.randn(6, 3, SIZE, SIZE) * teacher.std + teacher.mean
+    # Without a rate worth the name, pixels are clipped and that is all; the first step sees them
+    # before.
     for divisor, most, views in ((2, 1, seen[1:30]), (1, 3, seen[31:])):
         base = torch.nn.functional.avg_pool2d(start.clamp(0, 1), divisor)
         shifts = range(-most, most + 1)
-        known = {(dy, dx, flip): base.roll((dy, dx), (2, 3)).flip([3] * flip) if flip else base.roll((dy, dx), (2, 3))
-                 for dy in shifts for dx in shifts for flip in (0, 1)}
-        found = [[key for key, image in known.items() if torch.allclose(image, view, atol=1e-4)] for view in views]
+        known = {
+            (dy, dx, flip): base.roll((dy, dx), (2, 3)).flip([3] * flip)
+            if flip
+            else base.roll((dy, dx), (2, 3))
+            for dy in shifts
+            for dx in shifts
+            for flip in (0, 1)
+        }
+        found = [
+            [key for key, image in known.items() if torch.allclose(image, view, atol=1e-4)]
+            for view in views
+        ]
         assert all(len(keys) == 1 for keys in found)
         assert {keys[0][2] for keys in found} == {0, 1}
         for axis in (0, 1):
@@ -182,9 +236,18 @@ def test_the_rate_warms_up_and_falls(teacher, monkeypatch):
             return super().step()
 
     monkeypatch.setattr(torch.optim, "Adam", Recorded)
-    images_of(teacher, replace(FEW, half_steps=6, steps=5, warmup=2, decay="cosine", lr=0.4, beta2=0.9))
-    expected = [0.4 * factor for steps in (6, 5) for factor in
-                [0.5, 1.0, *((1 + math.cos(math.pi * i / (steps - 2))) / 2 for i in range(steps - 2))]]
+    images_of(
+        teacher, replace(FEW, half_steps=6, steps=5, warmup=2, decay="cosine", lr=0.4, beta2=0.9)
+    )
+    expected = [
+        0.4 * factor
+        for steps in (6, 5)
+        for factor in [
+            0.5,
+            1.0,
+            *((1 + math.cos(math.pi * i / (steps - 2))) / 2 for i in range(steps - 2)),
+        ]
+    ]
     assert [rate for rate, _ in rates] == pytest.approx(expected)
     assert {betas for _, betas in rates} == {(0.5, 0.9)}
     rates.clear()
@@ -196,7 +259,11 @@ def test_the_student_draws_images_to_where_it_differs(teacher, student):
     def divergence(images):
         ours, theirs = (torch.softmax(net(images).double() / 3, 1) for net in (teacher, student))
         middle = (ours + theirs) / 2
-        return ((ours * (ours / middle).log() + theirs * (theirs / middle).log()).sum(1) / 2).mean().item()
+        return (
+            ((ours * (ours / middle).log() + theirs * (theirs / middle).log()).sum(1) / 2)
+            .mean()
+            .item()
+        )
 
     alone = images_of(teacher, STILL)
     assert torch.equal(images_of(teacher, replace(STILL, adv=0.0), student), alone)
@@ -223,7 +290,9 @@ def test_grey_images_have_one_channel_for_three(teacher):
 
 
 def test_a_teacher_without_batch_norm_is_refused():
-    plain = Normalised(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, CLASSES)), MEAN, STD).eval()
+    plain = Normalised(
+        nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, CLASSES)), MEAN, STD
+    ).eval()
     with pytest.raises(UserError, match="no BatchNorm layer"):
         images_of(plain, FEW)
     with pytest.raises(UserError, match="no BatchNorm layer"):
@@ -237,7 +306,11 @@ def test_rounds_for_a_student_in_training(teacher):
     torch.manual_seed(5)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     images, labels = method.synthesize(student, lambda: False)
-    assert images.shape == (8, 3, SIZE, SIZE) and images.dtype == torch.float32 and not images.requires_grad
+    assert (
+        images.shape == (8, 3, SIZE, SIZE)
+        and images.dtype == torch.float32
+        and not images.requires_grad
+    )
     assert labels.dtype == torch.int64 and sorted(np.bincount(labels, minlength=3)) == [2, 3, 3]
     assert student.training and all(parameter.grad is None for parameter in student.parameters())
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
@@ -260,18 +333,27 @@ def test_processes_share_a_round(teacher):
     method = DeepInversion(teacher, CLASSES, SIZE, FEW, SimpleNamespace(rank=1, size=2))
     images, labels = method.synthesize(network(3))
     assert len(images) == 3 and sorted(labels.tolist()) == [0, 1, 2]
-    with pytest.raises(UserError, match="--batch 6 cannot be shared among 4 processes: give a multiple of 4"):
+    with pytest.raises(
+        UserError, match="--batch 6 cannot be shared among 4 processes: give a multiple of 4"
+    ):
         DeepInversion(teacher, CLASSES, SIZE, FEW, SimpleNamespace(rank=0, size=4))
 
 
-@pytest.mark.parametrize(("given", "size", "message"), [
-    ({"jitter": 8}, 8, "--jitter 8 rolls images of 8 pixels"),
-    ({"half_steps": 5}, 7, "--half_steps 5: 7 pixels have no half resolution"),
-    ({"beta1": 1.0}, 8, "--beta1 1"),
-    ({"beta2": 1.0}, 8, "--beta2 1"),
-    ({"warmup": 12}, 8, "--warmup 12 leaves none of the 12 steps of --steps"),
-    ({"warmup": 6, "half_steps": 6}, 8, "--warmup 6 leaves none of the 6 steps of --half_steps"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "size", "message"),
+    [
+        ({"jitter": 8}, 8, "--jitter 8 rolls images of 8 pixels"),
+        ({"half_steps": 5}, 7, "--half_steps 5: 7 pixels have no half resolution"),
+        ({"beta1": 1.0}, 8, "--beta1 1"),
+        ({"beta2": 1.0}, 8, "--beta2 1"),
+        ({"warmup": 12}, 8, "--warmup 12 leaves none of the 12 steps of --steps"),
+        (
+            {"warmup": 6, "half_steps": 6},
+            8,
+            "--warmup 6 leaves none of the 6 steps of --half_steps",
+        ),
+    ],
+)
 def test_settings_out_of_range(teacher, given, size, message):
     settings = replace(FEW, **given)
     with pytest.raises(UserError, match=message):
@@ -283,18 +365,42 @@ def test_settings_out_of_range(teacher, given, size, message):
 def read_settings(flags, defaults=None):
     parser = Parser("")
     add_settings_flags(parser, "settings", {"deepinversion": Settings})
-    return settings_of(parser.parse_args(flags), "deepinversion", {"deepinversion": Settings}, defaults)
+    return settings_of(
+        parser.parse_args(flags), "deepinversion", {"deepinversion": Settings}, defaults
+    )
 
 
 def test_settings_from_flags():
     cifar = read_settings([], published_settings(32))
-    assert cifar == Settings() and (cifar.steps, cifar.lr, cifar.bn, cifar.oh, cifar.adv) == (1000, 0.1, 10, 1, 1)
+    assert cifar == Settings() and (cifar.steps, cifar.lr, cifar.bn, cifar.oh, cifar.adv) == (
+        1000,
+        0.1,
+        10,
+        1,
+        1,
+    )
     assert (cifar.beta1, cifar.beta2, cifar.tv, cifar.l2, cifar.jitter) == (0.5, 0.99, 0, 0, 4)
     assert cifar.stages == ((1, 1000),)
     imagenet = read_settings(["--bn", "0.05"], published_settings(224))
-    assert imagenet.stages == ((2, 2000), (1, 1000)) and (imagenet.warmup, imagenet.decay) == (100, "cosine")
-    assert (imagenet.bn, imagenet.first_bn, imagenet.tv, imagenet.l2, imagenet.jitter) == (0.05, 10, 1e-4, 1e-5, 30)
-    for flags in (["--steps", "0"], ["--lr", "0"], ["--flip", "1.5"], ["--bn", "-1"], ["--decay", "linear"],
-                  ["--temperature", "0"], ["--jitter", "-1"]):  # fmt: skip
+    assert imagenet.stages == ((2, 2000), (1, 1000)) and (imagenet.warmup, imagenet.decay) == (
+        100,
+        "cosine",
+    )
+    assert (imagenet.bn, imagenet.first_bn, imagenet.tv, imagenet.l2, imagenet.jitter) == (
+        0.05,
+        10,
+        1e-4,
+        1e-5,
+        30,
+    )
+    for flags in (
+        ["--steps", "0"],
+        ["--lr", "0"],
+        ["--flip", "1.5"],
+        ["--bn", "-1"],
+        ["--decay", "linear"],
+        ["--temperature", "0"],
+        ["--jitter", "-1"],
+    ):
         with pytest.raises(UserError, match=flags[0]):
             read_settings(flags)

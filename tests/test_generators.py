@@ -7,14 +7,16 @@ from helper.errors import UserError
 from models.generators import make_generator
 
 
-@pytest.mark.parametrize("size, z_shape", [(8, (5,)), (32, (5,)), (64, (5,)), (80, (5, 5, 5)), (224, (5, 14, 14))])
+@pytest.mark.parametrize(
+    "size, z_shape", [(8, (5,)), (32, (5,)), (64, (5,)), (80, (5, 5, 5)), (224, (5, 14, 14))]
+)
 def test_noise_becomes_images_of_the_size(size, z_shape):
     torch.manual_seed(0)
     generator = make_generator(5, size)
     assert generator.z_shape == z_shape
     images = generator(torch.randn(2, *z_shape))
     assert images.shape == (2, 3, size, size) and images.dtype == torch.float32
-    assert 0 < images.min() and images.max() < 1
+    assert images.min() > 0 and images.max() < 1
     assert not torch.equal(images[:, 0], images[:, 1])
 
 
@@ -26,6 +28,7 @@ def test_grey_images_have_one_channel_three_times():
 
 def test_published_widths():
     """Parameters counted by hand: a layer's weights and biases, two a channel of BatchNorm."""
+
     def convolution(inputs, outputs):
         return 9 * inputs * outputs + outputs
 
@@ -35,12 +38,16 @@ def test_published_widths():
     small = 257 * 128 * 64 + 2 * 128 + doubled(128, 128, 64) + convolution(64, 3)
     large = convolution(256, 128) + 2 * 128 + doubled(128, 128, 64, 64, 64) + convolution(64, 3)
     for size, count in ((32, small), (224, large)):
-        assert sum(parameter.numel() for parameter in make_generator(256, size).parameters()) == count
+        assert (
+            sum(parameter.numel() for parameter in make_generator(256, size).parameters()) == count
+        )
 
 
 @pytest.mark.parametrize("size, divisor, instead", [(30, 4, 32), (70, 16, 80), (1, 4, 4)])
 def test_a_size_that_it_cannot_make_is_refused(size, divisor, instead):
-    with pytest.raises(UserError, match=f"--image_size {size}: .* multiple of {divisor} pixels, {instead} for"):
+    with pytest.raises(
+        UserError, match=f"--image_size {size}: .* multiple of {divisor} pixels, {instead} for"
+    ):
         make_generator(5, size)
 
 
@@ -50,7 +57,9 @@ def test_first_layers_are_drawn_anew_and_the_others_stay(size):
     generator = make_generator(64, size)
     before = {name: value.clone() for name, value in generator.named_parameters()}
     generator.reset_first()
-    changed = {name for name, value in generator.named_parameters() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in generator.named_parameters() if not torch.equal(value, before[name])
+    }
     # The norm's bias was 0 already.
     assert changed == {"first.weight", "first.bias", "first_norm.weight"}
     assert not generator.first.bias.any() and not generator.first_norm.bias.any()

@@ -1,4 +1,6 @@
-"""Preparing ImageNet, the released sets and Flowers-102, on small stand-ins: archives, folders, lists, .mat files."""
+"""Preparing ImageNet, the released sets and Flowers-102, on small stand-ins: archives, folders,
+lists, .mat files.
+"""
 
 import hashlib
 import io
@@ -11,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset import folders, imagenet, make_list, real
+from dataset import folders, real
 from dataset.class_list import imagenet_synsets
 from helper.errors import UserError
 from helper.options import Parser
+from tools import imagenet, make_list
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,9 +49,11 @@ def add(archive, name, content):
 
 @pytest.fixture
 def archives(tmp_path, monkeypatch):
-    """A data root whose imagenet/ holds stand-ins of both archives: a thousand validation images, one a class.
+    """A data root whose imagenet/ holds stand-ins of both archives: a thousand validation images,
+    one a class.
 
-    The n-th image is of the class whose ILSVRC number the devkit's ground truth gives, in an order of its own.
+    The n-th image is of the class whose ILSVRC number the devkit's ground truth gives, in an order
+    of its own.
     """
     savemat = pytest.importorskip("scipy.io").savemat
     from torchvision.datasets import imagenet as theirs
@@ -60,23 +65,46 @@ def archives(tmp_path, monkeypatch):
             add(archive, f"ILSVRC2012_val_{number:08d}.JPEG", jpeg())
     numbered = rng.permutation(1000)  # ILSVRC number − 1 → place in ImageNet's order
     truth = rng.permutation(1000)  # image number − 1 → ILSVRC number − 1
-    kind = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
-    meta = np.array([(i + 1, imagenet_synsets()[place], f"thing {place}", "", 0) for i, place in enumerate(numbered)]
-                    + [(1001, "n00000001", "a parent", "", 2)], dtype=kind)
+    kind = [
+        ("ILSVRC2012_ID", "O"),
+        ("WNID", "O"),
+        ("words", "O"),
+        ("gloss", "O"),
+        ("num_children", "O"),
+    ]
+    meta = np.array(
+        [
+            (i + 1, imagenet_synsets()[place], f"thing {place}", "", 0)
+            for i, place in enumerate(numbered)
+        ]
+        + [(1001, "n00000001", "a parent", "", 2)],
+        dtype=kind,
+    )
     content = io.BytesIO()
     savemat(content, {"synsets": meta})
     with tarfile.open(home / imagenet.DEVKIT, "w:gz") as archive:
         folder = "ILSVRC2012_devkit_t12/data"
         add(archive, f"{folder}/meta.mat", content.getvalue())
-        add(archive, f"{folder}/ILSVRC2012_validation_ground_truth.txt", "".join(f"{i + 1}\n" for i in truth).encode())
-    md5 = {name: (file, hashlib.md5((home / file).read_bytes()).hexdigest())
-           for name, file in (("val", imagenet.ARCHIVES["val"]), ("devkit", imagenet.DEVKIT))}
+        add(
+            archive,
+            f"{folder}/ILSVRC2012_validation_ground_truth.txt",
+            "".join(f"{i + 1}\n" for i in truth).encode(),
+        )
+    md5 = {
+        name: (file, hashlib.md5((home / file).read_bytes()).hexdigest())
+        for name, file in (("val", imagenet.ARCHIVES["val"]), ("devkit", imagenet.DEVKIT))
+    }
     monkeypatch.setattr(theirs, "ARCHIVE_META", {**theirs.ARCHIVE_META, **md5})
-    return tmp_path / "root", {f"ILSVRC2012_val_{n + 1:08d}.JPEG": int(numbered[i]) for n, i in enumerate(truth)}
+    return tmp_path / "root", {
+        f"ILSVRC2012_val_{n + 1:08d}.JPEG": int(numbered[i]) for n, i in enumerate(truth)
+    }
 
 
 def by_name(images):
-    return {path.rpartition("/")[2]: int(label) for path, label in zip(images.images, images.labels, strict=True)}
+    return {
+        path.rpartition("/")[2]: int(label)
+        for path, label in zip(images.images, images.labels, strict=True)
+    }
 
 
 def test_archives(archives, capsys):
@@ -106,7 +134,10 @@ def test_an_interrupted_unpacking_leaves_nothing(archives, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         imagenet.main(["--root", str(root)])
     assert not list(root.glob("*.txt")) and not (root / "imagenet/val").exists()
-    assert {path.name for path in (root / "imagenet").iterdir()} == {imagenet.ARCHIVES["val"], imagenet.DEVKIT}
+    assert {path.name for path in (root / "imagenet").iterdir()} == {
+        imagenet.ARCHIVES["val"],
+        imagenet.DEVKIT,
+    }
 
 
 def test_archives_that_are_damaged_or_absent(archives, monkeypatch):
@@ -129,8 +160,12 @@ def test_archives_that_are_damaged_or_absent(archives, monkeypatch):
 
 @pytest.fixture
 def kaggle(tmp_path):
-    """(a data root, a flat folder of six images outside of it, the CSV that has their classes, {name: class})."""
-    expected = {f"ILSVRC2012_val_{n:08d}.JPEG": label for n, label in enumerate([3, 999, 0, 3, 217, 5], 1)}
+    """(a data root, a flat folder of six images outside of it, the CSV that has their classes,
+    {name: class}).
+    """
+    expected = {
+        f"ILSVRC2012_val_{n:08d}.JPEG": label for n, label in enumerate([3, 999, 0, 3, 217, 5], 1)
+    }
     folder, root = tmp_path / "CLS-LOC/val", tmp_path / "root"
     folder.mkdir(parents=True)
     lines = ["ImageId,PredictionString"]
@@ -145,26 +180,39 @@ def kaggle(tmp_path):
 
 def test_kaggles_folder(kaggle, capsys):
     root, folder, solution, expected = kaggle
-    file = imagenet.main(["--root", str(root), "--images", str(folder), "--solution", str(solution)])
+    file = imagenet.main(
+        ["--root", str(root), "--images", str(folder), "--solution", str(solution)]
+    )
     assert "6 images of 5 classes, 0 to 2 each" in capsys.readouterr().out
     images = validation(root)
-    assert by_name(images) == expected and images.load(0).size == (8, 8) and len(images.class_names) == 1000
-    assert file.read_text().splitlines()[0] == f"{folder}/ILSVRC2012_val_00000001.JPEG 3"  # outside of root: in full
+    assert (
+        by_name(images) == expected
+        and images.load(0).size == (8, 8)
+        and len(images.class_names) == 1000
+    )
+    assert (
+        file.read_text().splitlines()[0] == f"{folder}/ILSVRC2012_val_00000001.JPEG 3"
+    )  # outside of root: in full
 
 
 def test_kaggles_folder_that_does_not_fit(kaggle):
     root, folder, solution, expected = kaggle
     argv = ["--root", str(root), "--images", str(folder), "--solution", str(solution)]
     text, first = solution.read_text(), folder / "ILSVRC2012_val_00000001.JPEG"
-    for wrong, message in ((text.replace("n01440764", "n99999999"), "line 5: n99999999 is no synset"),
-                           ("a,b\n1,2\n", "is not LOC_val_solution.csv"), ("", "is not LOC_val_solution.csv"),
-                           (text + "ILSVRC2012_val_00000009,\n", "is not LOC_val_solution.csv")):
+    for wrong, message in (
+        (text.replace("n01440764", "n99999999"), "line 5: n99999999 is no synset"),
+        ("a,b\n1,2\n", "is not LOC_val_solution.csv"),
+        ("", "is not LOC_val_solution.csv"),
+        (text + "ILSVRC2012_val_00000009,\n", "is not LOC_val_solution.csv"),
+    ):
         solution.write_text(wrong)
         with pytest.raises(UserError, match=message):
             imagenet.main(argv)
     solution.write_text(text)
     first.unlink()
-    with pytest.raises(UserError, match="lacks 1 of the 6 images of .*, ILSVRC2012_val_00000001 among them"):
+    with pytest.raises(
+        UserError, match="lacks 1 of the 6 images of .*, ILSVRC2012_val_00000001 among them"
+    ):
         imagenet.main(argv)
     with pytest.raises(UserError, match="LOC_val_solution.csv not found"):
         imagenet.main([*argv[:-1], str(root / "LOC_val_solution.csv")])
@@ -172,22 +220,36 @@ def test_kaggles_folder_that_does_not_fit(kaggle):
         imagenet.main(["--solution", str(solution)])
     with pytest.raises(UserError, match="is not a folder"):
         imagenet.main(["--images", str(solution)])
-    with pytest.raises(UserError, match="python -m dataset.imagenet writes"):  # flat, without its list
+    with pytest.raises(
+        UserError, match="python -m tools.imagenet writes"
+    ):  # flat, without its list
         imagenet.main(["--images", str(folder)])
     assert not list(root.glob("*.txt"))
 
 
 def test_a_flat_folder_and_its_list(kaggle, monkeypatch):
-    """The list's paths may be relative to the working directory, to the list, or to imagenet/val."""
+    """The list's paths may be relative to the working directory, to the list, or to
+    imagenet/val.
+    """
     root, folder, _, expected = kaggle
     (root / "imagenet").mkdir(parents=True)
     folder.rename(root / "imagenet/val")
-    for prefix, place in (("imagenet/val/", root), ("root/imagenet/val/", "/"), ("root/imagenet/val/", root.parent),
-                          ("", "/"), ("./", "/")):
-        (root / "imagenet_val.txt").write_text("".join(f"{prefix}{name} {label}\n" for name, label in expected.items()))
+    for prefix, place in (
+        ("imagenet/val/", root),
+        ("root/imagenet/val/", "/"),
+        ("root/imagenet/val/", root.parent),
+        ("", "/"),
+        ("./", "/"),
+    ):
+        (root / "imagenet_val.txt").write_text(
+            "".join(f"{prefix}{name} {label}\n" for name, label in expected.items())
+        )
         monkeypatch.chdir(place)
         if prefix.startswith("root") and place == "/":
-            with pytest.raises(UserError, match="line 1: image not found: root/imagenet/val/.* below .*imagenet/val/"):
+            with pytest.raises(
+                UserError,
+                match="line 1: image not found: root/imagenet/val/.* below .*imagenet/val/",
+            ):
                 validation(root)
         else:
             images = validation(root)
@@ -200,20 +262,39 @@ def test_a_flat_folder_and_its_list(kaggle, monkeypatch):
 
 def test_script_and_command_line(kaggle, tmp_path):
     root, folder, solution, expected = kaggle
-    done = subprocess.run(["sh", ROOT / "scripts/imagenet_prepare.sh"], text=True, capture_output=True,
-                          env={"PYTHON": sys.executable, "DATA": str(root), "IMAGES": str(folder),
-                               "SOLUTION": str(solution), "PATH": "/usr/bin:/bin"})
+    done = subprocess.run(
+        ["sh", ROOT / "scripts/imagenet_prepare.sh"],
+        text=True,
+        capture_output=True,
+        env={
+            "PYTHON": sys.executable,
+            "DATA": str(root),
+            "IMAGES": str(folder),
+            "SOLUTION": str(solution),
+            "PATH": "/usr/bin:/bin",
+        },
+    )
     assert done.returncode == 0 and by_name(validation(root)) == expected, done.stderr
-    done = subprocess.run([sys.executable, "-m", "dataset.imagenet", "--root", str(tmp_path)], text=True,
-                          capture_output=True, cwd=ROOT)
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.imagenet", "--root", str(tmp_path)],
+        text=True,
+        capture_output=True,
+        cwd=ROOT,
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("error: ")
+        and len(done.stderr.splitlines()) == 1
+    )
 
 
 # Released sets
 
 
 def test_lists_of_released_sets(tmp_path, monkeypatch):
-    names = [f"class_{c}_seed_{s}_num_{n}.png" for c in (0, 7, 999) for s in (0, 10, 2) for n in range(2)]
+    names = [
+        f"class_{c}_seed_{s}_num_{n}.png" for c in (0, 7, 999) for s in (0, 10, 2) for n in range(2)
+    ]
     place = tmp_path / "syn_dataset/low_fidelity"
     place.mkdir(parents=True)
     for name in names:
@@ -221,19 +302,28 @@ def test_lists_of_released_sets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_list.main([str(place), "syn_dataset/s2_st100_18.txt"])
     lines = (tmp_path / "syn_dataset/s2_st100_18.txt").read_text().splitlines()
-    assert sorted(lines) == sorted(f"low_fidelity/{name}" for name in names)  # as released: no labels but the names'
-    straight, listed = (folders.read_training(source, 1000)
-                        for source in (place, folders.find_released_list(2, 100, 18)))
+    assert sorted(lines) == sorted(
+        f"low_fidelity/{name}" for name in names
+    )  # as released: no labels but the names'
+    straight, listed = (
+        folders.read_training(source, 1000)
+        for source in (place, folders.find_released_list(2, 100, 18))
+    )
     assert by_name(straight) == by_name(listed) and [*by_name(straight)] == [*by_name(listed)]
-    make_list.main([str(place), "lists/few.txt", "--data_amount", "4"])  # outside of the list's folder: in full
+    make_list.main(
+        [str(place), "lists/few.txt", "--data_amount", "4"]
+    )  # outside of the list's folder: in full
     assert (tmp_path / "lists/few.txt").read_text().splitlines() == [
-        f"{place}/class_{c}_seed_0_num_{n}.png" for c, n in ((0, 0), (0, 1), (7, 0), (999, 0))]
+        f"{place}/class_{c}_seed_0_num_{n}.png" for c, n in ((0, 0), (0, 1), (7, 0), (999, 0))
+    ]
     (tmp_path / "set/0003").mkdir(parents=True)
     (tmp_path / "set/0003/00000.png").touch()
     make_list.main(["set", "plain.txt"])
     assert (tmp_path / "plain.txt").read_text() == "set/0003/00000.png 3\n"
     # What a released list may hold: paths from the working directory, with the folder in them.
-    (tmp_path / "syn_dataset/s4_st250_18.txt").write_text("".join(f"syn_dataset/low_fidelity/{n}\n" for n in names))
+    (tmp_path / "syn_dataset/s4_st250_18.txt").write_text(
+        "".join(f"syn_dataset/low_fidelity/{n}\n" for n in names)
+    )
     assert by_name(folders.read_training("syn_dataset/s4_st250_18.txt", 1000)) == by_name(straight)
 
 
@@ -250,25 +340,41 @@ def flowers(tmp_path):
         (folder / f"jpg/image_{number:05d}.jpg").write_bytes(jpeg())
     labels = np.random.default_rng(0).permutation(np.r_[1, 102, np.arange(20, 30)])
     savemat(folder / "imagelabels.mat", {"labels": labels[None].astype(np.uint8)})
-    savemat(folder / "setid.mat", {"trnid": [[3, 1, 7]], "valid": [[12, 2]], "tstid": [[4, 5, 6, 8, 9, 10, 11]]})
+    savemat(
+        folder / "setid.mat",
+        {"trnid": [[3, 1, 7]], "valid": [[12, 2]], "tstid": [[4, 5, 6, 8, 9, 10, 11]]},
+    )
     return tmp_path
 
 
 def test_flowers_as_torchvision_reads_them(flowers, monkeypatch):
     from torchvision.datasets import Flowers102
 
-    monkeypatch.setattr(Flowers102, "_check_integrity", lambda self: True)  # the published files' MD5
-    theirs = {split: Flowers102(flowers, split, transform=lambda image: image, target_transform=int)
-              for split in ("train", "val", "test")}
+    monkeypatch.setattr(
+        Flowers102, "_check_integrity", lambda self: True
+    )  # the published files' MD5
+    theirs = {
+        split: Flowers102(flowers, split, transform=lambda image: image, target_transform=int)
+        for split in ("train", "val", "test")
+    }
     options = options_of("--dataset", "flowers102", "--data_root", str(flowers))
     for split, parts in {"train": ("train", "val"), "test": ("test",)}.items():
         images = real.load_split(options, split)
-        expected = [(str(path), label) for part in parts
-                    for path, label in zip(theirs[part]._image_files, theirs[part]._labels, strict=True)]
+        expected = [
+            (str(path), label)
+            for part in parts
+            for path, label in zip(theirs[part]._image_files, theirs[part]._labels, strict=True)
+        ]
         assert list(zip(images.images, images.labels.tolist(), strict=True)) == expected
-        assert 0 <= images.labels.min() and images.labels.max() <= 101 and len(images.class_names) == 102
+        assert (
+            images.labels.min() >= 0
+            and images.labels.max() <= 101
+            and len(images.class_names) == 102
+        )
         assert images.load(0).size == (8, 8) and not images.in_memory
-    assert {0, 101} <= set(images.labels.tolist()) | set(real.load_split(options, "train").labels.tolist())
+    assert {0, 101} <= set(images.labels.tolist()) | set(
+        real.load_split(options, "train").labels.tolist()
+    )
     assert real.image_size(options) == 224
 
 

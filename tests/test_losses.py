@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from helper import losses, loops
+from helper import loops, losses
+from helper.seeds import seed_step
 
 
 def softmax(logits):
@@ -39,13 +40,21 @@ def test_gradient_is_the_difference_of_the_softmaxes(tau):
 
 
 def test_kd_loss_properties():
-    student, teacher = (torch.tensor(logits, dtype=torch.float32) for logits in random_logits(seed=2))
+    student, teacher = (
+        torch.tensor(logits, dtype=torch.float32) for logits in random_logits(seed=2)
+    )
     assert float(losses.kd_loss(teacher, teacher, 4)) == pytest.approx(0, abs=1e-6)
     forward, backward = losses.kd_loss(student, teacher, 1), losses.kd_loss(teacher, student, 1)
-    assert forward > 0 and abs(forward - backward) > 0.1  # the teacher's distribution is the first, not the second
-    torch.testing.assert_close(losses.kd_loss(student + 7, teacher - 3, 4), losses.kd_loss(student, teacher, 4))
+    assert (
+        forward > 0 and abs(forward - backward) > 0.1
+    )  # the teacher's distribution is the first, not the second
+    torch.testing.assert_close(
+        losses.kd_loss(student + 7, teacher - 3, 4), losses.kd_loss(student, teacher, 4)
+    )
     doubled = losses.kd_loss(student.repeat(2, 1), teacher.repeat(2, 1), 4)
-    torch.testing.assert_close(doubled, losses.kd_loss(student, teacher, 4))  # the mean over the batch
+    torch.testing.assert_close(
+        doubled, losses.kd_loss(student, teacher, 4)
+    )  # the mean over the batch
     extreme = torch.tensor([[1e4, -1e4, 0.0]])
     assert torch.isfinite(losses.kd_loss(-extreme, extreme, 1))
     # Half precision is widened before the softmax: only the rounding of the logits remains.
@@ -67,8 +76,11 @@ def test_mixup_is_one_weight_a_batch():
         assert torch.equal(mixed, losses.mixup(images))  # a function of the seed
         values = mixed[:, 0, 0, 0]
         assert torch.equal(mixed, values.view(-1, 1, 1, 1).expand_as(mixed))
-        assert values.sum() == pytest.approx(float(images[:, 0, 0, 0].sum()), rel=1e-5)  # partners: a permutation
-        # λ·(i + 1) + (1 − λ)·partner: try every partner of the first image, and see which λ serves all of them.
+        assert values.sum() == pytest.approx(
+            float(images[:, 0, 0, 0].sum()), rel=1e-5
+        )  # partners: a permutation
+        # λ·(i + 1) + (1 − λ)·partner: try every partner of the first image, and see which λ serves
+        # all of them.
         torch.manual_seed(seed)
         weight = torch.distributions.Beta(0.4, 0.4).sample().item()
         partners = (values - weight * images[:, 0, 0, 0]) / (1 - weight) if weight < 0.99 else None
@@ -77,7 +89,9 @@ def test_mixup_is_one_weight_a_batch():
             torch.testing.assert_close(partners, partners.round(), atol=0.02, rtol=0)
         weights.append(weight)
     assert np.mean(weights) == pytest.approx(0.5, abs=0.1)
-    assert np.mean([not 0.1 < weight < 0.9 for weight in weights]) > 0.35  # β(0.4, 0.4) is heavy at both ends
+    assert (
+        np.mean([not 0.1 < weight < 0.9 for weight in weights]) > 0.35
+    )  # β(0.4, 0.4) is heavy at both ends
 
 
 def test_cutmix_pastes_one_box_from_partners():
@@ -85,12 +99,12 @@ def test_cutmix_pastes_one_box_from_partners():
     for seed in range(200):
         torch.manual_seed(seed)
         mixed = losses.cutmix(images)
-        changed = (mixed != images)
+        changed = mixed != images
         assert (changed[:, :1] == changed).all()  # all channels alike
         area = changed[:, 0].any(0)  # of some image whose partner is another
         rows, columns = area.any(1).nonzero().flatten(), area.any(0).nonzero().flatten()
         if len(rows):
-            box = mixed[:, 0, rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+            box = mixed[:, 0, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             assert area.sum() == box[0].numel()  # a rectangle, the same for all
             assert (box == box[:, :1, :1]).all()
             assert sorted(box[:, 0, 0].tolist()) == list(range(1, 17))  # partners: a permutation
@@ -104,7 +118,9 @@ def test_cutmix_box_has_the_share_of_its_weight(monkeypatch):
     images = flat_images(size=64)
     monkeypatch.setattr(losses.torch, "rand", lambda *_: torch.tensor([0.5, 0.5]))
     for weight in (0.0, 0.25, 0.75, 1.0):
-        monkeypatch.setattr(losses, "_draw", lambda images, _, weight=weight: (weight, torch.arange(16).flip(0)))
+        monkeypatch.setattr(
+            losses, "_draw", lambda images, _, weight=weight: (weight, torch.arange(16).flip(0))
+        )
         pasted = (losses.cutmix(images) != images)[0, 0].float().mean()
         assert float(pasted) == pytest.approx(1 - weight, abs=0.03)
 
@@ -131,21 +147,39 @@ def test_mixing_with_another_beta():
 
 def test_kd_loss_without_its_factor():
     student, teacher = (torch.tensor(logits) for logits in random_logits(seed=3))
-    whole, plain = losses.kd_loss(student, teacher, 8), losses.kd_loss(student, teacher, 8, scaled=False)
+    whole, plain = (
+        losses.kd_loss(student, teacher, 8),
+        losses.kd_loss(student, teacher, 8, scaled=False),
+    )
     assert float(whole) == pytest.approx(64 * float(plain), rel=1e-6)
 
 
 class Flags:
     """Flags of a schedule."""
 
-    learning_rate, min_lr, epochs, warmup_epochs, lr_decay_rate, lr_decay_epochs = 0.1, 0.001, 100, 0, 0.1, [30, 60, 90]
+    learning_rate, min_lr, epochs, warmup_epochs, lr_decay_rate, lr_decay_epochs = (
+        0.1,
+        0.001,
+        100,
+        0,
+        0.1,
+        [30, 60, 90],
+    )
     schedule = "step"
 
 
 def test_step_schedule_drops_after_its_milestones():
     rate = loops.make_schedule(Flags())
     # Epochs count from 1: the thirtieth (29 done) is the last at the full rate.
-    for done, expected in ((0, 0.1), (29, 0.1), (29.99, 0.1), (30, 0.01), (59.9, 0.01), (60, 0.001), (90, 0.0001)):
+    for done, expected in (
+        (0, 0.1),
+        (29, 0.1),
+        (29.99, 0.1),
+        (30, 0.01),
+        (59.9, 0.01),
+        (60, 0.001),
+        (90, 0.0001),
+    ):
         assert rate(done) == pytest.approx(expected)
 
 
@@ -162,11 +196,13 @@ def test_cosine_schedule_and_warm_up():
 
 def test_step_seeds_differ():
     states = set()
-    for key in [(s, e, i, r) for s in range(3) for e in range(4) for i in range(8) for r in range(2)]:
-        loops.seed_step(*key)
+    for key in [
+        (s, e, i, r) for s in range(3) for e in range(4) for i in range(8) for r in range(2)
+    ]:
+        seed_step(*key)
         states.add(torch.rand(4, dtype=torch.float64).numpy().tobytes())
     assert len(states) == 3 * 4 * 8 * 2
-    loops.seed_step(1, 2, 3, 1)
+    seed_step(1, 2, 3, 1)
     first = torch.rand(4)
-    loops.seed_step(1, 2, 3, 1)
+    seed_step(1, 2, 3, 1)
     assert torch.equal(first, torch.rand(4))

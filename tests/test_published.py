@@ -1,4 +1,6 @@
-"""Published checkpoints: files with the published names and layouts load with no flag but their path."""
+"""Published checkpoints: files with the published names and layouts load with no flag but their
+path.
+"""
 
 import argparse
 import sys
@@ -8,21 +10,32 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_models import MEAN, PARAMETERS, STD, images, logits, reference_resnet, reference_vgg11, reference_wrn
+from test_models import (
+    MEAN,
+    PARAMETERS,
+    STD,
+    images,
+    logits,
+    reference_resnet,
+    reference_vgg11,
+    reference_wrn,
+)
 
 import train_student
 import train_teacher
 from dataset import real
 from helper import checkpoints
 from helper.errors import UserError
-from models import architecture_with, create_model, model_names
+from models.architectures import architecture_with, create_model, model_names
 from models.classifiers import Normalised, architecture_of, chosen_statistics, load_teacher
 
 # The published networks' tensors, {name: shape}, written out from their code bases' layouts.
 
 
 def norm(key, channels):
-    return {f"{key}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
+    return {
+        f"{key}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")
+    }
 
 
 def conv(key, c_in, c_out, size=3):
@@ -34,15 +47,23 @@ def linear(key, c_in, c_out):
 
 
 def basic_blocks(widths, blocks, projection, head, classes):
-    """ResNets of basic blocks: RepDistiller's of three stages, and the 18 and 34 layers of the other two."""
+    """ResNets of basic blocks: RepDistiller's of three stages, and the 18 and 34 layers of the
+    other two.
+    """
     tensors = conv("conv1", 3, widths[0]) | norm("bn1", widths[0])
     for stage, count in enumerate(blocks, 1):
         for block in range(count):
-            key, c_in, c_out = f"layer{stage}.{block}", widths[stage if block else stage - 1], widths[stage]
+            key, c_in, c_out = (
+                f"layer{stage}.{block}",
+                widths[stage if block else stage - 1],
+                widths[stage],
+            )
             tensors |= conv(f"{key}.conv1", c_in, c_out) | norm(f"{key}.bn1", c_out)
             tensors |= conv(f"{key}.conv2", c_out, c_out) | norm(f"{key}.bn2", c_out)
             if c_in != c_out:
-                tensors |= conv(f"{key}.{projection}.0", c_in, c_out, 1) | norm(f"{key}.{projection}.1", c_out)
+                tensors |= conv(f"{key}.{projection}.0", c_in, c_out, 1) | norm(
+                    f"{key}.{projection}.1", c_out
+                )
     return tensors | linear(head, widths[-1], classes)
 
 
@@ -51,7 +72,11 @@ def wide(depth, factor, classes):
     tensors = conv("conv1", 3, 16)
     for stage in (1, 2, 3):
         for block in range((depth - 4) // 6):
-            key, c_in, c_out = f"block{stage}.layer.{block}", widths[stage if block else stage - 1], widths[stage]
+            key, c_in, c_out = (
+                f"block{stage}.layer.{block}",
+                widths[stage if block else stage - 1],
+                widths[stage],
+            )
             tensors |= norm(f"{key}.bn1", c_in) | conv(f"{key}.conv1", c_in, c_out)
             tensors |= norm(f"{key}.bn2", c_out) | conv(f"{key}.conv2", c_out, c_out)
             if c_in != c_out:
@@ -64,31 +89,47 @@ def vgg11(classes):
     for block, widths in enumerate([(64,), (128,), (256, 256), (512, 512), (512, 512)]):
         for place, c_out in enumerate(widths):  # convolution, norm and ReLU: three places each
             key = f"block{block}.{3 * place}"
-            tensors |= conv(key, c_in, c_out) | {f"{key}.bias": (c_out,)} | norm(f"block{block}.{3 * place + 1}", c_out)
+            tensors |= (
+                conv(key, c_in, c_out)
+                | {f"{key}.bias": (c_out,)}
+                | norm(f"block{block}.{3 * place + 1}", c_out)
+            )
             c_in = c_out
     return tensors | linear("classifier", 512, classes)
 
 
 SMALL, WIDE = (16, 16, 32, 64), (64, 64, 128, 256, 512)
 NETWORKS = {  # name: (tensors of a class count, the published forward pass)
-    "resnet20": (lambda n: basic_blocks(SMALL, (3, 3, 3), "downsample", "fc", n),
-                 lambda state, x: reference_resnet(state, x, (3, 3, 3))),
-    "resnet8x4": (lambda n: basic_blocks((32, 64, 128, 256), (1, 1, 1), "downsample", "fc", n),
-                  lambda state, x: reference_resnet(state, x, (1, 1, 1))),
+    "resnet20": (
+        lambda n: basic_blocks(SMALL, (3, 3, 3), "downsample", "fc", n),
+        lambda state, x: reference_resnet(state, x, (3, 3, 3)),
+    ),
+    "resnet8x4": (
+        lambda n: basic_blocks((32, 64, 128, 256), (1, 1, 1), "downsample", "fc", n),
+        lambda state, x: reference_resnet(state, x, (1, 1, 1)),
+    ),
     "wrn_16_2": (lambda n: wide(16, 2, n), lambda state, x: reference_wrn(state, x, 2)),
     "wrn_40_2": (lambda n: wide(40, 2, n), lambda state, x: reference_wrn(state, x, 6)),
     "vgg11": (vgg11, reference_vgg11),
-    "resnet18": (lambda n: basic_blocks(WIDE, (2, 2, 2, 2), "shortcut", "linear", n),
-                 lambda state, x: reference_resnet(state, x, (2, 2, 2, 2), True, "shortcut", "linear")),
-    "cifarresnet18": (lambda n: basic_blocks(WIDE, (2, 2, 2, 2), "downsample", "fc", n),
-                      lambda state, x: reference_resnet(state, x, (2, 2, 2, 2), False)),
-    "cifarresnet34": (lambda n: basic_blocks(WIDE, (3, 4, 6, 3), "downsample", "fc", n),
-                      lambda state, x: reference_resnet(state, x, (3, 4, 6, 3), False)),
+    "resnet18": (
+        lambda n: basic_blocks(WIDE, (2, 2, 2, 2), "shortcut", "linear", n),
+        lambda state, x: reference_resnet(state, x, (2, 2, 2, 2), True, "shortcut", "linear"),
+    ),
+    "cifarresnet18": (
+        lambda n: basic_blocks(WIDE, (2, 2, 2, 2), "downsample", "fc", n),
+        lambda state, x: reference_resnet(state, x, (2, 2, 2, 2), False),
+    ),
+    "cifarresnet34": (
+        lambda n: basic_blocks(WIDE, (3, 4, 6, 3), "downsample", "fc", n),
+        lambda state, x: reference_resnet(state, x, (3, 4, 6, 3), False),
+    ),
 }
 
 
 def random_weights(tensors, seed=0):
-    """Returns a state dict of those shapes, its values such that every tensor counts in the logits."""
+    """Returns a state dict of those shapes, its values such that every tensor counts in the
+    logits.
+    """
     generator, state = torch.Generator().manual_seed(seed), {}
     for key, shape in tensors.items():
         value = torch.randn(shape, generator=generator)
@@ -104,16 +145,31 @@ def random_weights(tensors, seed=0):
 
 # What the code bases save: the weights among other things.
 
-FLAGS = argparse.Namespace(learning_rate=0.05, lr_decay_epochs=[150, 180, 210], model="net", trial="0")
+FLAGS = argparse.Namespace(
+    learning_rate=0.05, lr_decay_epochs=[150, 180, 210], model="net", trial="0"
+)
 LAYOUTS = {
     "plain": lambda state: state,
     "RepDistiller": lambda state: {"epoch": 240, "model": state, "best_acc": torch.tensor(75.6)},
-    "RepDistiller's last": lambda state: {"opt": FLAGS, "model": state, "accuracy": np.float64(75.6),
-                                          "classes": np.int64(100)},
-    "Fast-Datafree": lambda state: {"epoch": 200, "arch": "net", "state_dict": state, "best_acc1": 77.9,
-                                    "optimizer": torch.optim.SGD([torch.zeros(1)], 0.1).state_dict()},
-    "parallel": lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
-    "compiled and parallel": lambda state: {"model": {f"_orig_mod.module.{k}": v for k, v in state.items()}},
+    "RepDistiller's last": lambda state: {
+        "opt": FLAGS,
+        "model": state,
+        "accuracy": np.float64(75.6),
+        "classes": np.int64(100),
+    },
+    "Fast-Datafree": lambda state: {
+        "epoch": 200,
+        "arch": "net",
+        "state_dict": state,
+        "best_acc1": 77.9,
+        "optimizer": torch.optim.SGD([torch.zeros(1)], 0.1).state_dict(),
+    },
+    "parallel": lambda state: {
+        "state_dict": {f"module.{key}": value for key, value in state.items()}
+    },
+    "compiled and parallel": lambda state: {
+        "model": {f"_orig_mod.module.{k}": v for k, v in state.items()}
+    },
     "state": lambda state: {"state": state, "epoch": 3},
     "net": lambda state: {"net": state, "acc": 93.1},
     "old": lambda state: {k: v for k, v in state.items() if "num_batches_tracked" not in k},
@@ -159,13 +215,17 @@ def test_a_published_file_is_the_published_network(file, tmp_path):
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     expected = forward(state, (x - mean) / std)
     assert expected.std() > 1e-2
-    torch.testing.assert_close(logits(teacher, x), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+    torch.testing.assert_close(
+        logits(teacher, x), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item()
+    )
 
 
 def test_the_lists_of_tensors_are_the_published_counts():
     for name, (tensors, _) in NETWORKS.items():
         trained = [shape for key, shape in tensors(100).items() if "running" not in key]
-        assert name not in PARAMETERS or sum(np.prod(shape) for shape in trained) == PARAMETERS[name], name
+        assert (
+            name not in PARAMETERS or sum(np.prod(shape) for shape in trained) == PARAMETERS[name]
+        ), name
 
 
 def test_every_architecture_is_recognised_by_its_tensors():
@@ -177,14 +237,21 @@ def test_every_architecture_is_recognised_by_its_tensors():
 
 
 def test_files_of_old_torch_and_numpy(tmp_path):
-    """Most published files were written before torch's zip format, and with numpy 1's names of its classes."""
+    """Most published files were written before torch's zip format, and with numpy 1's names of its
+    classes.
+    """
     state = random_weights(NETWORKS["resnet8x4"][0](10))
     content = LAYOUTS["RepDistiller's last"](state)
     torch.save(content, tmp_path / "pickle.pth", _use_new_zipfile_serialization=False)
     torch.save(content, tmp_path / "zip.pth")
-    with zipfile.ZipFile(tmp_path / "zip.pth") as new, zipfile.ZipFile(tmp_path / "numpy1.pth", "w") as old:
+    with (
+        zipfile.ZipFile(tmp_path / "zip.pth") as new,
+        zipfile.ZipFile(tmp_path / "numpy1.pth", "w") as old,
+    ):
         for entry in new.infolist():
-            old.writestr(entry, new.read(entry).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+            old.writestr(
+                entry, new.read(entry).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            )
     assert b"numpy.core.multiarray" in (tmp_path / "numpy1.pth").read_bytes()
     for file in ("pickle", "numpy1"):
         loaded = checkpoints.load(tmp_path / f"{file}.pth")
@@ -224,13 +291,19 @@ def test_a_librarys_file_is_known_by_its_tensors_or_by_its_published_name(file, 
     assert architecture_of(tmp_path / file) == name
     teacher = load_teacher(tmp_path / file, 1000, MEAN, STD)
     with torch.no_grad():
-        torch.testing.assert_close(teacher(images(2, 64)), Normalised(net, MEAN, STD)(images(2, 64)))
+        torch.testing.assert_close(
+            teacher(images(2, 64)), Normalised(net, MEAN, STD)(images(2, 64))
+        )
 
 
 def test_torchvisions_densenet_files_have_older_names(tmp_path):
     net = create_model("torchvision/densenet121", 10)
-    state = {key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2.") if "denselayer" in key else key: value
-             for key, value in net.state_dict().items()}
+    state = {
+        key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2.")
+        if "denselayer" in key
+        else key: value
+        for key, value in net.state_dict().items()
+    }
     assert "features.denseblock1.denselayer1.norm.1.weight" in state
     torch.save(state, tmp_path / "densenet121-a639ec97.pth")
     path = tmp_path / "densenet121-a639ec97.pth"
@@ -250,7 +323,10 @@ def seen(*flags, path, name):
 
 def test_a_teacher_brings_its_own_normalisation(tmp_path):
     plain, ours = tmp_path / "plain.pth", tmp_path / "ours.pth"
-    weights = {"mean": torch.zeros(3), "fc.weight": torch.zeros(1)}  # a tensor `mean` is a network's, not the images'
+    weights = {
+        "mean": torch.zeros(3),
+        "fc.weight": torch.zeros(1),
+    }  # a tensor `mean` is a network's, not the images'
     torch.save(weights, plain)
     torch.save({"model": weights, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}, ours)
     lite = "timm/tf_efficientnet_lite0"
@@ -263,25 +339,57 @@ def test_a_teacher_brings_its_own_normalisation(tmp_path):
     assert seen("--image_size", "64", path=plain, name=lite) == library  # ImageNet, small
     assert seen("--dataset", "cifar100", path=plain, name=lite) == cifar
     assert seen("--dataset", "cifar100", path=plain, name="wrn_40_2") == cifar
-    assert seen(path=plain, name="ResNet18") == "mean {}, std {} (torchvision's for ResNet18)".format(*IMAGENET)
-    assert seen(path=plain, name="torchvision/efficientnet_v2_l").startswith("mean 0.5, 0.5, 0.5, std")
-    assert seen("--mean_t", "0.7", path=ours, name=lite) == "mean 0.7, 0.7, 0.7, std 0.4, 0.5, 0.6 (--mean_t)"
-    assert seen("--mean_t", "0.7", "--std_t", "0.2", path=plain, name=lite).endswith("(--mean_t and --std_t)")
+    assert seen(
+        path=plain, name="ResNet18"
+    ) == "mean {}, std {} (torchvision's for ResNet18)".format(*IMAGENET)
+    assert seen(path=plain, name="torchvision/efficientnet_v2_l").startswith(
+        "mean 0.5, 0.5, 0.5, std"
+    )
+    assert (
+        seen("--mean_t", "0.7", path=ours, name=lite)
+        == "mean 0.7, 0.7, 0.7, std 0.4, 0.5, 0.6 (--mean_t)"
+    )
+    assert seen("--mean_t", "0.7", "--std_t", "0.2", path=plain, name=lite).endswith(
+        "(--mean_t and --std_t)"
+    )
 
 
 # Fine-tuning: published weights under a head of another class count
 
 
 @pytest.mark.parametrize("source", ["file", "torchvision"])
-def test_fine_tuning_keeps_all_but_the_last_layer(source, monkeypatch, tmp_path, tiny_fashion_mnist, capsys):
+def test_fine_tuning_keeps_all_but_the_last_layer(
+    source, monkeypatch, tmp_path, tiny_fashion_mnist, capsys
+):
     torch.manual_seed(5)
     published = create_model("ResNet18", 1000).state_dict()
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: published)
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda *_, **__: published
+    )
     torch.save({"model": published, "mean": [0.4] * 3, "std": [0.3] * 3}, tmp_path / "imagenet.pth")
     weights = [str(tmp_path / "imagenet.pth")] if source == "file" else []
-    train_teacher.main(["--dataset", "fashion_mnist", "--data_root", str(tiny_fashion_mnist), "--epochs", "1",
-                        "--model", "ResNet18", "--learning_rate", "1e-12", "--val_split", "holdout", "--device", "cpu",
-                        "--save_dir", str(tmp_path / "run"), "--pretrained", *weights])
+    train_teacher.main(
+        [
+            "--dataset",
+            "fashion_mnist",
+            "--data_root",
+            str(tiny_fashion_mnist),
+            "--epochs",
+            "1",
+            "--model",
+            "ResNet18",
+            "--learning_rate",
+            "1e-12",
+            "--val_split",
+            "holdout",
+            "--device",
+            "cpu",
+            "--save_dir",
+            str(tmp_path / "run"),
+            "--pretrained",
+            *weights,
+        ]
+    )
     saved = checkpoints.load(tmp_path / "run/ResNet18_latest.pth")
     for name, value in create_model("ResNet18", 10).named_parameters():
         if name.startswith("fc."):
@@ -289,7 +397,10 @@ def test_fine_tuning_keeps_all_but_the_last_layer(source, monkeypatch, tmp_path,
         else:
             torch.testing.assert_close(saved["model"][name], published[name])
     log = (tmp_path / "run/train.log").read_text()
-    assert "the weights are for 1000 classes and 10 are needed: the last layer starts from random numbers" in log
+    assert (
+        "the weights are for 1000 classes and 10 are needed: the last layer starts from random "
+        "numbers" in log
+    )
     # They are fine-tuned on images normalised as before.
     assert saved["mean"] == ([0.4] * 3 if source == "file" else [0.485, 0.456, 0.406])
     assert ("(the checkpoint's own)" if source == "file" else "(torchvision's for ResNet18)") in log
@@ -303,5 +414,7 @@ def test_a_teachers_file_of_other_classes_is_refused_all_the_same(tmp_path):
 
 def test_without_timm_its_networks_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match="timm/resnet18 is a network of timm, which is not installed: pip install"):
+    with pytest.raises(
+        UserError, match="timm/resnet18 is a network of timm, which is not installed: pip install"
+    ):
         create_model("timm/resnet18", 10)

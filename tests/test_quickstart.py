@@ -9,11 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from helper import spread
 from helper.errors import UserError
+from tools import spread
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("dataset", "helper", "models", "scripts", "requirements.txt", "synthesize_dit.py", "train_student.py")
+COPIED = (
+    "diffusion",
+    "report",
+    "tools",
+    "dataset",
+    "helper",
+    "models",
+    "scripts",
+    "requirements.txt",
+    "synthesize_dit.py",
+    "train_student.py",
+)
 
 
 def copy_of_the_repository(folder):
@@ -33,11 +44,23 @@ def copy_of_the_repository(folder):
 
 def quickstart(folder, data, script="quickstart.sh", **more):
     weights = ROOT / "save/models/fashion_mnist"
-    settings = {"GENERATOR": weights / "DiT-6x160-2", "TEACHER": weights / "resnet20/resnet20_latest.pth",
-                "DATA": data, "IMAGES": 20, "EPOCHS": 2, **more}
+    settings = {
+        "GENERATOR": weights / "DiT-6x160-2",
+        "TEACHER": weights / "resnet20/resnet20_latest.pth",
+        "DATA": data,
+        "IMAGES": 20,
+        "EPOCHS": 2,
+        **more,
+    }
     environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
-    done = subprocess.run(["sh", f"scripts/{script}"], cwd=folder, env=environment, text=True, timeout=300,
-                          capture_output=True)
+    done = subprocess.run(
+        ["sh", f"scripts/{script}"],
+        cwd=folder,
+        env=environment,
+        text=True,
+        timeout=300,
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -50,10 +73,18 @@ def test_the_quickstart_makes_images_a_student_and_a_table_once(tmp_path, tiny_f
     result = json.loads((run_folder / "result.json").read_text())
     assert len(list(images.glob("*/*.png"))) == 20 and (images / "contact_sheet.png").is_file()
     assert (run_folder / "curves.png").is_file()
-    assert (result["teacher"], result["student"], result["images"], result["epochs"]) == ("resnet20", "resnet8", 20, 2)
+    assert (result["teacher"], result["student"], result["images"], result["epochs"]) == (
+        "resnet20",
+        "resnet8",
+        20,
+        2,
+    )
     for word in ("teacher", "student", "agreement", "minutes", "contact_sheet.png", "curves.png"):
         assert word in first
-    written = {path: path.stat().st_mtime_ns for path in [*images.glob("*/*.png"), *run_folder.glob("*.pth")]}
+    written = {
+        path: path.stat().st_mtime_ns
+        for path in [*images.glob("*/*.png"), *run_folder.glob("*.pth")]
+    }
 
     second = quickstart(tmp_path, tiny_fashion_mnist)
     assert "already there" in second and "nothing to do" in second
@@ -63,18 +94,41 @@ def test_the_quickstart_makes_images_a_student_and_a_table_once(tmp_path, tiny_f
 
 def test_the_same_recipe_on_real_images_stands_beside(tmp_path, tiny_fashion_mnist):
     copy_of_the_repository(tmp_path)
-    printed = quickstart(tmp_path, tiny_fashion_mnist, "fashion_mnist_gap.sh", SEEDS="0 1", EPOCHS=1)
-    results = {folder.name: json.loads((folder / "result.json").read_text())
-               for folder in (tmp_path / "save/student_model/quickstart").iterdir()}
-    assert results.keys() == {f"gap_{source}_seed{seed}_test" for source in ("generated", "real") for seed in (0, 1)}
+    printed = quickstart(
+        tmp_path, tiny_fashion_mnist, "fashion_mnist_gap.sh", SEEDS="0 1", EPOCHS=1
+    )
+    results = {
+        folder.name: json.loads((folder / "result.json").read_text())
+        for folder in (tmp_path / "save/student_model/quickstart").iterdir()
+    }
+    assert results.keys() == {
+        f"gap_{source}_seed{seed}_test" for source in ("generated", "real") for seed in (0, 1)
+    }
     for seed in (0, 1):
-        generated, real = (results[f"gap_{source}_seed{seed}_test"] for source in ("generated", "real"))
-        assert real["source"] == "real" and generated["source"].startswith("syn_dataset/quickstart_")
+        generated, real = (
+            results[f"gap_{source}_seed{seed}_test"] for source in ("generated", "real")
+        )
+        assert real["source"] == "real" and generated["source"].startswith(
+            "syn_dataset/quickstart_"
+        )
         assert {key for key in real if real[key] != generated[key]} <= {
-            "method", "source", "top1_last", "top1_best", "top5_last", "agreement", "seconds"}
-    means = [(results[f"gap_{source}_seed0_test"]["top1_last"] + results[f"gap_{source}_seed1_test"]["top1_last"]) / 2
-             for source in ("generated", "real")]
-    summary = printed[printed.index("student's top-1"):]
+            "method",
+            "source",
+            "top1_last",
+            "top1_best",
+            "top5_last",
+            "agreement",
+            "seconds",
+        }
+    means = [
+        (
+            results[f"gap_{source}_seed0_test"]["top1_last"]
+            + results[f"gap_{source}_seed1_test"]["top1_last"]
+        )
+        / 2
+        for source in ("generated", "real")
+    ]
+    summary = printed[printed.index("student's top-1") :]
     for mean in means:
         assert f" {mean:.2f} ± " in summary
     assert f"real − generated  {means[1] - means[0]:.2f}" in summary
@@ -84,9 +138,18 @@ def test_the_same_recipe_on_real_images_stands_beside(tmp_path, tiny_fashion_mni
 def test_accuracies_on_different_images_are_not_averaged(tmp_path):
     for name, split in (("one", "test"), ("other", "holdout")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "result.json").write_text(json.dumps(
-            {"dataset": "fashion_mnist", "val_split": split, "val_images": 10, "seed": 0, "method": "KD",
-             "top1_last": 50.0}))
+        (tmp_path / name / "result.json").write_text(
+            json.dumps(
+                {
+                    "dataset": "fashion_mnist",
+                    "val_split": split,
+                    "val_images": 10,
+                    "seed": 0,
+                    "method": "KD",
+                    "top1_last": 50.0,
+                }
+            )
+        )
     assert spread.main([str(tmp_path / "one")]) == {"real images": [50.0]}
     with pytest.raises(UserError, match="measured on different images"):
         spread.main([str(tmp_path / "one"), str(tmp_path / "other")])

@@ -13,9 +13,9 @@ import train_student
 from dataset import folders, loader, real, transforms
 from dataset.image_set import ImageSet
 from helper import checkpoints
+from helper.distributed import World
 from helper.errors import UserError, run
-from helper.processes import World
-from models import create_model
+from models.architectures import create_model
 
 SIZE = 72  # above 64: a large image
 
@@ -23,8 +23,16 @@ SIZE = 72  # above 64: a large image
 def coloured(count=1, width=90, height=100, seed=0):
     """Smooth images with colours, uint8 (count, height, width, 3)."""
     rng = np.random.default_rng(seed)
-    return np.stack([np.asarray(Image.fromarray(rng.integers(0, 256, (6, 5, 3)).astype(np.uint8)).resize(
-        (width, height), Image.BICUBIC)) for _ in range(count)])
+    return np.stack(
+        [
+            np.asarray(
+                Image.fromarray(rng.integers(0, 256, (6, 5, 3)).astype(np.uint8)).resize(
+                    (width, height), Image.BICUBIC
+                )
+            )
+            for _ in range(count)
+        ]
+    )
 
 
 # The transform
@@ -44,7 +52,9 @@ class Scripted:
 
 
 def transformed(*coins, seed=0):
-    return np.asarray(transforms.LargeColour(SIZE)(Image.fromarray(coloured()[0]), Scripted(*coins, seed=seed)))
+    return np.asarray(
+        transforms.LargeColour(SIZE)(Image.fromarray(coloured()[0]), Scripted(*coins, seed=seed))
+    )
 
 
 def test_without_a_change_of_colour_it_is_a_bicubic_crop():
@@ -61,7 +71,9 @@ def test_each_change_of_colour_by_itself():
     grey = transformed(0.9, 0.9, 0.1, 0.9)
     luma = plain @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
     assert (grey == grey[..., :1]).all() and np.abs(grey[..., 0] - luma).max() <= 1
-    assert np.array_equal(transformed(0.9, 0.9, 0.9, 0.1), np.where(plain < 128, plain, 255 - plain))
+    assert np.array_equal(
+        transformed(0.9, 0.9, 0.9, 0.1), np.where(plain < 128, plain, 255 - plain)
+    )
     both = transformed(0.9, 0.9, 0.1, 0.1)
     assert np.array_equal(both, np.where(grey < 128, grey, 255 - grey))
     jittered = transformed(0.9, 0.1, 0.9, 0.9)
@@ -72,20 +84,31 @@ def test_how_often_and_how_much():
     rng = np.random.default_rng(0)
     drawn = [transforms.LargeColour.changes(rng) for _ in range(3000)]
     names = [[name for name, _ in changes] for changes in drawn]
-    shares = {name: np.mean([name in one for one in names]) for name in ("adjust_hue", "rgb_to_grayscale", "solarize")}
-    assert shares == {"adjust_hue": pytest.approx(0.8, abs=0.03), "rgb_to_grayscale": pytest.approx(0.2, abs=0.03),
-                      "solarize": pytest.approx(0.2, abs=0.03)}
+    shares = {
+        name: np.mean([name in one for one in names])
+        for name in ("adjust_hue", "rgb_to_grayscale", "solarize")
+    }
+    assert shares == {
+        "adjust_hue": pytest.approx(0.8, abs=0.03),
+        "rgb_to_grayscale": pytest.approx(0.2, abs=0.03),
+        "solarize": pytest.approx(0.2, abs=0.03),
+    }
     both = np.mean(["rgb_to_grayscale" in one and "solarize" in one for one in names])
     assert both == pytest.approx(0.04, abs=0.015)  # independent of each other
     for name, centre in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0)):
-        values = np.array([value for changes in drawn for kind, value in changes if kind == f"adjust_{name}"])
+        values = np.array(
+            [value for changes in drawn for kind, value in changes if kind == f"adjust_{name}"]
+        )
         assert np.abs(values - centre).max() <= 0.4 and np.ptp(values) > 0.78
         assert values.mean() == pytest.approx(centre, abs=0.02)
     firsts = [one[0] for one in names if "adjust_hue" in one]
     assert {firsts.count(name) > 400 for name in set(firsts)} == {True} and len(set(firsts)) == 4
     # Grey and solarised come after the jitter, in this order.
-    assert all(one[4:] in ([], ["rgb_to_grayscale"], ["solarize"], ["rgb_to_grayscale", "solarize"])
-               for one in names if "adjust_hue" in one)
+    assert all(
+        one[4:] in ([], ["rgb_to_grayscale"], ["solarize"], ["rgb_to_grayscale", "solarize"])
+        for one in names
+        if "adjust_hue" in one
+    )
 
 
 # The loader
@@ -101,8 +124,15 @@ def files(tmp_path_factory):
 
 
 def make(images, augment="colour", train=True, size=SIZE, **settings):
-    options = argparse.Namespace(dataset="imagenet", image_size=size, batch_size=4, val_batch_size=None, seed=3,
-                                 num_workers=0, **({"augment": augment} if augment else {}))
+    options = argparse.Namespace(
+        dataset="imagenet",
+        image_size=size,
+        batch_size=4,
+        val_batch_size=None,
+        seed=3,
+        num_workers=0,
+        **({"augment": augment} if augment else {}),
+    )
     for name, value in settings.items():
         setattr(options, name, value)
     return real.make_loader(images, options, World(0, 1, torch.device("cpu")), train=train)
@@ -124,8 +154,11 @@ def test_an_epoch_goes_on_from_any_step_with_any_workers(files):
 def test_an_image_is_the_same_in_any_batch(files):
     def by_image(batch_size):
         batches = make(files, batch_size=batch_size).epoch_batches(0)
-        return {int(label): image.numpy().tobytes() for images, labels in batches
-                for image, label in zip(images, labels, strict=True)}
+        return {
+            int(label): image.numpy().tobytes()
+            for images, labels in batches
+            for image, label in zip(images, labels, strict=True)
+        }
 
     alone, shared = by_image(1), by_image(5)
     assert len(alone) == 14 and len(shared) == 10 and shared.items() <= alone.items()
@@ -136,13 +169,19 @@ def test_the_flag_chooses_for_training_alone(files):
     assert seen(make(files, "usual").epoch_batches(0)) == usual
     plain = loader.Loader(files, transforms.Large(SIZE), 4, seed=3, workers=0)
     assert seen(plain.epoch_batches(0)) == usual != seen(make(files).epoch_batches(0))
-    assert seen(make(files, train=False).ordered_batches()) == seen(make(files, None, False).ordered_batches())
+    assert seen(make(files, train=False).ordered_batches()) == seen(
+        make(files, None, False).ordered_batches()
+    )
 
 
 def test_small_images_are_refused(files):
-    with pytest.raises(UserError, match="--augment colour is for images of more than 64 pixels and these have 32"):
+    with pytest.raises(
+        UserError, match="--augment colour is for images of more than 64 pixels and these have 32"
+    ):
         make(files, size=32)
-    assert isinstance(make(files, size=32, train=False).dataset.transform, transforms.SmallValidation)
+    assert isinstance(
+        make(files, size=32, train=False).dataset.transform, transforms.SmallValidation
+    )
 
 
 # Places365
@@ -153,7 +192,9 @@ CLASSES = ("a/abbey", "a/apartment_building/outdoor", "z/zen_garden")
 
 @pytest.fixture
 def places(tmp_path):
-    """torchvision's root: three classes of three images, the list of these, and validation images beside them."""
+    """torchvision's root: three classes of three images, the list of these, and validation images
+    beside them.
+    """
     root, lines = tmp_path / "places365", []
     for label, name in enumerate(CLASSES):
         for number in range(1, 4):
@@ -176,9 +217,14 @@ def images_of(images, root):
 def test_places365_root_is_its_training_images(places):
     images = folders.read_training(places, 10, ignore_labels=True)
     assert images.labels is None
-    assert sorted(images_of(images, places)) == [f"{name}/{number:08d}.jpg" for name in CLASSES for number in (1, 2, 3)]
+    assert sorted(images_of(images, places)) == [
+        f"{name}/{number:08d}.jpg" for name in CLASSES for number in (1, 2, 3)
+    ]
     four = folders.read_training(places, 10, amount=4, ignore_labels=True)
-    assert images_of(four, places) == [*(f"{name}/00000001.jpg" for name in CLASSES), "a/abbey/00000002.jpg"]
+    assert images_of(four, places) == [
+        *(f"{name}/00000001.jpg" for name in CLASSES),
+        "a/abbey/00000002.jpg",
+    ]
     # Its first level, 2 letters here, is no set of classes, whatever their count.
     assert folders.read_training(places, 2).labels is None
 
@@ -186,13 +232,20 @@ def test_places365_root_is_its_training_images(places):
 def test_places365_list_is_below_the_images(places, monkeypatch):
     whole = folders.read_training(places / "places365_train_standard.txt", 10, ignore_labels=True)
     assert sorted(whole.images) == sorted(folders.read_training(places, 10).images)
-    four = folders.read_training(places / "places365_train_standard.txt", 10, amount=4, ignore_labels=True)
-    assert images_of(four, places) == ["a/abbey/00000001.jpg", "a/abbey/00000002.jpg",
-                                       *(f"{name}/00000001.jpg" for name in CLASSES[1:])]
+    four = folders.read_training(
+        places / "places365_train_standard.txt", 10, amount=4, ignore_labels=True
+    )
+    assert images_of(four, places) == [
+        "a/abbey/00000001.jpg",
+        "a/abbey/00000002.jpg",
+        *(f"{name}/00000001.jpg" for name in CLASSES[1:]),
+    ]
     monkeypatch.chdir(places)
     assert len(folders.read_training("places365_train_standard.txt", 10, ignore_labels=True)) == 9
     (places / "data_256_standard/a/abbey/00000002.jpg").unlink()
-    with pytest.raises(UserError, match=r"standard.txt, line 2: image not found: /a/abbey/00000002.jpg"):
+    with pytest.raises(
+        UserError, match=r"standard.txt, line 2: image not found: /a/abbey/00000002.jpg"
+    ):
         folders.read_training(places / "places365_train_standard.txt", 10, ignore_labels=True)
 
 
@@ -218,10 +271,28 @@ def argv(places, tiny_fashion_mnist, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     (tmp_path / "resnet8").mkdir()
-    checkpoints.save(tmp_path / "resnet8/teacher.pth", {"model": create_model("resnet8", 10).state_dict()})
-    return ["--dataset", "fashion_mnist", "--data_root", str(tiny_fashion_mnist), "--path-t", "resnet8/teacher.pth",
-            "--model_s", "resnet8", "--epochs", "1", "--batch_size", "4", "--device", "cpu",
-            "--train_data", str(places), "--ignore_labels"]
+    checkpoints.save(
+        tmp_path / "resnet8/teacher.pth", {"model": create_model("resnet8", 10).state_dict()}
+    )
+    return [
+        "--dataset",
+        "fashion_mnist",
+        "--data_root",
+        str(tiny_fashion_mnist),
+        "--path-t",
+        "resnet8/teacher.pth",
+        "--model_s",
+        "resnet8",
+        "--epochs",
+        "1",
+        "--batch_size",
+        "4",
+        "--device",
+        "cpu",
+        "--train_data",
+        str(places),
+        "--ignore_labels",
+    ]
 
 
 def test_a_student_of_other_classes_learns_from_places365(argv, places):
@@ -233,14 +304,20 @@ def test_a_student_of_other_classes_learns_from_places365(argv, places):
 
 def test_the_flag_on_the_command_line(argv, capsys):
     assert run(train_student.main, [*argv, "--augment", "colour"]) == 2
-    assert capsys.readouterr().err.startswith("error: --augment colour is for images of more than 64 pixels")
+    assert capsys.readouterr().err.startswith(
+        "error: --augment colour is for images of more than 64 pixels"
+    )
     folder = Path("save/student_model/fashion_mnist_resnet8/fold-1")
     assert not folder.exists()
     losses = {}
     for augment in ("colour", "usual"):
         name = ["--experiments_name", augment]
-        train_student.main([*argv, "--image_size", "80", "--num_workers", "0", "--augment", augment, *name])
+        train_student.main(
+            [*argv, "--image_size", "80", "--num_workers", "0", "--augment", augment, *name]
+        )
         config = json.loads((folder.parent / augment / "config.json").read_text())
         assert config["flags"]["augment"] == augment
-        losses[augment] = (folder.parent / augment / "metrics.csv").read_text().splitlines()[1].split(",")[2]
+        losses[augment] = (
+            (folder.parent / augment / "metrics.csv").read_text().splitlines()[1].split(",")[2]
+        )
     assert losses["colour"] != losses["usual"]

@@ -1,4 +1,6 @@
-"""run_sweep.py and helper/sweeps.py: pairing, resuming, intervals, what is written, said and refused."""
+"""run_sweep.py and report/sweeps.py: pairing, resuming, intervals, what is written, said and
+refused.
+"""
 
 import csv
 import json
@@ -17,37 +19,84 @@ import run_sweep
 import synthesize_dit
 import train_student
 from dataset import real
-from helper import checkpoints, diffusion, loops, sweeps
+from diffusion import sampler
+from helper import checkpoints, loops
 from helper.errors import UserError, run
 from helper.shared import Shared
 from models import classifiers
+from report import sweeps
+from tools import sweeps as sweeps_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "save/models/fashion_mnist"
-RESULT = {"schema": 1, "table": "sweeps", "method": "DM-KD", "dataset": "fashion_mnist", "teacher": "resnet20",
-          "student": "resnet8", "source": "syn_dataset/x", "images": 1000, "epochs": 10, "seed": 0,
-          "val_split": "holdout", "val_images": 5000, "top1_last": 80.0, "top1_best": 81.0, "top5_last": 99.0,
-          "agreement": 82.0, "teacher_top1": 94.0, "image_steps": 10_000, "seconds": 60.0}
+RESULT = {
+    "schema": 1,
+    "table": "sweeps",
+    "method": "DM-KD",
+    "dataset": "fashion_mnist",
+    "teacher": "resnet20",
+    "student": "resnet8",
+    "source": "syn_dataset/x",
+    "images": 1000,
+    "epochs": 10,
+    "seed": 0,
+    "val_split": "holdout",
+    "val_images": 5000,
+    "top1_last": 80.0,
+    "top1_best": 81.0,
+    "top5_last": 99.0,
+    "agreement": 82.0,
+    "teacher_top1": 94.0,
+    "image_steps": 10_000,
+    "seconds": 60.0,
+}
 
 
 @pytest.fixture(scope="module")
 def argv(tiny_fashion_mnist):
     """A sweep of two scales and two seeds: 20 images of two steps, two epochs."""
-    return ["--sweep", "scale", "--values", "1,3", "--seeds", "0,1", "--data_amount", "20", "--num_sampling_steps", "2",
-            "--epochs", "2", "--batch_size", "10", "--path_t", str(WEIGHTS / "resnet8/resnet8_latest.pth"),
-            "--model", str(WEIGHTS / "DiT-6x160-2"), "--data_root", str(tiny_fashion_mnist), "--device", "cpu"]
+    return [
+        "--sweep",
+        "scale",
+        "--values",
+        "1,3",
+        "--seeds",
+        "0,1",
+        "--data_amount",
+        "20",
+        "--num_sampling_steps",
+        "2",
+        "--epochs",
+        "2",
+        "--batch_size",
+        "10",
+        "--path_t",
+        str(WEIGHTS / "resnet8/resnet8_latest.pth"),
+        "--model",
+        str(WEIGHTS / "DiT-6x160-2"),
+        "--data_root",
+        str(tiny_fashion_mnist),
+        "--device",
+        "cpu",
+    ]
 
 
 @pytest.fixture(scope="module")
 def begun():
-    """What the cells of `swept` began with, in order: the noise of their images, and their students' weights."""
+    """What the cells of `swept` began with, in order: the noise of their images, and their
+    students' weights.
+    """
     return {"noise": [], "weights": []}
 
 
 @pytest.fixture(scope="module")
 def swept(argv, begun, tmp_path_factory):
     """(working folder, records) of that sweep, run without a stop."""
-    folder, noise, student = tmp_path_factory.mktemp("swept"), diffusion.batch_noise, classifiers.make_student
+    folder, noise, student = (
+        tmp_path_factory.mktemp("swept"),
+        sampler.batch_noise,
+        classifiers.make_student,
+    )
 
     def draw(*arguments):
         begun["noise"].append(noise(*arguments))
@@ -55,22 +104,26 @@ def swept(argv, begun, tmp_path_factory):
 
     def make(*arguments, **more):
         made = student(*arguments, **more)
-        begun["weights"].append(torch.cat([value.detach().flatten().clone() for value in made.parameters()]))
+        begun["weights"].append(
+            torch.cat([value.detach().flatten().clone() for value in made.parameters()])
+        )
         return made
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(diffusion, "batch_noise", draw)
-        patch.setattr(classifiers, "make_student", make)
+        patch.setattr(synthesize_dit, "batch_noise", draw)
+        patch.setattr(train_student, "make_student", make)
         return folder, run_sweep.main([*argv, "--fidelity"])
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Lists of the command lines that run_sweep gives to the two scripts from now on; of sampling, where it makes
-    images."""
+    """Lists of the command lines that run_sweep gives to the two scripts from now on; of sampling,
+    where it makes images.
+    """
     found = {synthesize_dit: [], train_student: []}
     for module, lines in found.items():
+
         def note(argv, *shared, own=module.main, lines=lines):
             result = own(argv, *shared)
             if result.get("made") != 0:
@@ -82,7 +135,9 @@ def calls(monkeypatch):
 
 
 def timeless(records):
-    return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+    return [
+        {name: value for name, value in record.items() if name != "seconds"} for record in records
+    ]
 
 
 # The statistics
@@ -92,7 +147,9 @@ def test_t_quantile_is_scipys():
     stats = pytest.importorskip("scipy.stats")
     for degrees in (*range(1, 31), 57, 200):
         for level in (0.5, 0.95, 0.99):
-            assert sweeps.t_quantile(degrees, level) == pytest.approx(stats.t.ppf((1 + level) / 2, degrees), rel=1e-9)
+            assert sweeps.t_quantile(degrees, level) == pytest.approx(
+                stats.t.ppf((1 + level) / 2, degrees), rel=1e-9
+            )
 
 
 def test_t_quantile_has_the_printed_tables_values():
@@ -132,41 +189,76 @@ def test_shared_values_are_made_once_and_the_oldest_leaves():
 
 def test_records_pages_and_plot(swept):
     folder, records = swept
-    assert [(record["value"], record["seed"]) for record in records] == [("1", 0), ("3", 0), ("1", 1), ("3", 1)]
+    assert [(record["value"], record["seed"]) for record in records] == [
+        ("1", 0),
+        ("3", 0),
+        ("1", 1),
+        ("3", 1),
+    ]
     with open(folder / "results/sweeps/scale.csv") as file:
         lines = list(csv.DictReader(file))
     assert [[line[name] for name in ("value", "top1_last", "run")] for line in lines] == [
-        [record["value"], str(record["top1_last"]), record["run"]] for record in records]
+        [record["value"], str(record["top1_last"]), record["run"]] for record in records
+    ]
     for record in records:
         result = json.loads((folder / record["run"] / "result.json").read_text())
         assert (result["top1_last"], result["agreement"], result["seed"], result["val_split"]) == (
-            record["top1_last"], record["agreement"], record["seed"], "holdout")
+            record["top1_last"],
+            record["agreement"],
+            record["seed"],
+            "holdout",
+        )
         assert record["image_steps"] == result["image_steps"] == 40
-        figures = json.loads((folder / result["source"] / "fidelity_fashion_mnist_resnet8.json").read_text())
-        assert (record["label_top1"], record["entropy"]) == (figures["label_top1"], figures["entropy"])
+        figures = json.loads(
+            (folder / result["source"] / "fidelity_fashion_mnist_resnet8.json").read_text()
+        )
+        assert (record["label_top1"], record["entropy"]) == (
+            figures["label_top1"],
+            figures["entropy"],
+        )
         assert record["frechet"] is None  # 20 images are too few
     text = (folder / "results/sweeps/scale.md").read_text()
-    base, other = ([record["top1_last"] for record in records if record["value"] == value] for value in ("1", "3"))
+    base, other = (
+        [record["top1_last"] for record in records if record["value"] == value]
+        for value in ("1", "3")
+    )
     differences = [b - a for a, b in zip(base, other, strict=True)]
-    mean, half = statistics.mean(differences), 12.7062047 * statistics.stdev(differences) / math.sqrt(2)
-    row, = [line for line in text.splitlines() if line.startswith("| 3 |")]
-    assert row.strip("| ").split(" | ")[2:4] == [f"{statistics.mean(other):.2f} ± {statistics.stdev(other):.2f}",
-                                                 f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"]
+    mean, half = (
+        statistics.mean(differences),
+        12.7062047 * statistics.stdev(differences) / math.sqrt(2),
+    )
+    (row,) = [line for line in text.splitlines() if line.startswith("| 3 |")]
+    assert row.strip("| ").split(" | ")[2:4] == [
+        f"{statistics.mean(other):.2f} ± {statistics.stdev(other):.2f}",
+        f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]",
+    ]
     assert "`--num_sampling_steps 2`" in text and "(scale.png)" in text
     assert (folder / "results/sweeps/scale.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_seed_pairs_the_values(swept, begun, monkeypatch):
-    """Equal seeds: the same noise, and the same student before the first step; other seeds differ in both."""
+    """Equal seeds: the same noise, and the same student before the first step; other seeds differ
+    in both.
+    """
     folder, records = swept
     monkeypatch.chdir(folder)
     for tensors in begun.values():
         first, second, other_seed, last = tensors
-        assert torch.equal(first, second) and torch.equal(other_seed, last) and not torch.equal(first, last)
-    configs = {(record["value"], record["seed"]): json.loads((Path(record["run"]) / "config.json").read_text())
-               for record in records}
+        assert (
+            torch.equal(first, second)
+            and torch.equal(other_seed, last)
+            and not torch.equal(first, last)
+        )
+    configs = {
+        (record["value"], record["seed"]): json.loads(
+            (Path(record["run"]) / "config.json").read_text()
+        )
+        for record in records
+    }
     for (value, seed), config in configs.items():
-        settings = json.loads((Path(config["flags"]["train_data"]) / "manifest.json").read_text())["settings"]
+        settings = json.loads((Path(config["flags"]["train_data"]) / "manifest.json").read_text())[
+            "settings"
+        ]
         assert settings["seed"] == config["flags"]["seed"] == seed
         assert settings["cfg_scale"] == float(value)
     one, other = (configs["1", 0]["flags"], configs["3", 0]["flags"])
@@ -184,7 +276,9 @@ def test_finished_cells_are_read(swept, argv, calls, monkeypatch, capsys):
 
 
 def test_another_sweep_shares_images_and_cells(swept, argv, calls, monkeypatch):
-    """The temperature's baseline is the scale's; its other cells take those images, and the teacher is asked once."""
+    """The temperature's baseline is the scale's; its other cells take those images, and the teacher
+    is asked once.
+    """
     folder, records = swept
     monkeypatch.chdir(folder)
     evaluated, own = [], loops.evaluate_classifier
@@ -196,19 +290,25 @@ def test_another_sweep_shares_images_and_cells(swept, argv, calls, monkeypatch):
     monkeypatch.setattr(loops, "evaluate_classifier", evaluate)
     loaded, load = [], real.load_validation
     monkeypatch.setattr(real, "load_validation", lambda options: loaded.append(1) or load(options))
-    warm = run_sweep.main(["--sweep", "temperature", "--values", "4,1", "--out", "other", *argv[4:]])
+    warm = run_sweep.main(
+        ["--sweep", "temperature", "--values", "4,1", "--out", "other", *argv[4:]]
+    )
     assert calls[synthesize_dit] == [] and len(calls[train_student]) == 2
     assert evaluated.count(True) == 1 and evaluated.count(False) == 4 and len(loaded) == 1
     assert [record["run"] for record in warm if record["value"] == "4"] == [
-        record["run"] for record in records if record["value"] == "1"]
+        record["run"] for record in records if record["value"] == "1"
+    ]
     # What is shared changes nothing: the second of these cells alone is the same.
     alone = next(line for line in calls[train_student] if line[line.index("--seed") + 1] == "1")
     result = train_student.main([*alone, "--experiments_name", "alone"])
     shared = next(record for record in warm if (record["value"], record["seed"]) == ("1", 1))
     assert {name: result[name] for name in ("top1_last", "top1_best", "agreement")} == {
-        name: shared[name] for name in ("top1_last", "top1_best", "agreement")}
-    states = [checkpoints.load(Path(place) / "resnet8_latest.pth")["model"]
-              for place in (shared["run"], "save/student_model/sweeps/alone")]
+        name: shared[name] for name in ("top1_last", "top1_best", "agreement")
+    }
+    states = [
+        checkpoints.load(Path(place) / "resnet8_latest.pth")["model"]
+        for place in (shared["run"], "save/student_model/sweeps/alone")
+    ]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
@@ -229,17 +329,27 @@ def test_a_stopped_sweep_goes_on(swept, argv, calls, tmp_path, monkeypatch, caps
     assert len(calls[synthesize_dit]) == 3 and len(calls[train_student]) == 2
     out = capsys.readouterr().out
     assert "to do: 4 cells, 160 image-steps, 80 images to sample (240 network evaluations)" in out
-    assert out.count("cells an hour; ") == 2 and "cells an hour; 3 left, about " in out and " of sampling" in out
+    assert (
+        out.count("cells an hour; ") == 2
+        and "cells an hour; 3 left, about " in out
+        and " of sampling" in out
+    )
     again = run_sweep.main(argv)
     assert len(calls[synthesize_dit]) == 4 and len(calls[train_student]) == 4
-    assert "2 are finished\nto do: 2 cells, 80 image-steps, 20 images to sample (80 network" in capsys.readouterr().out
+    assert (
+        "2 are finished\nto do: 2 cells, 80 image-steps, 20 images to sample (80 network"
+        in capsys.readouterr().out
+    )
     figures = ("label_top1", "entropy")  # not asked for here
     assert timeless(again) == timeless([record | dict.fromkeys(figures) for record in records])
     # A damaged result is named and made again from the checkpoint; one line is its only trace.
     path = Path(again[0]["run"]) / "result.json"
     path.write_text('{"schema": 1, "top1_last": ')
     assert timeless(run_sweep.main(argv)) == timeless(again)
-    assert str(path) in capsys.readouterr().err and json.loads(path.read_text())["top1_last"] == again[0]["top1_last"]
+    assert (
+        str(path) in capsys.readouterr().err
+        and json.loads(path.read_text())["top1_last"] == again[0]["top1_last"]
+    )
     Path(again[1]["run"], "result.json").write_text('{"schema": 99}')
     assert timeless(run_sweep.main(argv)) == timeless(again)
     assert "of schema 99" in capsys.readouterr().err
@@ -248,7 +358,9 @@ def test_a_stopped_sweep_goes_on(swept, argv, calls, tmp_path, monkeypatch, caps
 def test_damaged_figures_are_left_out(swept, argv, monkeypatch, capsys):
     folder, records = swept
     monkeypatch.chdir(folder)
-    path = Path("syn_dataset/sweep_DiT-6x160-2_ddim_s1_T2_seed0/fidelity_fashion_mnist_resnet8.json")
+    path = Path(
+        "syn_dataset/sweep_DiT-6x160-2_ddim_s1_T2_seed0/fidelity_fashion_mnist_resnet8.json"
+    )
     whole = path.read_text()
     for text in ("{", "[]", '{"images": 20}', '{"images": 20, "teacher": {"sha256": 3}}'):
         path.write_text(text)
@@ -257,32 +369,51 @@ def test_damaged_figures_are_left_out(swept, argv, monkeypatch, capsys):
     path.write_text(whole)
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--sweep", "colour"], ["--sweep", "'colour'", "temperature"]),
-    (["--sweep", "epochs", "--seeds", ","], ["--seeds", "none"]),
-    (["--sweep", "epochs", "--seeds", "1,1"], ["--seeds", "twice"]),
-    (["--sweep", "epochs", "--seeds", "0,-1"], ["value 5", "-1 is negative"]),
-    (["--sweep", "epochs", "--values", " ,"], ["--values", "none"]),
-    (["--sweep", "epochs", "--values", "2,0"], ["value 0", "--epochs", "positive"]),
-    (["--sweep", "epochs", "--values", "2,3", "--baseline", "4"], ["--baseline 4", "2, 3"]),
-    (["--sweep", "epochs", "--epochs", "3"], ["--epochs", "varies", "--values"]),
-    (["--sweep", "augmentation", "--values", "none,blur"], ["value blur", "use_aug"]),
-    (["--sweep", "fidelity", "--values", "2"], ["value 2", "1 parts for 2 flags", "colons"]),
-    (["--sweep", "labels", "--values", "0:0"], ["value 0:0", "-a and -r are both 0"]),
-    (["--sweep", "source", "--values", "generated,photographs"], ["value photographs", "`generated` or `real`"]),
-    (["--sweep", "steps", "--values", "10,2000"], ["value 2000", "above 1000"]),
-    (["--sweep", "teacher", "--values", "none/there.pth"], ["none/there.pth", "not found"]),
-    (["--sweep", "epochs", "--path_t", "gone.pth"], ["gone.pth", "not found", "--path-t"]),
-    (["--sweep", "epochs", "--data_root", "empty"], ["Fashion-MNIST", "empty", "python -m dataset.fashion_mnist"]),
-])  # fmt: skip
-def test_wrong_input_is_refused_before_any_work(flags, words, argv, calls, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--sweep", "colour"], ["--sweep", "'colour'", "temperature"]),
+        (["--sweep", "epochs", "--seeds", ","], ["--seeds", "none"]),
+        (["--sweep", "epochs", "--seeds", "1,1"], ["--seeds", "twice"]),
+        (["--sweep", "epochs", "--seeds", "0,-1"], ["value 5", "-1 is negative"]),
+        (["--sweep", "epochs", "--values", " ,"], ["--values", "none"]),
+        (["--sweep", "epochs", "--values", "2,0"], ["value 0", "--epochs", "positive"]),
+        (["--sweep", "epochs", "--values", "2,3", "--baseline", "4"], ["--baseline 4", "2, 3"]),
+        (["--sweep", "epochs", "--epochs", "3"], ["--epochs", "varies", "--values"]),
+        (["--sweep", "augmentation", "--values", "none,blur"], ["value blur", "use_aug"]),
+        (["--sweep", "fidelity", "--values", "2"], ["value 2", "1 parts for 2 flags", "colons"]),
+        (["--sweep", "labels", "--values", "0:0"], ["value 0:0", "-a and -r are both 0"]),
+        (
+            ["--sweep", "source", "--values", "generated,photographs"],
+            ["value photographs", "`generated` or `real`"],
+        ),
+        (["--sweep", "steps", "--values", "10,2000"], ["value 2000", "above 1000"]),
+        (["--sweep", "teacher", "--values", "none/there.pth"], ["none/there.pth", "not found"]),
+        (["--sweep", "epochs", "--path_t", "gone.pth"], ["gone.pth", "not found", "--path-t"]),
+        (
+            ["--sweep", "epochs", "--data_root", "empty"],
+            ["Fashion-MNIST", "empty", "python -m tools.fashion_mnist"],
+        ),
+    ],
+)
+def test_wrong_input_is_refused_before_any_work(
+    flags, words, argv, calls, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     given = {name: argv[argv.index(name) + 1] for name in ("--path_t", "--model", "--data_root")}
-    rest = [word for name, value in given.items() if name not in flags and (name, flags[1]) != ("--path_t", "teacher")
-            for word in (name, value)]
+    rest = [
+        word
+        for name, value in given.items()
+        if name not in flags and (name, flags[1]) != ("--path_t", "teacher")
+        for word in (name, value)
+    ]
     assert run(run_sweep.main, [*flags, *rest]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") <= 2 and all(word in error for word in words)
+    assert (
+        error.startswith("error: ")
+        and error.count("\n") <= 2
+        and all(word in error for word in words)
+    )
     assert calls == {synthesize_dit: [], train_student: []} and not list(tmp_path.iterdir())
 
 
@@ -300,23 +431,29 @@ def test_a_smaller_amount_takes_the_images_of_the_larger(argv, calls, tmp_path, 
     """A sweep of the amount samples the largest of a seed, once."""
     monkeypatch.chdir(tmp_path)
     at = argv.index("--data_amount")
-    rest = [*argv[6:at], *argv[at + 2:]]
+    rest = [*argv[6:at], *argv[at + 2 :]]
     records = run_sweep.main(["--sweep", "images", "--values", "10,20", "--seeds", "3", *rest])
     assert [line[line.index("--data_amount") + 1] for line in calls[synthesize_dit]] == ["20"]
     assert [record["images"] for record in records] == [10, 20]
 
 
 def test_another_generators_images_are_not_taken(swept, argv, calls, tmp_path, monkeypatch, capsys):
-    """Other weights under the same name: the cells are other ones, and the images there are refused."""
+    """Other weights under the same name: the cells are other ones, and the images there are
+    refused.
+    """
     folder, _ = swept
     shutil.copytree(folder / "syn_dataset", tmp_path / "syn_dataset")
-    shutil.copytree(WEIGHTS / "DiT-6x160-2", tmp_path / "DiT-6x160-2", ignore=shutil.ignore_patterns("train_*"))
+    shutil.copytree(
+        WEIGHTS / "DiT-6x160-2", tmp_path / "DiT-6x160-2", ignore=shutil.ignore_patterns("train_*")
+    )
     monkeypatch.chdir(tmp_path)
     path = Path("DiT-6x160-2/vae/diffusion_pytorch_model.safetensors")
     state = safetensors.torch.load_file(path)
     safetensors.torch.save_file({name: value * 0.5 for name, value in state.items()}, path)
     assert run(run_sweep.main, [*argv, "--model", "DiT-6x160-2"]) == 2
-    assert "sweep_DiT-6x160-2_ddim_s1_T2_seed0" in capsys.readouterr().err and not calls[train_student]
+    assert (
+        "sweep_DiT-6x160-2_ddim_s1_T2_seed0" in capsys.readouterr().err and not calls[train_student]
+    )
 
 
 # Other runs' plots, and the scripts
@@ -333,30 +470,58 @@ def test_plot_of_any_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for scale in "24":
         Path(f"s{scale}").mkdir()
-        Path(f"s{scale}/fidelity_imagenet_ResNet18.json").write_text(json.dumps(
-            {"images": 9, "teacher": {"sha256": ""}, "frechet": 3.0 * int(scale), "label_top1": 90.0, "entropy": 0.1,
-             "precision": None, "recall": None}))
-    pairs = [f"{scale}:100=" + add_run(f"{scale}-{seed}", seed=seed, dataset="imagenet", teacher="ResNet18",
-                                       source=f"s{scale}", top1_last=60.0 + seed - scale)
-             for scale in (2, 4) for seed in (0, 1)]
-    records = sweeps.main(["results/fidelity", "s : T", *pairs])
+        Path(f"s{scale}/fidelity_imagenet_ResNet18.json").write_text(
+            json.dumps(
+                {
+                    "images": 9,
+                    "teacher": {"sha256": ""},
+                    "frechet": 3.0 * int(scale),
+                    "label_top1": 90.0,
+                    "entropy": 0.1,
+                    "precision": None,
+                    "recall": None,
+                }
+            )
+        )
+    pairs = [
+        f"{scale}:100="
+        + add_run(
+            f"{scale}-{seed}",
+            seed=seed,
+            dataset="imagenet",
+            teacher="ResNet18",
+            source=f"s{scale}",
+            top1_last=60.0 + seed - scale,
+        )
+        for scale in (2, 4)
+        for seed in (0, 1)
+    ]
+    records = sweeps_tool.main(["results/fidelity", "s : T", *pairs])
     assert [record["frechet"] for record in records] == [6.0, 6.0, 12.0, 12.0]
-    assert "| 4:100 | 2 | 56.50 ± 0.71 | -2.00 [-2.00, -2.00] |" in Path("results/fidelity.md").read_text()
-    assert {path.name for path in Path("results").iterdir()} == {f"fidelity.{end}" for end in ("csv", "md", "png")}
+    assert (
+        "| 4:100 | 2 | 56.50 ± 0.71 | -2.00 [-2.00, -2.00] |"
+        in Path("results/fidelity.md").read_text()
+    )
+    assert {path.name for path in Path("results").iterdir()} == {
+        f"fidelity.{end}" for end in ("csv", "md", "png")
+    }
     assert "| s : T |" in Path("results/fidelity.md").read_text()
-    sweeps.main(["results/fidelity", "fidelity", *pairs])
+    sweeps_tool.main(["results/fidelity", "fidelity", *pairs])
     assert "| guidance scale s : sampling steps T |" in Path("results/fidelity.md").read_text()
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = add_run("a"), add_run("b", val_split="test", seed=1)
-    for arguments, words in ((["out", "s"], "usage"), (["out", "s", first], "usage"),
-                             (["out", "s", f"1={first}", f"1={first}"], "already"),
-                             (["out", "s", f"1={first}", f"2={second}"], "different images"),
-                             (["out", "s", "1=save/none"], "save/none")):
+    for arguments, words in (
+        (["out", "s"], "usage"),
+        (["out", "s", first], "usage"),
+        (["out", "s", f"1={first}", f"1={first}"], "already"),
+        (["out", "s", f"1={first}", f"2={second}"], "different images"),
+        (["out", "s", "1=save/none"], "save/none"),
+    ):
         with pytest.raises(UserError, match=words):
-            sweeps.main(arguments)
+            sweeps_tool.main(arguments)
     assert not Path("out.csv").exists()
 
 
@@ -364,38 +529,66 @@ SCRIPTS = {  # script: sweep: of the first and the last value, s, T and images a
     "sweep_imagenet.sh": {
         "fidelity": [((2, 100, 200), None), ((4, 250, 200), None)],
         "images": [(None, {"data_amount": 200_000}), ((2, 100, 1280), {"data_amount": 1_280_000})],
-        "epochs": [(None, {"epochs": 100, "lr_decay_epochs": [30, 60, 90]}),
-                   (None, {"epochs": 200, "lr_decay_epochs": [60, 120, 180]})],
-        "teacher": [(None, {"path_t": "save/models/ResNet18/resnet18.pth"}),
-                    (None, {"path_t": "save/models/ResNet50/resnet50.pth"})],
+        "epochs": [
+            (None, {"epochs": 100, "lr_decay_epochs": [30, 60, 90]}),
+            (None, {"epochs": 200, "lr_decay_epochs": [60, 120, 180]}),
+        ],
+        "teacher": [
+            (None, {"path_t": "save/models/ResNet18/resnet18.pth"}),
+            (None, {"path_t": "save/models/ResNet50/resnet50.pth"}),
+        ],
         "labels": [(None, {"alpha": 1, "gamma": 0}), (None, {"alpha": 0, "gamma": 1})],
-        "source": [(None, {"kd_T": 10}), ("real", {"train_data": "real", "data_amount": 200_000})]},
+        "source": [(None, {"kd_T": 10}), ("real", {"train_data": "real", "data_amount": 200_000})],
+    },
     "sweep_cifar100.sh": {
         "fidelity": [((2, 100, 50), None), ((4, 250, 50), None)],
-        "epochs": [(None, {"epochs": 240, "lr_decay_epochs": [150, 180, 210], "kd_T": 4}), (None, {"epochs": 480})],
+        "epochs": [
+            (None, {"epochs": 240, "lr_decay_epochs": [150, 180, 210], "kd_T": 4}),
+            (None, {"epochs": 480}),
+        ],
         "temperature": [(None, {"kd_T": 4}), (None, {"kd_T": 20})],
         "augmentation": [(None, {"use_aug": "none"}), (None, {"use_aug": "cutmix"})],
-        "source": [(None, {"ignore_labels": True}), ("real", {"train_data": "real", "data_amount": 50_000})]},
-}  # fmt: skip
+        "source": [
+            (None, {"ignore_labels": True}),
+            ("real", {"train_data": "real", "data_amount": 50_000}),
+        ],
+    },
+}
 
 
-@pytest.mark.parametrize("script, sweep", [(script, sweep) for script, found in SCRIPTS.items() for sweep in found])
+@pytest.mark.parametrize(
+    "script, sweep", [(script, sweep) for script, found in SCRIPTS.items() for sweep in found]
+)
 def test_scripts_set_what_they_vary(script, sweep, tmp_path):
-    """The first and the last value, with two seeds: images, student, and the plot that is made of the runs."""
+    """The first and the last value, with two seeds: images, student, and the plot that is made of
+    the runs.
+    """
     commands = recorded(script, tmp_path, SWEEP=sweep, SEEDS="0 1")
     plot = commands.pop()
-    assert plot[:3] == ["-m", "helper.sweeps", f"results/sweeps/{script[6:-3]}_{sweep}"] and plot[3] in sweeps.LABELS
+    assert (
+        plot[:3] == ["-m", "tools.sweeps", f"results/sweeps/{script[6:-3]}_{sweep}"]
+        and plot[3] in sweeps.LABELS
+    )
     sampled = [options_of(command) for command in commands if "synthesize_dit.py" in command]
     trained = [options_of(command) for command in commands if "train_student.py" in command]
     assert [part.partition("=")[2] for part in plot[4:]] == [
-        f"save/student_model/{one.experiments_dir}/{one.experiments_name}" for one in trained]
+        f"save/student_model/{one.experiments_dir}/{one.experiments_name}" for one in trained
+    ]
     count = len(trained) // 2
     assert count >= 2 and len({one.experiments_name + one.path_t for one in trained}) == 2 * count
-    assert [one.seed for one in trained] == [0] * count + [1] * count and all(one.table == "sweeps" for one in trained)
-    for student, (images, settings) in zip((trained[0], trained[count - 1]), SCRIPTS[script][sweep], strict=True):
+    assert [one.seed for one in trained] == [0] * count + [1] * count and all(
+        one.table == "sweeps" for one in trained
+    )
+    for student, (images, settings) in zip(
+        (trained[0], trained[count - 1]), SCRIPTS[script][sweep], strict=True
+    ):
         for name, value in (settings or {}).items():
             assert getattr(student, name) == value, name
         made = [one for one in sampled if str(one.save_dir) == student.train_data]
         assert bool(made) == (images != "real")
         if isinstance(images, tuple):
-            assert (made[-1].cfg_scale, made[-1].num_sampling_steps, made[-1].images_per_class) == images
+            assert (
+                made[-1].cfg_scale,
+                made[-1].num_sampling_steps,
+                made[-1].images_per_class,
+            ) == images

@@ -1,4 +1,6 @@
-"""The samplers against the official formulas (reference_dit.py); noise, guidance, rounding, the shared embedder."""
+"""The samplers against the official formulas (reference_dit.py); noise, guidance, rounding, the
+shared embedder.
+"""
 
 import shutil
 from pathlib import Path
@@ -8,21 +10,29 @@ import pytest
 import torch
 from reference_dit import CHAINS, guided, official_names, time_features
 
+from dataset.image_writer import to_pixels
+from diffusion.pipeline import Denoiser, load_pipeline, use_official_embedding
+from diffusion.sampler import Sampler, batch_noise, check_steps, ddpm_step, guided_output
 from helper.cost import forward_operations
-from helper.diffusion import Sampler, batch_noise, check_steps, ddpm_step, guided_output, to_pixels
 from helper.errors import UserError
-from models.dit import Denoiser, load_pipeline, use_official_embedding
 
 SHAPE = (4, 8, 8)
 ITEMS = [(0, 0), (2, 0), (1, 5)]
-SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+}
 
 
 def plain_transformer(folder, official=True):
     """The transformer of a pipeline folder as diffusers loads it."""
     from diffusers import DiTTransformer2DModel
 
-    transformer = DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer", low_cpu_mem_usage=False).eval()
+    transformer = DiTTransformer2DModel.from_pretrained(
+        folder, subfolder="transformer", low_cpu_mem_usage=False
+    ).eval()
     if official:
         use_official_embedding(transformer)
     return transformer.requires_grad_(False)
@@ -30,7 +40,9 @@ def plain_transformer(folder, official=True):
 
 @pytest.fixture(scope="module")
 def shared_folder(tiny_pipeline, tmp_path_factory):
-    """The tiny pipeline with the first block's embedder in every block, as official weights have it."""
+    """The tiny pipeline with the first block's embedder in every block, as official weights have
+    it.
+    """
     folder = Path(shutil.copytree(tiny_pipeline, tmp_path_factory.mktemp("shared") / "tiny"))
     transformer = plain_transformer(folder)
     first, *others = [block.norm1.emb for block in transformer.transformer_blocks]
@@ -56,14 +68,22 @@ def test_chain_follows_the_official_formulas(shared_folder, pipeline, name, scal
     expected = CHAINS[name](guided(weights, 2, labels, scale), noise, steps=10)
     assert ((ours - expected).norm() / expected.norm()).item() < 1e-4
     other = CHAINS[name](guided(weights, 2, labels.flip(0), scale), noise, steps=10)
-    assert ((ours - other).norm() / expected.norm()).item() > 1e-2  # the class matters: the test can fail
+    assert (
+        (ours - other).norm() / expected.norm()
+    ).item() > 1e-2  # the class matters: the test can fail
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_embedding_once_a_pass_is_exact(tiny_pipeline, shared_folder, precision):
-    """To the bit what diffusers computes, whether the blocks hold one embedder or, trained otherwise, several."""
+    """To the bit what diffusers computes, whether the blocks hold one embedder or, trained
+    otherwise, several.
+    """
     torch.manual_seed(0)
-    x, t, labels = torch.randn(5, *SHAPE), torch.tensor([0, 3, 500, 500, 999]), torch.tensor([3, 0, 1, 2, 3])
+    x, t, labels = (
+        torch.randn(5, *SHAPE),
+        torch.tensor([0, 3, 500, 500, 999]),
+        torch.tensor([3, 0, 1, 2, 3]),
+    )
     products = {}
     for folder in (shared_folder, tiny_pipeline):
         denoiser = Denoiser(plain_transformer(folder))
@@ -71,7 +91,9 @@ def test_embedding_once_a_pass_is_exact(tiny_pipeline, shared_folder, precision)
             expected = plain_transformer(folder)(x, timestep=t, class_labels=labels).sample
             assert torch.equal(denoiser(x, t, labels), expected)
         products[folder] = forward_operations(denoiser, x, t, labels)
-    embedding = 2 * 5 * (256 * 24 + 24 * 24)  # FLOP of the time's two layers; computed for two blocks and the output
+    embedding = (
+        2 * 5 * (256 * 24 + 24 * 24)
+    )  # FLOP of the time's two layers; computed for two blocks and the output
     assert products[tiny_pipeline] - products[shared_folder] == 2 * embedding
 
 
@@ -81,12 +103,16 @@ def test_time_embedding_frequencies(tiny_pipeline, pipeline):
     torch.testing.assert_close(
         official.double(), torch.stack([time_features(int(step)) for step in t]), atol=1e-4, rtol=0
     )
-    blocks = [load_pipeline(tiny_pipeline, kind).denoiser.transformer.transformer_blocks[1]
-              for kind in ("official", "diffusers")]  # fmt: skip
+    blocks = [
+        load_pipeline(tiny_pipeline, kind).denoiser.transformer.transformer_blocks[1]
+        for kind in ("official", "diffusers")
+    ]
     assert [block.norm3.eps for block in blocks] == [1e-6, 1e-5]
     as_built = blocks[1].norm1.emb.time_proj(t)
     angles = t.double()[:, None] * 10000 ** (-torch.arange(128, dtype=torch.float64) / 127)
-    torch.testing.assert_close(as_built.double(), torch.cat([angles.cos(), angles.sin()], 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        as_built.double(), torch.cat([angles.cos(), angles.sin()], 1), atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("steps", [4, 25, 1000])
@@ -94,7 +120,9 @@ def test_ddpm_step_is_that_of_diffusers(monkeypatch, steps):
     from diffusers import DDPMScheduler
     from diffusers.schedulers import scheduling_ddpm
 
-    scheduler = DDPMScheduler(variance_type="learned_range", timestep_spacing="linspace", clip_sample=False)
+    scheduler = DDPMScheduler(
+        variance_type="learned_range", timestep_spacing="linspace", clip_sample=False
+    )
     scheduler.set_timesteps(steps)
     torch.manual_seed(0)
     output, x, noise = torch.randn(2, 8, 8, 8), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
@@ -111,11 +139,15 @@ def test_dpmsolver_is_that_of_diffusers_on_the_guided_noise(pipeline):
     sampler = Sampler("dpmsolver++", 6, SCHEDULE)
     noise = batch_noise(7, ITEMS, SHAPE, sampler.noise_steps)
     labels = torch.tensor([label for label, _ in ITEMS])
-    scheduler = DPMSolverMultistepScheduler(beta_start=1e-4, beta_end=0.02, timestep_spacing="linspace")
+    scheduler = DPMSolverMultistepScheduler(
+        beta_start=1e-4, beta_end=0.02, timestep_spacing="linspace"
+    )
     scheduler.set_timesteps(6)
     x = noise[0]
     for t in scheduler.timesteps:
-        conditional, null = (pipeline.predict(x, t.expand(3), y)[:, :4] for y in (labels, torch.full_like(labels, 3)))
+        conditional, null = (
+            pipeline.predict(x, t.expand(3), y)[:, :4] for y in (labels, torch.full_like(labels, 3))
+        )
         x = scheduler.step(null + 2 * (conditional - null), t, x).prev_sample
     for _ in range(2):  # a second batch starts without the first one's history
         ours = sampler.sample(pipeline.predict, noise, labels, 3, 2.0, cfg_channels=4)
@@ -135,7 +167,9 @@ def label_network(calls):
 
 def test_guidance_leaves_other_channels_and_the_variance_to_the_conditional_branch():
     x, labels, calls = torch.zeros(2, *SHAPE), torch.tensor([1, 2]), []
-    output = guided_output(label_network(calls), x, torch.tensor(5), labels, torch.tensor([10, 10]), 2.0, 3)
+    output = guided_output(
+        label_network(calls), x, torch.tensor(5), labels, torch.tensor([10, 10]), 2.0, 3
+    )
     assert calls == [4]
     assert output[:, :, 0, 0].tolist() == [[-8.0] * 3 + [1.0] * 5, [-6.0] * 3 + [2.0] * 5]
 
@@ -180,7 +214,8 @@ def test_pixels_are_rounded_half_up_and_clamped():
     values = torch.tensor([-3.0, -1.0, 0.0, 2 * 100.49 / 255 - 1, 2 * 100.51 / 255 - 1, 1.0, 3.0])
     images = values.view(1, 1, 1, 7).expand(1, 3, 1, 7)
     assert to_pixels(images)[0, 0, :, 1].tolist() == [0, 0, 128, 100, 101, 255, 255]
-    # Grey is the mean of the channels before rounding: 10.4, 10.4 and 11.4 are 10.73, not a mean of 10, 10 and 11.
+    # Grey is the mean of the channels before rounding: 10.4, 10.4 and 11.4 are 10.73, not a mean of
+    # 10, 10 and 11.
     channels = 2 * torch.tensor([10.4, 10.4, 11.4]).view(1, 3, 1, 1) / 255 - 1
     assert to_pixels(channels, grey=True).tolist() == [[[11]]]
 

@@ -1,4 +1,6 @@
-"""The small commands beside the scripts: comparing folders, fetching teachers, the device's rates, old runs resumed."""
+"""The small commands beside the scripts: comparing folders, fetching teachers, the device's rates,
+old runs resumed.
+"""
 
 import sys
 
@@ -7,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-import models
 import train_teacher
 from benchmarks import device
-from dataset import compare, contact_sheet, digits
 from helper import checkpoints
 from helper.errors import UserError
-from models import create_model, fetch
+from models import architectures
+from models.architectures import create_model
+from tools import compare, contact_sheet, digits, fetch_weights
 
 
 def write_folder(folder, images):
@@ -28,7 +30,10 @@ def test_compare_counts_levels(tmp_path, capsys):
     others = images.copy()
     others[0, :5, :, 0] += 1  # 50 of 600 values
     others[1, 0, 0, 0] += 40  # one more
-    one, other = write_folder(tmp_path / "one", images), write_folder(tmp_path / "other", [*others, images[0]])
+    one, other = (
+        write_folder(tmp_path / "one", images),
+        write_folder(tmp_path / "other", [*others, images[0]]),
+    )
     counts = compare.differences(one, other)
     assert (counts.sum(), counts[0], counts[1], counts[40]) == (600, 549, 50, 1)
     assert compare.main([one, other])[1] == 50 / 600
@@ -43,16 +48,25 @@ def test_sets_side_by_side(tmp_path):
         (tmp_path / f"classes/{label:04d}").mkdir(parents=True)
         for index in range(3):
             Image.fromarray(np.full((32, 32), 20 * label + index, np.uint8)).save(
-                tmp_path / f"classes/{label:04d}/{index:05d}.png")
+                tmp_path / f"classes/{label:04d}/{index:05d}.png"
+            )
     shades = np.repeat(np.arange(100, dtype=np.uint8)[:, None, None], 32, 1).repeat(32, 2)
     flat = write_folder(tmp_path / "flat", shades)
-    sheet = contact_sheet.main([str(tmp_path / "sheet.png"), f"by class={tmp_path / 'classes'}", f"patches={flat}"])
+    sheet = contact_sheet.main(
+        [str(tmp_path / "sheet.png"), f"by class={tmp_path / 'classes'}", f"patches={flat}"]
+    )
     with Image.open(sheet) as image:
         pixels = np.asarray(image.convert("L"))
-    rows = [pixels[2 + 33 + number * 66][pixels.shape[1] - 660:].reshape(10, 66)[:, 10] for number in range(2)]
+    rows = [
+        pixels[2 + 33 + number * 66][pixels.shape[1] - 660 :].reshape(10, 66)[:, 10]
+        for number in range(2)
+    ]
     assert rows[0].tolist() == [20 * label for label in range(10)]
     assert rows[1].tolist() == list(range(0, 100, 10))
-    for wrong, message in ((["x.png", "name"], "each as NAME=FOLDER"), (["x.png", f"a={tmp_path / 'none'}"], "holds 0")):
+    for wrong, message in (
+        (["x.png", "name"], "each as NAME=FOLDER"),
+        (["x.png", f"a={tmp_path / 'none'}"], "holds 0"),
+    ):
         with pytest.raises(UserError, match=message):
             contact_sheet.main(wrong)
 
@@ -72,7 +86,9 @@ def test_digits_are_those_of_scikit_learn(tmp_path, capsys):
 
 def test_digits_without_scikit_learn(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match="come with scikit-learn, which is not installed: pip install scikit-learn"):
+    with pytest.raises(
+        UserError, match="come with scikit-learn, which is not installed: pip install scikit-learn"
+    ):
         digits.main([str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
 
@@ -88,15 +104,17 @@ def test_compare_refuses_what_has_no_pairs(tmp_path):
 
 def test_fetched_teachers_lie_where_path_t_finds_them(tmp_path, monkeypatch):
     published = create_model("ResNet18", 1000).state_dict()
-    monkeypatch.setattr(models, "_download", lambda name, fetch: published)
-    path = fetch.main(["ResNet18", "--root", str(tmp_path)])
+    monkeypatch.setattr(architectures, "_download", lambda name, fetch: published)
+    path = fetch_weights.main(["ResNet18", "--root", str(tmp_path)])
     assert path == tmp_path / "ResNet18/resnet18.pth"
     fetched = create_model("ResNet18", 1000, checkpoint=path).state_dict()
     assert all(torch.equal(value, published[key]) for key, value in fetched.items())
-    monkeypatch.setattr(models, "_download", None)  # it is there: nothing is asked of the network
-    assert fetch.main(["ResNet18", "--root", str(tmp_path)]) == path
+    monkeypatch.setattr(
+        architectures, "_download", None
+    )  # it is there: nothing is asked of the network
+    assert fetch_weights.main(["ResNet18", "--root", str(tmp_path)]) == path
     with pytest.raises(UserError, match="invalid choice"):
-        fetch.main(["resnet20"])
+        fetch_weights.main(["resnet20"])
 
 
 def test_device_prints_a_rate(capsys):
@@ -106,8 +124,20 @@ def test_device_prints_a_rate(capsys):
 
 
 def test_a_run_of_before_a_flag_existed_goes_on_without_it(tiny_fashion_mnist, tmp_path):
-    argv = ["--dataset", "fashion_mnist", "--data_root", str(tiny_fashion_mnist), "--model", "resnet8", "--epochs", "1",
-            "--save_dir", str(tmp_path), "--device", "cpu"]
+    argv = [
+        "--dataset",
+        "fashion_mnist",
+        "--data_root",
+        str(tiny_fashion_mnist),
+        "--model",
+        "resnet8",
+        "--epochs",
+        "1",
+        "--save_dir",
+        str(tmp_path),
+        "--device",
+        "cpu",
+    ]
     result = train_teacher.main(argv)
     latest = tmp_path / "resnet8_latest.pth"
     state = checkpoints.load(latest)

@@ -1,4 +1,6 @@
-"""synthesize_dit.py as a user meets it: folders, manifests, restarts, growth, damage, full disks, wrong input."""
+"""synthesize_dit.py as a user meets it: folders, manifests, restarts, growth, damage, full disks,
+wrong input.
+"""
 
 import errno
 import json
@@ -21,11 +23,22 @@ from helper.errors import run
 
 ROOT = Path(__file__).parent.parent
 # 24 images in 5 batches, the last one filled up.
-REFERENCE = ["--images_per_class", "8", "--batch_size", "5", "--num-sampling-steps", "6", "--device", "cpu"]
+REFERENCE = [
+    "--images_per_class",
+    "8",
+    "--batch_size",
+    "5",
+    "--num-sampling-steps",
+    "6",
+    "--device",
+    "cpu",
+]
 
 
 def synthesize(pipeline, folder, *flags):
-    return synthesize_dit.main(["--model", str(pipeline), "--save_dir", str(folder), *map(str, flags)])
+    return synthesize_dit.main(
+        ["--model", str(pipeline), "--save_dir", str(folder), *map(str, flags)]
+    )
 
 
 def contents(folder):
@@ -64,38 +77,70 @@ def test_folder_and_manifest(tiny_pipeline, reference, tmp_path, monkeypatch):
             assert np.asarray(image).std() > 10
     assert len(set(contents(reference).values())) == 24
     state = manifest(reference)
-    assert state["complete"] and state["images"] == 24 and state["classes"] == {"0": 8, "1": 8, "2": 8}
+    assert (
+        state["complete"] and state["images"] == 24 and state["classes"] == {"0": 8, "1": 8, "2": 8}
+    )
     assert state["class_names"] == ["bag", "coat", "shoe"]
     assert set(state["versions"]) >= {"torch", "diffusers", "python"}
-    expected = {"generator": "tiny", "sampler": "ddpm", "cfg_scale": 2.0, "num_sampling_steps": 6, "seed": 0,
-                "image_size": 16, "cfg_channels": 4, "time_embedding": "official", "format": "png", "grey": False}
+    expected = {
+        "generator": "tiny",
+        "sampler": "ddpm",
+        "cfg_scale": 2.0,
+        "num_sampling_steps": 6,
+        "seed": 0,
+        "image_size": 16,
+        "cfg_channels": 4,
+        "time_embedding": "official",
+        "format": "png",
+        "grey": False,
+    }
     assert expected.items() <= state["settings"].items()
     with Image.open(reference / "contact_sheet.png") as sheet:
         assert sheet.width > 8 * 34 and sheet.height == 2 + 3 * 34
     monkeypatch.chdir(tmp_path)
-    result = synthesize_dit.main(["--model", str(tiny_pipeline), "--data_amount", "4", "--sampler", "ddim",
-                                  "--num_sampling_steps", "2", "--cfg-scale", "1.5"])
+    result = synthesize_dit.main(
+        [
+            "--model",
+            str(tiny_pipeline),
+            "--data_amount",
+            "4",
+            "--sampler",
+            "ddim",
+            "--num_sampling_steps",
+            "2",
+            "--cfg-scale",
+            "1.5",
+        ]
+    )
     assert result["folder"] == "syn_dataset/tiny_ddim_s1.5_T2_seed0"
     assert manifest(Path(result["folder"]))["classes"] == {"0": 2, "1": 1, "2": 1}
 
 
 def test_complete_set_returns_at_once(tiny_pipeline, copy, capsys, monkeypatch):
-    monkeypatch.setattr("models.dit.load_pipeline", None)
+    monkeypatch.setattr("synthesize_dit.load_pipeline", None)
     before = contents(copy), (copy / "manifest.json").stat().st_mtime_ns
     result = synthesize(tiny_pipeline, copy, *REFERENCE)
     assert (result["made"], result["images"]) == (0, 24)
     assert "is complete: 24 images of 3 classes" in capsys.readouterr().out
-    assert synthesize(tiny_pipeline, copy, *REFERENCE, "--classes", "1")["made"] == 0  # a part of it
+    assert (
+        synthesize(tiny_pipeline, copy, *REFERENCE, "--classes", "1")["made"] == 0
+    )  # a part of it
     assert (contents(copy), (copy / "manifest.json").stat().st_mtime_ns) == before
 
 
 def test_image_depends_on_its_class_and_index_alone(tiny_pipeline, reference, tmp_path):
-    for name, flags in {"batch": ["--batch_size", "7"], "classes": ["--classes", "2,0", "--batch_size", "1"]}.items():
+    for name, flags in {
+        "batch": ["--batch_size", "7"],
+        "classes": ["--classes", "2,0", "--batch_size", "1"],
+    }.items():
         synthesize(tiny_pipeline, tmp_path / name, *REFERENCE, *flags)
         files = list((tmp_path / name).glob("*/*.png"))
         assert len(files) == {"batch": 24, "classes": 16}[name]
         pairs = [(file, reference / file.relative_to(tmp_path / name)) for file in files]
-        ours, theirs = (np.stack([np.asarray(Image.open(pair[i])) for pair in pairs]).astype(int) for i in range(2))
+        ours, theirs = (
+            np.stack([np.asarray(Image.open(pair[i])) for pair in pairs]).astype(int)
+            for i in range(2)
+        )
         assert abs(ours - theirs).max() <= 1 and (ours != theirs).mean() <= 1e-3
     other = synthesize(tiny_pipeline, tmp_path / "seed", *REFERENCE, "--seed", "1")
     assert not set(contents(Path(other["folder"])).values()) & set(contents(reference).values())
@@ -106,8 +151,15 @@ def test_growth_leaves_what_is_there(tiny_pipeline, tmp_path):
     synthesize(tiny_pipeline, folder, *steps, "--classes", "0,2", "--images_per_class", "3")
     before = contents(folder)
     times = {file: file.stat().st_mtime_ns for file in folder.glob("*/*")}
-    assert synthesize(tiny_pipeline, folder, *steps, "--images_per_class", "2")["made"] == 2  # class 1
-    assert synthesize(tiny_pipeline, folder, *steps, "--classes", "0", "--images_per_class", "5")["made"] == 2
+    assert (
+        synthesize(tiny_pipeline, folder, *steps, "--images_per_class", "2")["made"] == 2
+    )  # class 1
+    assert (
+        synthesize(tiny_pipeline, folder, *steps, "--classes", "0", "--images_per_class", "5")[
+            "made"
+        ]
+        == 2
+    )
     assert before.items() <= contents(folder).items()
     assert {file: file.stat().st_mtime_ns for file in times} == times
     assert manifest(folder)["classes"] == {"0": 5, "1": 2, "2": 3} and manifest(folder)["complete"]
@@ -127,7 +179,9 @@ def test_damaged_and_missing_images_are_made_again(tiny_pipeline, reference, cop
         (copy / left).write_bytes(b"half")
     times = {file: file.stat().st_mtime_ns for file in copy.glob("*/*.png")}
     assert synthesize(tiny_pipeline, copy, *REFERENCE)["made"] == 4
-    assert sum(file.stat().st_mtime_ns != before for file, before in times.items()) == 3  # whole files are left alone
+    assert (
+        sum(file.stat().st_mtime_ns != before for file, before in times.items()) == 3
+    )  # whole files are left alone
     assert not list(copy.rglob("*.part"))
     assert contents(copy) == contents(reference) and manifest(copy)["complete"]
     (copy / "0002/00005.png").unlink()  # from a set that was complete
@@ -136,7 +190,9 @@ def test_damaged_and_missing_images_are_made_again(tiny_pipeline, reference, cop
 
 
 @pytest.mark.parametrize("moment", ["write", "rename"])
-def test_full_disk_leaves_nothing_half_written(tiny_pipeline, reference, tmp_path, monkeypatch, capsys, moment):
+def test_full_disk_leaves_nothing_half_written(
+    tiny_pipeline, reference, tmp_path, monkeypatch, capsys, moment
+):
     folder, written = tmp_path / "set", []
 
     class FullDisk:
@@ -177,15 +233,31 @@ def test_full_disk_leaves_nothing_half_written(tiny_pipeline, reference, tmp_pat
     message = capsys.readouterr().err.split("\n")[-2]
     assert message.startswith(f"error: cannot write {folder}") and "the disk is full" in message
     assert not list(folder.rglob("*.part"))
-    assert 0 < len(contents(folder)) < 24 and contents(folder).items() <= contents(reference).items()
+    assert (
+        0 < len(contents(folder)) < 24 and contents(folder).items() <= contents(reference).items()
+    )
     assert not manifest(folder)["complete"]
     synthesize(tiny_pipeline, folder, *REFERENCE)
     assert contents(folder) == contents(reference) and manifest(folder)["complete"]
 
 
 def test_jpeg_and_dpmsolver(tiny_pipeline, tmp_path):
-    synthesize(tiny_pipeline, tmp_path / "set", "--data_amount", "5", "--format", "jpeg", "--sampler", "dpmsolver++",
-               "--num-sampling-steps", "3", "--precision", "bf16", "--batch_size", "2")  # fmt: skip
+    synthesize(
+        tiny_pipeline,
+        tmp_path / "set",
+        "--data_amount",
+        "5",
+        "--format",
+        "jpeg",
+        "--sampler",
+        "dpmsolver++",
+        "--num-sampling-steps",
+        "3",
+        "--precision",
+        "bf16",
+        "--batch_size",
+        "2",
+    )
     files = sorted((tmp_path / "set").glob("*/*"))
     assert [file.name for file in files] == ["00000.jpg", "00001.jpg"] * 2 + ["00000.jpg"]
     with Image.open(files[0]) as image:
@@ -197,15 +269,32 @@ def test_grey_model(tiny_pipeline, tmp_path):
     model = Path(shutil.copytree(tiny_pipeline, tmp_path / "model"))
     info = json.loads((model / "generator.json").read_text())
     (model / "generator.json").write_text(json.dumps(info | {"grey": True, "cfg_channels": 2}))
-    synthesize(model, tmp_path / "set", "--images_per_class", "1", "--num-sampling-steps", "2", "--batch_size", "3")
+    synthesize(
+        model,
+        tmp_path / "set",
+        "--images_per_class",
+        "1",
+        "--num-sampling-steps",
+        "2",
+        "--batch_size",
+        "3",
+    )
     modes = {Image.open(file).mode for file in (tmp_path / "set").glob("*/*")}
     assert modes == {"L"} and manifest(tmp_path / "set")["settings"]["cfg_channels"] == 2
 
 
 def subprocess_command(pipeline, folder, steps="6", launcher=()):
     flags = [*REFERENCE, "--num-sampling-steps", steps]
-    return [sys.executable, *launcher, str(ROOT / "synthesize_dit.py"), "--model", str(pipeline),
-            "--save_dir", str(folder), *flags]  # fmt: skip
+    return [
+        sys.executable,
+        *launcher,
+        str(ROOT / "synthesize_dit.py"),
+        "--model",
+        str(pipeline),
+        "--save_dir",
+        str(folder),
+        *flags,
+    ]
 
 
 def test_two_processes_make_the_same_bytes(tiny_pipeline, reference, tmp_path):
@@ -231,32 +320,52 @@ def flat_names(classes, seeds):
 
 
 def test_flat_names_hold_the_same_images(tiny_pipeline, tmp_path):
-    """Image n of seed s is the class's image 10 s + n, to the byte where the batches are the same."""
+    """Image n of seed s is the class's image 10 s + n, to the byte where the batches are the
+    same.
+    """
     synthesize(tiny_pipeline, tmp_path / "classes", *FLAT, "--images_per_class", "30")
-    result = synthesize(tiny_pipeline, tmp_path / "flat", *FLAT, "--start_seed", "1", "--end_seed", "3")
+    result = synthesize(
+        tiny_pipeline, tmp_path / "flat", *FLAT, "--start_seed", "1", "--end_seed", "3"
+    )
     assert (result["made"], result["images"]) == (60, 60)
     assert flat_contents(tmp_path / "flat") == {
-        f"class_{label}_seed_{index // 10}_num_{index % 10}.png":
-            (tmp_path / f"classes/{label:04d}/{index:05d}.png").read_bytes()
-        for label in range(3) for index in range(10, 30)
-    }  # fmt: skip
+        f"class_{label}_seed_{index // 10}_num_{index % 10}.png": (
+            tmp_path / f"classes/{label:04d}/{index:05d}.png"
+        ).read_bytes()
+        for label in range(3)
+        for index in range(10, 30)
+    }
     state = manifest(tmp_path / "flat")
-    assert state["complete"] and state["images"] == 60 and (tmp_path / "flat/contact_sheet.png").exists()
-    assert state["ranges"] == [{"start_id": 0, "end_id": 3, "start_seed": 1, "end_seed": 3, "complete": True}]
+    assert (
+        state["complete"]
+        and state["images"] == 60
+        and (tmp_path / "flat/contact_sheet.png").exists()
+    )
+    assert state["ranges"] == [
+        {"start_id": 0, "end_id": 3, "start_seed": 1, "end_seed": 3, "complete": True}
+    ]
     assert state["settings"] == manifest(tmp_path / "classes")["settings"]
 
 
 def test_flat_folder_grows_by_classes_and_seeds(tiny_pipeline, tmp_path, capsys):
     folder = tmp_path / "set"
     synthesize(tiny_pipeline, folder, *FLAT, "--start_id", "1", "--end_id", "2", "--end_seed", "1")
-    before, times = flat_contents(folder), {file: file.stat().st_mtime_ns for file in folder.glob("class_*")}
+    before, times = (
+        flat_contents(folder),
+        {file: file.stat().st_mtime_ns for file in folder.glob("class_*")},
+    )
     assert set(before) == flat_names([1], [0])
-    assert synthesize(tiny_pipeline, folder, *FLAT, "--start_id", "1", "--end_seed", "2")["made"] == 30
+    assert (
+        synthesize(tiny_pipeline, folder, *FLAT, "--start_id", "1", "--end_seed", "2")["made"] == 30
+    )
     assert set(flat_contents(folder)) == flat_names([1, 2], [0, 1])
     assert {file: file.stat().st_mtime_ns for file in times} == times
     state = manifest(folder)  # the smaller range is part of the larger one
     assert state["images"] == 40 and [one["end_seed"] for one in state["ranges"]] == [2]
-    for part in (["--start_id", "1", "--end_seed", "2"], ["--start_id", "2", "--start_seed", "1", "--end_seed", "2"]):
+    for part in (
+        ["--start_id", "1", "--end_seed", "2"],
+        ["--start_id", "2", "--start_seed", "1", "--end_seed", "2"],
+    ):
         assert synthesize(tiny_pipeline, folder, *FLAT, *part)["made"] == 0
         assert "is complete: 40 images of 2 classes" in capsys.readouterr().out
     taken = folder / "class_2_seed_1_num_3.png"
@@ -264,12 +373,16 @@ def test_flat_folder_grows_by_classes_and_seeds(tiny_pipeline, tmp_path, capsys)
     taken.unlink()
     other_class = ["--end_id", "1", "--end_seed", "1"]
     assert synthesize(tiny_pipeline, folder, *FLAT, *other_class)["made"] == 10
-    assert synthesize(tiny_pipeline, folder, *FLAT, "--start_id", "1", "--end_seed", "2")["made"] == 1
+    assert (
+        synthesize(tiny_pipeline, folder, *FLAT, "--start_id", "1", "--end_seed", "2")["made"] == 1
+    )
     assert taken.read_bytes() == pixels and manifest(folder)["images"] == 50
 
 
 def test_two_runs_fill_one_flat_folder(tiny_pipeline, tmp_path):
-    """One run's beginning and end, and what it leaves when it is killed, do not touch another's range."""
+    """One run's beginning and end, and what it leaves when it is killed, do not touch another's
+    range.
+    """
     folder, ours = tmp_path / "set", ["--start_id", "0", "--end_id", "1", "--end_seed", "1"]
     theirs = ["--start_id", "1", "--end_id", "3", "--end_seed", "1"]
     synthesize(tiny_pipeline, folder, *FLAT, *ours)
@@ -293,15 +406,19 @@ def test_two_runs_fill_one_flat_folder(tiny_pipeline, tmp_path):
 def test_flat_ranges_in_several_processes_at_once(tmp_path):
     """Many processes that write their ranges into one manifest lose none of them."""
     code = (
-        "import sys; from dataset.image_plan import plan_images; from dataset.image_request import SeedRange\n"
+        "import sys; from dataset.image_plan import plan_images; from dataset.image_request import "
+        "SeedRange\n"
         "settings = {'format': 'png', 'image_size': 16, 'grey': False}\n"
         "label = int(sys.argv[2])\n"
         "for seed in range(12):\n"
-        "    plan = plan_images(sys.argv[1], settings, SeedRange(label, label + 1, seed, seed + 1))\n"
+        "    plan = plan_images(sys.argv[1], settings, SeedRange(label, label + 1, seed, seed + "
+        "1))\n"
         "    plan.write_manifest({}, complete=True)\n"
     )
-    runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "set"), str(label)], cwd=ROOT)
-            for label in range(4)]  # fmt: skip
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "set"), str(label)], cwd=ROOT)
+        for label in range(4)
+    ]
     assert [process.wait(timeout=120) for process in runs] == [0] * 4
     state = manifest(tmp_path / "set")
     assert state["complete"] and state["images"] == 4 * 12 * 10
@@ -310,23 +427,29 @@ def test_flat_ranges_in_several_processes_at_once(tmp_path):
     }
 
 
-@pytest.mark.parametrize(("flags", "expected", "images"), [
-    (["--start_id", "7"], image_request.SeedRange(7, 1000, 0, 20), 198_600),
-    (["--end_id=3"], image_request.SeedRange(0, 3, 0, 20), 600),
-    (["--start_seed", "5"], image_request.SeedRange(0, 1000, 5, 20), 150_000),
-    (["--end-seed", "2", "--start_id", "0"], image_request.SeedRange(0, 1000, 0, 2), 20_000),
-    (["--classes", "3,1", "--data_amount", "5"], {1: 3, 3: 2}, 5),
-    (["--data_amount", "2"], {0: 1, 1: 1}, 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "expected", "images"),
+    [
+        (["--start_id", "7"], image_request.SeedRange(7, 1000, 0, 20), 198_600),
+        (["--end_id=3"], image_request.SeedRange(0, 3, 0, 20), 600),
+        (["--start_seed", "5"], image_request.SeedRange(0, 1000, 5, 20), 150_000),
+        (["--end-seed", "2", "--start_id", "0"], image_request.SeedRange(0, 1000, 0, 2), 20_000),
+        (["--classes", "3,1", "--data_amount", "5"], {1: 3, 3: 2}, 5),
+        (["--data_amount", "2"], {0: 1, 1: 1}, 2),
+    ],
+)
 def test_what_the_flags_ask_for(flags, expected, images):
     asked = image_request.requested_images(synthesize_dit.parse_option(flags), 1000)
     assert asked == expected and image_request.count_images(asked) == images
 
 
 def test_class_list_chooses_imagenet_classes(tmp_path):
-    (tmp_path / "list.txt").write_text("n01443537 goldfish\n# a remark\nn01440764 tench\nn15075141\n")
+    (tmp_path / "list.txt").write_text(
+        "n01443537 goldfish\n# a remark\nn01440764 tench\nn15075141\n"
+    )
     flags = ["--class-list", str(tmp_path / "list.txt"), "--data_amount", "4"]
-    # One more of the first class of the list, as the student will take them; the folders are the generator's classes.
+    # One more of the first class of the list, as the student will take them; the folders are the
+    # generator's classes.
     expected = {1: 2, 0: 1, 999: 1}
     assert image_request.requested_images(synthesize_dit.parse_option(flags), 1000) == expected
 
@@ -335,16 +458,23 @@ def test_hours_are_said_after_the_first_batches(tiny_pipeline, tmp_path, capsys,
     monkeypatch.setattr("helper.cost.Pace.__init__.__defaults__", (2, 0.0))
     synthesize(tiny_pipeline, tmp_path / "set", *REFERENCE)
     lines = capsys.readouterr().out.splitlines()
-    assert "24 of 24 images to make on 1 × cpu" in lines[0] and lines[1].startswith("24 images take 288 network evalu")
+    assert "24 of 24 images to make on 1 × cpu" in lines[0] and lines[1].startswith(
+        "24 images take 288 network evalu"
+    )
     assert "on the disk of" in lines[2]
-    assert sum("the remaining 9 take about" in line for line in lines) == 1  # of 24, when three batches of 5 are done
+    assert (
+        sum("the remaining 9 take about" in line for line in lines) == 1
+    )  # of 24, when three batches of 5 are done
 
 
 def test_killed_runs_end_in_the_same_bytes(tiny_pipeline, tmp_path):
     folder, steps = tmp_path / "set", "80"  # long enough to be caught between two batches
     for images in (1, 11):
-        process = subprocess.Popen(subprocess_command(tiny_pipeline, folder, steps),
-                                   env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)  # fmt: skip
+        process = subprocess.Popen(
+            subprocess_command(tiny_pipeline, folder, steps),
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stderr=subprocess.DEVNULL,
+        )
         while len(list(folder.glob("*/*.png"))) < images and process.poll() is None:
             time.sleep(0.002)
         process.kill()
@@ -366,7 +496,16 @@ def _widen(model):
 
 
 def _make_set(model):
-    synthesize(model, model.parent / "set", "--images_per_class", "1", "--num-sampling-steps", "2", "--cfg-scale", "3")
+    synthesize(
+        model,
+        model.parent / "set",
+        "--images_per_class",
+        "1",
+        "--num-sampling-steps",
+        "2",
+        "--cfg-scale",
+        "3",
+    )
 
 
 def _stray_image(model):
@@ -387,41 +526,114 @@ def _damage_manifest(model):
     (model.parent / "set/manifest.json").write_text('{"complete": tr')
 
 
-# What is done to a copy of the model at MODEL beforehand, the flags that differ from right ones, the message.
+# What is done to a copy of the model at MODEL beforehand, the flags that differ from right ones,
+# the message.
 WRONG = {
-    "no such model": (None, ["--model", "no/such/model"], "--model no/such/model: no such folder here"),
-    "hub offline": (None, ["--model", "nobody/nothing"], "no such folder here, and it cannot be downloaded"),
-    "no pipeline": (lambda m: shutil.rmtree(m / "vae"), [], "is not a DiT pipeline folder: vae/config.json is missing"),
-    "no weights": (lambda m: (m / "vae/diffusion_pytorch_model.safetensors").unlink(), [], "holds no weights"),
-    "truncated weights": (_truncate_weights, [], "the weights in MODEL/transformer are damaged or do not fit"),
-    "other architecture": (_widen, [], "the weights in MODEL/transformer lack transformer_blocks.2."),
+    "no such model": (
+        None,
+        ["--model", "no/such/model"],
+        "--model no/such/model: no such folder here",
+    ),
+    "hub offline": (
+        None,
+        ["--model", "nobody/nothing"],
+        "no such folder here, and it cannot be downloaded",
+    ),
+    "no pipeline": (
+        lambda m: shutil.rmtree(m / "vae"),
+        [],
+        "is not a DiT pipeline folder: vae/config.json is missing",
+    ),
+    "no weights": (
+        lambda m: (m / "vae/diffusion_pytorch_model.safetensors").unlink(),
+        [],
+        "holds no weights",
+    ),
+    "truncated weights": (
+        _truncate_weights,
+        [],
+        "the weights in MODEL/transformer are damaged or do not fit",
+    ),
+    "other architecture": (
+        _widen,
+        [],
+        "the weights in MODEL/transformer lack transformer_blocks.2.",
+    ),
     "class out of range": (None, ["--classes", "0-3"], "MODEL has classes 0 to 2, not 3"),
     "classes unreadable": (None, ["--classes", "0-x"], "--classes"),
     "no amount": (None, ["--images_per_class"], "--images_per_class: expected one argument"),
     "two amounts": (None, ["--data_amount", "9"], "not allowed with argument"),
     "negative seed": (None, ["--seed=-1"], "-1 is negative"),
-    "guidance not a number": (None, ["--cfg-scale", "nan"], "--cfg-scale: nan is not a number of at least 0"),
-    "too many steps": (None, ["--num-sampling-steps", "1001"], "--num-sampling-steps 1001 is above 1000"),
-    "too many channels": (None, ["--cfg-channels", "5"], "--cfg-channels 5: MODEL has 4 latent channels"),
+    "guidance not a number": (
+        None,
+        ["--cfg-scale", "nan"],
+        "--cfg-scale: nan is not a number of at least 0",
+    ),
+    "too many steps": (
+        None,
+        ["--num-sampling-steps", "1001"],
+        "--num-sampling-steps 1001 is above 1000",
+    ),
+    "too many channels": (
+        None,
+        ["--cfg-channels", "5"],
+        "--cfg-channels 5: MODEL has 4 latent channels",
+    ),
     "unknown sampler": (None, ["--sampler", "euler"], "invalid choice: 'euler'"),
     "unknown device": (None, ["--device", "abacus"], "--device abacus is unknown"),
     "other settings": (_make_set, [], "SET was made with cfg_scale 3.0 and 2.0 is asked for now"),
     "stray images": (_stray_image, [], "SET holds images and no manifest.json"),
     "damaged manifest": (_damage_manifest, [], "manifest SET/manifest.json is not valid JSON"),
     "flat folder": (_make_flat, [], "SET holds flat files by class and seed: give --start_seed"),
-    "class folders": (_make_classes, ["FLAT", "--end_seed", "1"], "SET holds a folder for each class: leave out"),
-    "both kinds": (None, ["--start_seed", "1"], "--start_seed asks for flat files by class and seed, --images_"),
-    "no class": (None, ["FLAT", "--start_id", "2", "--end_id", "2"], "--start_id 2 to --end_id 2 holds none"),
-    "no seed": (None, ["FLAT", "--start_seed", "20"], "--start_seed 20 to --end_seed 20 holds none"),
+    "class folders": (
+        _make_classes,
+        ["FLAT", "--end_seed", "1"],
+        "SET holds a folder for each class: leave out",
+    ),
+    "both kinds": (
+        None,
+        ["--start_seed", "1"],
+        "--start_seed asks for flat files by class and seed, --images_",
+    ),
+    "no class": (
+        None,
+        ["FLAT", "--start_id", "2", "--end_id", "2"],
+        "--start_id 2 to --end_id 2 holds none",
+    ),
+    "no seed": (
+        None,
+        ["FLAT", "--start_seed", "20"],
+        "--start_seed 20 to --end_seed 20 holds none",
+    ),
     "last class": (None, ["FLAT", "--end_id", "4"], "--end_id 4: MODEL has classes 0 to 2"),
-    "nothing asked": (None, ["FLAT"], "how many images? Give --images_per_class or --data_amount, or --start_seed"),
-    "class list of others": (None, ["--class-list", "x"], "--class-list names classes of ImageNet-1K and MODEL has 3"),
+    "nothing asked": (
+        None,
+        ["FLAT"],
+        "how many images? Give --images_per_class or --data_amount, or --start_seed",
+    ),
+    "class list of others": (
+        None,
+        ["--class-list", "x"],
+        "--class-list names classes of ImageNet-1K and MODEL has 3",
+    ),
     "classes twice": (None, ["--class-list", "x", "--classes", "1"], "not allowed with argument"),
-    "checkpoint": (None, ["--ckpt", "x.pt"], "--ckpt is an official checkpoint and --model MODEL is not one"),
+    "checkpoint": (
+        None,
+        ["--ckpt", "x.pt"],
+        "--ckpt is an official checkpoint and --model MODEL is not one",
+    ),
     "another size": (None, ["--image-size", "256"], "--image-size 256: MODEL/transformer has 16"),
     "other class count": (None, ["--num-classes", "4"], "--num-classes 4: MODEL/transformer has 3"),
-    "folder is a file": (lambda m: (m.parent / "set").write_text(""), [], "SET is a file, a folder is needed"),
-    "folder under a file": (None, ["--save_dir", "MODEL/generator.json/set"], "a part of this path is a file"),
+    "folder is a file": (
+        lambda m: (m.parent / "set").write_text(""),
+        [],
+        "SET is a file, a folder is needed",
+    ),
+    "folder under a file": (
+        None,
+        ["--save_dir", "MODEL/generator.json/set"],
+        "a part of this path is a file",
+    ),
 }
 
 
@@ -441,9 +653,18 @@ def test_wrong_input_is_one_clear_message(tiny_pipeline, tmp_path, capsys, name)
 
 
 def test_no_permission_and_no_room(tiny_pipeline, tmp_path, capsys, monkeypatch):
-    argv = ["--model", str(tiny_pipeline), "--save_dir", str(tmp_path / "set"), "--images_per_class", "1"]
+    argv = [
+        "--model",
+        str(tiny_pipeline),
+        "--save_dir",
+        str(tmp_path / "set"),
+        "--images_per_class",
+        "1",
+    ]
     with monkeypatch.context() as patch:
-        patch.setattr("helper.files.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
+        patch.setattr(
+            "helper.files.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10)
+        )
         assert run(synthesize_dit.main, argv) == 2
         _assert_message(capsys, "free some space, or ask for fewer images")
 

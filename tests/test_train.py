@@ -1,4 +1,6 @@
-"""train_teacher.py and train_student.py: the run folder, resuming, evaluation, several processes."""
+"""train_teacher.py and train_student.py: the run folder, resuming, evaluation, several
+processes.
+"""
 
 import csv
 import json
@@ -18,17 +20,35 @@ import train_student
 import train_teacher
 from dataset import fashion_mnist
 from helper import checkpoints, loops
+from helper.distributed import StopRequest, World
 from helper.errors import UserError
-from helper.processes import StopRequest, World
-from helper.runs import Progress, RunFolder
-from models import create_model
+from helper.run import Progress, RunFolder
+from models.architectures import create_model
 from models.classifiers import Normalised, make_student
 
 ROOT = Path(__file__).resolve().parent.parent
 STATS = ((0.2190,) * 3, (0.3318,) * 3)
-FEW = ["--epochs", "2", "--batch_size", "32", "--learning_rate", "0.1", "--schedule", "cosine", "--device", "cpu"]
-FILES = {"config.json", "train.log", "metrics.csv", "curves.png", "result.json", "resnet8_latest.pth",
-         "resnet8_best.pth"}
+FEW = [
+    "--epochs",
+    "2",
+    "--batch_size",
+    "32",
+    "--learning_rate",
+    "0.1",
+    "--schedule",
+    "cosine",
+    "--device",
+    "cpu",
+]
+FILES = {
+    "config.json",
+    "train.log",
+    "metrics.csv",
+    "curves.png",
+    "result.json",
+    "resnet8_latest.pth",
+    "resnet8_best.pth",
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +71,35 @@ def teacher(workspace, data):
     """The checkpoint of a trained teacher; its run folder is beside it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workspace)
-        train_teacher.main([*data, *FEW, "--epochs", "3", "--batch_size", "16", "--model", "resnet8",
-                            "--val_split", "holdout"])
+        train_teacher.main(
+            [
+                *data,
+                *FEW,
+                "--epochs",
+                "3",
+                "--batch_size",
+                "16",
+                "--model",
+                "resnet8",
+                "--val_split",
+                "holdout",
+            ]
+        )
     return workspace / "save/models/fashion_mnist/resnet8/resnet8_latest.pth"
 
 
 @pytest.fixture(scope="module")
 def student_argv(data, teacher, tiny_image_folder):
-    return [*data, *FEW, "--path-t", str(teacher), "--train_data", str(tiny_image_folder), "--model_s", "resnet8"]
+    return [
+        *data,
+        *FEW,
+        "--path-t",
+        str(teacher),
+        "--train_data",
+        str(tiny_image_folder),
+        "--model_s",
+        "resnet8",
+    ]
 
 
 def folder_of(name):
@@ -91,16 +132,24 @@ def without_times(state):
 def assert_same_run(folder, reference, name="resnet8"):
     """Asserts that two run folders hold the same run, bit for bit."""
     for kind in ("latest", "best"):
-        one, other = (without_times(checkpoints.load(f / f"{name}_{kind}.pth")) for f in (folder, reference))
+        one, other = (
+            without_times(checkpoints.load(f / f"{name}_{kind}.pth")) for f in (folder, reference)
+        )
         for part in (key for key, value in other.items() if key in ("model", "ema", "optimizer")):
             assert one[part].keys() == other[part].keys()
             for key, value in other[part].items():
                 if isinstance(value, torch.Tensor):
                     assert torch.equal(one[part].pop(key), value), (kind, part, key)
-            other[part] = {key: value for key, value in other[part].items() if not isinstance(value, torch.Tensor)}
+            other[part] = {
+                key: value
+                for key, value in other[part].items()
+                if not isinstance(value, torch.Tensor)
+            }
         assert one == other
     assert without_times(rows_of(folder)) == without_times(rows_of(reference))
-    results = [without_times(json.loads((f / "result.json").read_text())) for f in (folder, reference)]
+    results = [
+        without_times(json.loads((f / "result.json").read_text())) for f in (folder, reference)
+    ]
     assert results[0] == results[1]
     assert not list(folder.glob("*.part"))
 
@@ -112,15 +161,26 @@ def test_teacher_run_folder(teacher, data):
     folder = teacher.parent
     assert {file.name for file in folder.iterdir()} == FILES
     config = json.loads((folder / "config.json").read_text())
-    assert config["flags"]["epochs"] == 3 and config["flags"]["images"] == 330  # of 360: not the holdout
+    assert (
+        config["flags"]["epochs"] == 3 and config["flags"]["images"] == 330
+    )  # of 360: not the holdout
     assert config["train"]["split"] == "train" and config["validation"]["split"] == "holdout"
-    assert config["versions"]["torch"] == torch.__version__ and {"git_commit", "machine"} <= config.keys()
+    assert (
+        config["versions"]["torch"] == torch.__version__
+        and {"git_commit", "machine"} <= config.keys()
+    )
     rows = rows_of(folder)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert {"epoch", "lr", "loss", "images_s", "top1", "top5", "train_top1", "val_loss"} <= rows[0].keys()
+    assert {"epoch", "lr", "loss", "images_s", "top1", "top5", "train_top1", "val_loss"} <= rows[
+        0
+    ].keys()
     assert float(rows[1]["loss"]) < float(rows[0]["loss"])
     result = json.loads((folder / "result.json").read_text())
-    assert result["method"] == "Teacher" and result["student"] == "resnet8" and result["teacher"] is None
+    assert (
+        result["method"] == "Teacher"
+        and result["student"] == "resnet8"
+        and result["teacher"] is None
+    )
     assert result["images"] == 330 and result["image_steps"] == 3 * 20 * 16
     assert result["top1_last"] > 50
     assert "resnet8 on 330 images of fashion_mnist" in (folder / "train.log").read_text()
@@ -133,19 +193,49 @@ def test_student_run_folder(student, student_argv, teacher, tiny_image_folder):
     assert json.loads((folder / "result.json").read_text()) == {"schema": 1, **result}
     rows = rows_of(folder)
     expected = {
-        "table": None, "method": "DM-KD", "dataset": "fashion_mnist", "teacher": "resnet8", "student": "resnet8",
-        "source": str(tiny_image_folder), "images": 200, "epochs": 2, "seed": 0, "image_steps": 2 * 6 * 32}
+        "table": None,
+        "method": "DM-KD",
+        "dataset": "fashion_mnist",
+        "teacher": "resnet8",
+        "student": "resnet8",
+        "source": str(tiny_image_folder),
+        "images": 200,
+        "epochs": 2,
+        "seed": 0,
+        "image_steps": 2 * 6 * 32,
+    }
     assert expected.items() <= result.items()
-    assert result.keys() >= {"top1_last", "top1_best", "top5_last", "agreement", "teacher_top1", "seconds"}
+    assert result.keys() >= {
+        "top1_last",
+        "top1_best",
+        "top5_last",
+        "agreement",
+        "teacher_top1",
+        "seconds",
+    }
     assert result["top1_last"] == pytest.approx(float(rows[-1]["top1"]), rel=1e-5)
     assert result["top1_best"] == pytest.approx(max(float(row["top1"]) for row in rows), rel=1e-5)
     assert result["agreement"] == pytest.approx(float(rows[-1]["agreement"]), rel=1e-5)
-    assert {"epoch", "lr", "loss", "train_agreement", "agreement", "images_s", "top1", "top5"} <= rows[0].keys()
+    assert {
+        "epoch",
+        "lr",
+        "loss",
+        "train_agreement",
+        "agreement",
+        "images_s",
+        "top1",
+        "top5",
+    } <= rows[0].keys()
     config = json.loads((folder / "config.json").read_text())
     from hashlib import sha256
+
     assert config["teacher"]["teacher_sha256"] == sha256(teacher.read_bytes()).hexdigest()
-    assert config["train"]["manifest"] == {"complete": True, "images": 200} and config["flags"]["kd_T"] == 4
+    assert (
+        config["train"]["manifest"] == {"complete": True, "images": 200}
+        and config["flags"]["kd_T"] == 4
+    )
     from PIL import Image
+
     with Image.open(folder / "curves.png") as picture:
         assert picture.format == "PNG" and picture.width > 600
     log = (folder / "train.log").read_text()
@@ -159,13 +249,21 @@ def test_accuracy_and_agreement_counted_by_hand(student, teacher, tiny_fashion_m
     pixels = (images.images / 255 - 0.2190) / 0.3318
     inputs = torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2)
     with torch.no_grad():
-        logits = [create_model("resnet8", 10, checkpoint=path).eval()(inputs).numpy()
-                  for path in (teacher, folder / "resnet8_latest.pth")]
+        logits = [
+            create_model("resnet8", 10, checkpoint=path).eval()(inputs).numpy()
+            for path in (teacher, folder / "resnet8_latest.pth")
+        ]
     classes = [each.argmax(1) for each in logits]
-    assert result["teacher_top1"] == pytest.approx(100 * (classes[0] == images.labels).mean(), abs=0.01)
-    assert result["top1_last"] == pytest.approx(100 * (classes[1] == images.labels).mean(), abs=0.01)
+    assert result["teacher_top1"] == pytest.approx(
+        100 * (classes[0] == images.labels).mean(), abs=0.01
+    )
+    assert result["top1_last"] == pytest.approx(
+        100 * (classes[1] == images.labels).mean(), abs=0.01
+    )
     assert result["agreement"] == pytest.approx(100 * (classes[0] == classes[1]).mean(), abs=0.01)
-    five = [label in np.argsort(-row)[:5] for row, label in zip(logits[1], images.labels, strict=True)]
+    five = [
+        label in np.argsort(-row)[:5] for row, label in zip(logits[1], images.labels, strict=True)
+    ]
     assert result["top5_last"] == pytest.approx(100 * np.mean(five), abs=0.01)
     assert result["teacher_top1"] > 50
 
@@ -179,10 +277,16 @@ def test_evaluate_gives_the_same_accuracy(student, data, capsys):
     assert f"top-1 {result['top1_last']:.2f} %" in capsys.readouterr().out
 
 
-def test_a_checkpoint_brings_its_normalisation(student_argv, data, workspace, tiny_image_folder, monkeypatch, capsys):
-    """What a run normalised with is written beside the weights: --evaluate and --path-t need no flag for it."""
+def test_a_checkpoint_brings_its_normalisation(
+    student_argv, data, workspace, tiny_image_folder, monkeypatch, capsys
+):
+    """What a run normalised with is written beside the weights: --evaluate and --path-t need no
+    flag for it.
+    """
     few = [*student_argv, "--epochs", "1", "--val_split", "holdout"]
-    result = train_student.main([*few, "--mean_s", "0.4", "--std_s", "0.1,0.2,0.3", "--experiments_name", "other"])
+    result = train_student.main(
+        [*few, "--mean_s", "0.4", "--std_s", "0.1,0.2,0.3", "--experiments_name", "other"]
+    )
     latest = folder_of("other") / "resnet8_latest.pth"
     saved = checkpoints.load(latest)
     assert saved["mean"] == [0.4] * 3 and saved["std"] == [0.1, 0.2, 0.3]
@@ -190,16 +294,29 @@ def test_a_checkpoint_brings_its_normalisation(student_argv, data, workspace, ti
     own, others = train_student.main(evaluate), train_student.main([*evaluate, "--mean_s", "0.9"])
     assert own["top1"] == result["top1_last"] and own["val_loss"] != others["val_loss"]
     assert "mean 0.4, 0.4, 0.4, std 0.1, 0.2, 0.3 (the checkpoint's own)" in capsys.readouterr().out
-    again = train_student.main([*few, "--path-t", str(latest), "--experiments_name", "others-student"])
+    again = train_student.main(
+        [*few, "--path-t", str(latest), "--experiments_name", "others-student"]
+    )
     assert again["teacher_top1"] == result["top1_last"]
     config = json.loads((folder_of("others-student") / "config.json").read_text())["normalisation"]
-    assert config["teacher"] == {"mean": [0.4] * 3, "std": [0.1, 0.2, 0.3], "origin": "the checkpoint's own"}
-    assert config["student"] == {"mean": [0.2190] * 3, "std": [0.3318] * 3, "origin": "the data set's"}
+    assert config["teacher"] == {
+        "mean": [0.4] * 3,
+        "std": [0.1, 0.2, 0.3],
+        "origin": "the checkpoint's own",
+    }
+    assert config["student"] == {
+        "mean": [0.2190] * 3,
+        "std": [0.3318] * 3,
+        "origin": "the data set's",
+    }
 
 
 def test_a_student_of_a_library_is_evaluated_by_its_own_name(workspace, data):
     torch.manual_seed(0)
-    world, options = World(0, 1, torch.device("cpu")), train_teacher.parse_option([*data, "--model", "timm/resnet10t"])
+    world, options = (
+        World(0, 1, torch.device("cpu")),
+        train_teacher.parse_option([*data, "--model", "timm/resnet10t"]),
+    )
     parts = {"model": create_model("timm/resnet10t", 10)}
     run = RunFolder(workspace / "library", "timm/resnet10t", parts, options, world)
     run.open(False, {})
@@ -212,8 +329,19 @@ def test_a_student_of_a_library_is_evaluated_by_its_own_name(workspace, data):
 def test_checkpoints_are_teachers(student, student_argv):
     """A student's checkpoint loads back as --path-t; a weak teacher is warned of."""
     folder, result = student
-    again = [*student_argv, "--epochs", "1", "--path-t", str(folder / "resnet8_best.pth"), "--model_t", "resnet8"]
-    assert train_student.main([*again, "--experiments_name", "second"])["teacher_top1"] == result["top1_best"]
+    again = [
+        *student_argv,
+        "--epochs",
+        "1",
+        "--path-t",
+        str(folder / "resnet8_best.pth"),
+        "--model_t",
+        "resnet8",
+    ]
+    assert (
+        train_student.main([*again, "--experiments_name", "second"])["teacher_top1"]
+        == result["top1_best"]
+    )
 
 
 def test_a_teacher_below_three_times_chance_is_warned_of(workspace, student_argv, capsys):
@@ -224,25 +352,55 @@ def test_a_teacher_below_three_times_chance_is_warned_of(workspace, student_argv
     untrained.fc.bias.data[3] = 1  # always class 3: at chance
     (workspace / "weak/resnet8").mkdir(parents=True)
     torch.save(untrained.state_dict(), workspace / "weak/resnet8/teacher.pth")
-    train_student.main([*student_argv, "--path-t", "weak/resnet8/teacher.pth", "--epochs", "1", "--data_amount", "32",
-                        "--experiments_name", "warned"])
+    train_student.main(
+        [
+            *student_argv,
+            "--path-t",
+            "weak/resnet8/teacher.pth",
+            "--epochs",
+            "1",
+            "--data_amount",
+            "32",
+            "--experiments_name",
+            "warned",
+        ]
+    )
     assert "warning: the teacher is below three times chance" in capsys.readouterr().out
-    assert "warning: the teacher is below three times chance" in (folder_of("warned") / "train.log").read_text()
+    assert (
+        "warning: the teacher is below three times chance"
+        in (folder_of("warned") / "train.log").read_text()
+    )
     assert len(rows_of(folder_of("warned"))) == 1  # it goes on
 
 
 def test_best_and_latest(student_argv, monkeypatch):
-    """Best holds the weights of the first epoch with the highest accuracy, latest those of the last."""
-    constant = [*student_argv, "--schedule", "step", "--learning_rate", "0.01", "--data_amount", "64"]
-    scores = iter([90.0, 20.0, 60.0, 60.0, 50.0, 90.0, 20.0, 60.0])  # the teacher's first, then the epochs'
+    """Best holds the weights of the first epoch with the highest accuracy, latest those of the
+    last.
+    """
+    constant = [
+        *student_argv,
+        "--schedule",
+        "step",
+        "--learning_rate",
+        "0.01",
+        "--data_amount",
+        "64",
+    ]
+    scores = iter(
+        [90.0, 20.0, 60.0, 60.0, 50.0, 90.0, 20.0, 60.0]
+    )  # the teacher's first, then the epochs'
     metrics = {"top5": 90.0, "val_loss": 1.0, "agreement": 80.0}
-    monkeypatch.setattr(loops, "evaluate_classifier", lambda *_: ({"top1": next(scores), **metrics}, None))
+    monkeypatch.setattr(
+        loops, "evaluate_classifier", lambda *_: ({"top1": next(scores), **metrics}, None)
+    )
     four = train_student.main([*constant, "--epochs", "4", "--experiments_name", "four"])
     assert (four["top1_last"], four["top1_best"]) == (50.0, 60.0)
     two = train_student.main([*constant, "--epochs", "2", "--experiments_name", "two"])
     assert two["top1_last"] == 60.0
-    best, last, second = (checkpoints.load(folder_of(name) / f"resnet8_{kind}.pth")
-                          for name, kind in (("four", "best"), ("four", "latest"), ("two", "latest")))
+    best, last, second = (
+        checkpoints.load(folder_of(name) / f"resnet8_{kind}.pth")
+        for name, kind in (("four", "best"), ("four", "latest"), ("two", "latest"))
+    )
     assert best["epoch"] == 2 and best["score"] == 60.0
     assert all(torch.equal(value, second["model"][key]) for key, value in best["model"].items())
     assert any(not torch.equal(value, last["model"][key]) for key, value in best["model"].items())
@@ -252,50 +410,108 @@ def test_best_and_latest(student_argv, monkeypatch):
 
 
 def test_weights_of_the_losses(student_argv):
-    """α weighs the KL loss and γ the cross-entropy: at a rate of almost zero the first epoch's loss is their sum."""
+    """α weighs the KL loss and γ the cross-entropy: at a rate of almost zero the first epoch's loss
+    is their sum.
+    """
+
     def loss(name, *flags):
-        train_student.main([*student_argv, "--epochs", "1", "--data_amount", "64", "--learning_rate", "1e-12",
-                            "--experiments_name", f"loss-{name}", *flags])
+        train_student.main(
+            [
+                *student_argv,
+                "--epochs",
+                "1",
+                "--data_amount",
+                "64",
+                "--learning_rate",
+                "1e-12",
+                "--experiments_name",
+                f"loss-{name}",
+                *flags,
+            ]
+        )
         return float(rows_of(folder_of(f"loss-{name}"))[0]["loss"])
 
     kd, ce = loss("kd"), loss("ce", "-a", "0", "-r", "1")
     assert ce == pytest.approx(np.log(10), rel=0.5) and kd > 0.1 and abs(kd - ce) > 0.01
-    assert loss("both", "--alpha", "2", "--gamma", "0.5") == pytest.approx(2 * kd + 0.5 * ce, rel=1e-4)
+    assert loss("both", "--alpha", "2", "--gamma", "0.5") == pytest.approx(
+        2 * kd + 0.5 * ce, rel=1e-4
+    )
 
 
 def test_loss_without_the_factor_of_the_temperature(student_argv):
     def first_loss(name, *flags):
-        train_student.main([*student_argv, "--epochs", "1", "--data_amount", "64", "--learning_rate", "1e-12",
-                            "--experiments_name", f"tau-{name}", *flags])
+        train_student.main(
+            [
+                *student_argv,
+                "--epochs",
+                "1",
+                "--data_amount",
+                "64",
+                "--learning_rate",
+                "1e-12",
+                "--experiments_name",
+                f"tau-{name}",
+                *flags,
+            ]
+        )
         return float(rows_of(folder_of(f"tau-{name}"))[0]["loss"])
 
-    whole, plain = first_loss("whole", "--kd_T", "8"), first_loss("plain", "--kd_T", "8", "--no_tau2")
+    whole, plain = (
+        first_loss("whole", "--kd_T", "8"),
+        first_loss("plain", "--kd_T", "8", "--no_tau2"),
+    )
     assert whole == pytest.approx(64 * plain, rel=1e-4)
 
 
 @pytest.mark.parametrize("optimizer, rate", [("adam", 1e-3), ("adamw", 1e-3)])
 def test_other_optimizers_take_their_own_first_step(student_argv, monkeypatch, optimizer, rate):
-    """Adam's first step moves every weight by the rate, against its gradient's sign; AdamW's decay is apart from it."""
+    """Adam's first step moves every weight by the rate, against its gradient's sign; AdamW's decay
+    is apart from it.
+    """
     seen, gradient_step = [], loops.gradient_step
 
     def recorded(loss, optimizer):
         weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         before = [weight.detach().clone() for weight in weights]
         gradient_step(loss, optimizer)
-        seen.append((before, *([value.detach().clone() for value in values]
-                               for values in ([weight.grad for weight in weights], weights))))
+        seen.append(
+            (
+                before,
+                *(
+                    [value.detach().clone() for value in values]
+                    for values in ([weight.grad for weight in weights], weights)
+                ),
+            )
+        )
 
     monkeypatch.setattr(loops, "gradient_step", recorded)
     decay = 0.5
-    train_student.main([*student_argv, "--epochs", "1", "--data_amount", "64", "--optimizer", optimizer,
-                        "--learning_rate", str(rate), "--weight_decay", str(decay), "--experiments_name", optimizer])
+    train_student.main(
+        [
+            *student_argv,
+            "--epochs",
+            "1",
+            "--data_amount",
+            "64",
+            "--optimizer",
+            optimizer,
+            "--learning_rate",
+            str(rate),
+            "--weight_decay",
+            str(decay),
+            "--experiments_name",
+            optimizer,
+        ]
+    )
     for before, gradient, after in zip(*seen[0], strict=True):
         if optimizer == "adam":
             gradient, kept = gradient + decay * before, before
         else:
             kept = before * (1 - rate * decay)
         large = gradient.abs() > 1e-5
-        torch.testing.assert_close(after[large], (kept - rate * gradient.sign())[large], rtol=1e-3, atol=2e-6)
+        torch.testing.assert_close(
+            after[large], (kept - rate * gradient.sign())[large], rtol=1e-3, atol=2e-6
+        )
 
 
 def test_a_run_of_before_the_optimizer_flag_goes_on(student_argv, monkeypatch):
@@ -317,13 +533,23 @@ def test_a_run_of_before_the_optimizer_flag_goes_on(student_argv, monkeypatch):
 def test_the_row_of_the_tables(student_argv, tiny_image_folder, tmp_path):
     """result.json says whose row it is: the manifest of the images, or --row."""
     shutil.copytree(tiny_image_folder, tmp_path / "patches")
-    (tmp_path / "patches/manifest.json").write_text(json.dumps({"complete": True, "method": "One-Image"}))
+    (tmp_path / "patches/manifest.json").write_text(
+        json.dumps({"complete": True, "method": "One-Image"})
+    )
     few = [*student_argv, "--epochs", "1", "--data_amount", "64"]
     ours = train_student.main([*few, "--experiments_name", "row"])
-    patches = train_student.main([*few, "--train_data", str(tmp_path / "patches"), "--experiments_name", "row-patches"])
-    named = train_student.main([*few, "--row", "Place365+KD", "--table", "imagenet", "--experiments_name", "row-named"])
+    patches = train_student.main(
+        [*few, "--train_data", str(tmp_path / "patches"), "--experiments_name", "row-patches"]
+    )
+    named = train_student.main(
+        [*few, "--row", "Place365+KD", "--table", "imagenet", "--experiments_name", "row-named"]
+    )
     assert (ours["method"], patches["method"], named["method"], named["table"]) == (
-        "DM-KD", "One-Image", "Place365+KD", "imagenet")
+        "DM-KD",
+        "One-Image",
+        "Place365+KD",
+        "imagenet",
+    )
 
 
 @pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
@@ -337,10 +563,14 @@ def test_teacher_and_student_see_the_same_mixed_images(student_argv, monkeypatch
 
     plain = [batch for batch, _ in _batches_of(student_argv)]
     monkeypatch.setattr(Normalised, "forward", recorded)
-    train_student.main([*student_argv, "--epochs", "1", "--use_aug", mixing, "--experiments_name", mixing])
+    train_student.main(
+        [*student_argv, "--epochs", "1", "--use_aug", mixing, "--experiments_name", mixing]
+    )
     assert len(inputs[True]) == len(plain) == 6
     for mixed, images in zip(inputs[True], plain, strict=True):
-        assert any(torch.equal(mixed, other) for other in inputs[False])  # the teacher, always in eval mode
+        assert any(
+            torch.equal(mixed, other) for other in inputs[False]
+        )  # the teacher, always in eval mode
         assert not torch.equal(mixed, images)
 
 
@@ -356,8 +586,13 @@ def _batches_of(student_argv):
 
 def test_bf16_on_the_cpu(student_argv):
     few = [*student_argv, "--epochs", "1", "--data_amount", "64", "--val_split", "holdout"]
-    results = [train_student.main([*few, "--amp", amp, "--experiments_name", amp]) for amp in ("bf16", "off")]
-    assert results[0]["teacher_top1"] == pytest.approx(results[1]["teacher_top1"], abs=4)  # one image of 30
+    results = [
+        train_student.main([*few, "--amp", amp, "--experiments_name", amp])
+        for amp in ("bf16", "off")
+    ]
+    assert results[0]["teacher_top1"] == pytest.approx(
+        results[1]["teacher_top1"], abs=4
+    )  # one image of 30
     loss = [float(rows_of(folder_of(amp))[0]["loss"]) for amp in ("bf16", "off")]
     assert loss[0] != loss[1] and loss[0] == pytest.approx(loss[1], rel=0.1)
     state = checkpoints.load(folder_of("bf16") / "resnet8_latest.pth")["model"]
@@ -381,11 +616,15 @@ def test_distillation_opens_no_real_training_image(student_argv, data, tiny_imag
     try:
         train_student.main([*student_argv, "--epochs", "1", "--experiments_name", "audited"])
         opened, OpenedFiles.paths = OpenedFiles.paths, []
-        train_teacher.main([*data, *FEW, "--epochs", "1", "--model", "resnet8", "--save_dir", "audited/resnet8"])
+        train_teacher.main(
+            [*data, *FEW, "--epochs", "1", "--model", "resnet8", "--save_dir", "audited/resnet8"]
+        )
         control = OpenedFiles.paths
     finally:
         OpenedFiles.active = False
-    assert any("t10k-images" in path for path in opened) and any(str(tiny_image_folder) in path for path in opened)
+    assert any("t10k-images" in path for path in opened) and any(
+        str(tiny_image_folder) in path for path in opened
+    )
     assert not [path for path in opened if "train-images" in path or "train-labels" in path]
     assert any("train-images" in path for path in control)  # the hook would have seen it
 
@@ -399,8 +638,10 @@ def test_a_folder_that_holds_a_run_is_refused(student, student_argv):
     with pytest.raises(UserError, match="holds a run already"):
         train_student.main([*student_argv, "--experiments_name", "reference"])
     again = train_student.main([*student_argv, "--experiments_name", "reference", "--resume"])
-    assert again["top1_last"] == result["top1_last"] and again["seconds"] == result["seconds"]  # nothing is trained
-    unchanged = [name for name in ("resnet8_latest.pth", "resnet8_best.pth", "metrics.csv", "config.json")]
+    assert (
+        again["top1_last"] == result["top1_last"] and again["seconds"] == result["seconds"]
+    )  # nothing is trained
+    unchanged = ["resnet8_latest.pth", "resnet8_best.pth", "metrics.csv", "config.json"]
     assert all((folder / name).read_bytes() == before[folder / name] for name in unchanged)
 
 
@@ -432,7 +673,8 @@ def kill():
     raise Killed
 
 
-# An epoch has 6 steps: what is interrupted, at which call, how, and what is then on the disk (epochs, steps).
+# An epoch has 6 steps: what is interrupted, at which call, how, and what is then on the disk
+# (epochs, steps).
 INTERRUPTIONS = {
     "SIGTERM in the first epoch": (loops, "gradient_step", 2, sigterm, True, (0, 2)),
     "SIGTERM in the middle of an epoch": (loops, "gradient_step", 9, sigterm, True, (1, 3)),
@@ -466,14 +708,27 @@ def test_interrupted_and_resumed_is_never_interrupted(student, student_argv, mon
 
 def test_interrupted_with_mixing_and_cross_entropy(student_argv, monkeypatch):
     """Random numbers of the step, momentum and the sums of the epoch all go on."""
-    argv = [*student_argv, "--use_aug", "mixup", "-r", "0.5", "--schedule", "step", "--lr_decay_epochs", "1",
-            "--seed", "5"]
+    argv = [
+        *student_argv,
+        "--use_aug",
+        "mixup",
+        "-r",
+        "0.5",
+        "--schedule",
+        "step",
+        "--lr_decay_epochs",
+        "1",
+        "--seed",
+        "5",
+    ]
     train_student.main([*argv, "--experiments_name", "mixed"])
     with monkeypatch.context() as patch:
         interrupt(patch, loops, "gradient_step", 8, sigterm)
         with pytest.raises(SystemExit):
             train_student.main([*argv, "--experiments_name", "mixed-resumed"])
-    train_student.main([*argv, "--experiments_name", "mixed-resumed", "--resume", "--num_workers", "1"])
+    train_student.main(
+        [*argv, "--experiments_name", "mixed-resumed", "--resume", "--num_workers", "1"]
+    )
     assert_same_run(folder_of("mixed-resumed"), folder_of("mixed"))
 
 
@@ -489,8 +744,14 @@ def test_interrupted_teacher(data, monkeypatch):
 
 
 def subprocess_of(script, argv, workspace, launcher=()):
-    return subprocess.Popen([sys.executable, *launcher, str(ROOT / script), *argv], cwd=workspace, text=True,
-                            env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(ROOT / script), *argv],
+        cwd=workspace,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def test_sigkill(workspace, student_argv):
@@ -520,11 +781,19 @@ def stopped(workspace, student_argv):
 
 
 CHANGED = {
-    "learning_rate": ["--learning_rate", "0.04"], "kd_T": ["--kd_T", "5"], "alpha": ["-a", "2"],
+    "learning_rate": ["--learning_rate", "0.04"],
+    "kd_T": ["--kd_T", "5"],
+    "alpha": ["-a", "2"],
     "seed": ["--seed", "1"],
-    "epochs": ["--epochs", "3"], "batch_size": ["--batch_size", "16"], "use_aug": ["--use_aug", "cutmix"],
-    "amp": ["--amp", "bf16"], "schedule": ["--schedule", "step"], "data_amount": ["--data_amount", "100"],
-    "mean_s": ["--mean_s", "0.5"], "optimizer": ["--optimizer", "adam"], "no_tau2": ["--no_tau2"],
+    "epochs": ["--epochs", "3"],
+    "batch_size": ["--batch_size", "16"],
+    "use_aug": ["--use_aug", "cutmix"],
+    "amp": ["--amp", "bf16"],
+    "schedule": ["--schedule", "step"],
+    "data_amount": ["--data_amount", "100"],
+    "mean_s": ["--mean_s", "0.5"],
+    "optimizer": ["--optimizer", "adam"],
+    "no_tau2": ["--no_tau2"],
 }
 
 
@@ -532,7 +801,9 @@ CHANGED = {
 def test_resume_with_other_settings_is_refused(stopped, student_argv, flag):
     latest = (folder_of(stopped) / "resnet8_latest.pth").read_bytes()
     with pytest.raises(UserError, match=f"--resume: {flag} was .* in .*{stopped} and is .* now"):
-        train_student.main([*student_argv, "--experiments_name", stopped, "--resume", *CHANGED[flag]])
+        train_student.main(
+            [*student_argv, "--experiments_name", stopped, "--resume", *CHANGED[flag]]
+        )
     assert (folder_of(stopped) / "resnet8_latest.pth").read_bytes() == latest
 
 
@@ -546,12 +817,28 @@ def test_resume_with_another_teacher_is_refused(stopped, student, student_argv, 
         teacher.write_bytes(original)
 
 
-def test_resume_with_other_workers_and_printing_and_moved_files(stopped, student, student_argv, teacher,
-                                                                tiny_fashion_mnist, tmp_path):
+def test_resume_with_other_workers_and_printing_and_moved_files(
+    stopped, student, student_argv, teacher, tiny_fashion_mnist, tmp_path
+):
     moved = shutil.copytree(teacher.parent, tmp_path / teacher.parent.name) / teacher.name
     data = shutil.copytree(tiny_fashion_mnist, tmp_path / "data")
-    train_student.main([*student_argv, "--experiments_name", stopped, "--resume", "--num_workers", "2",
-                        "--print-freq", "1", "--save_model", "--path-t", str(moved), "--data_root", str(data)])
+    train_student.main(
+        [
+            *student_argv,
+            "--experiments_name",
+            stopped,
+            "--resume",
+            "--num_workers",
+            "2",
+            "--print-freq",
+            "1",
+            "--save_model",
+            "--path-t",
+            str(moved),
+            "--data_root",
+            str(data),
+        ]
+    )
     assert_same_run(folder_of(stopped), student[0])
 
 
@@ -575,8 +862,19 @@ def test_several_processes_stop_together_even_in_short_epochs(print_freq, stops_
         calls.append(batch)
         return {"loss": torch.ones(()), "count": torch.ones(())}
 
-    finished = loops.train_epoch(range(5), step, optimizer, lambda _: 0.1, progress, steps=5, seed=0, stop=stop,
-                                 world=TwoProcesses(1, 2, torch.device("cpu")), print_freq=print_freq, title="")
+    finished = loops.train_epoch(
+        range(5),
+        step,
+        optimizer,
+        lambda _: 0.1,
+        progress,
+        steps=5,
+        seed=0,
+        stop=stop,
+        world=TwoProcesses(1, 2, torch.device("cpu")),
+        print_freq=print_freq,
+        title="",
+    )
     assert not finished and len(calls) == progress.step == stops_at
 
 
@@ -586,7 +884,7 @@ import sys
 import torch.distributed
 sys.path.insert(0, {root!r})
 import train_student
-from helper.processes import World
+from helper.distributed import World
 World.close = lambda self: None
 for argv in {argvs!r}:
     train_student.main(argv)
@@ -596,49 +894,82 @@ torch.distributed.destroy_process_group()  # left to the interpreter, gloo's thr
 
 def test_two_processes(workspace, student, student_argv, data, capsys):
     one_epoch = [*student_argv, "--epochs", "1"]
-    # Without BatchNorm the step of two processes is that of one; with it each normalises its own half of the batch.
-    norm_free = [*one_epoch, "--model_s", "timm/convnext_atto", "--learning_rate", "0.01", "--data_amount", "96",
-                 "--experiments_dir", "norm_free", "--experiments_name"]
+    # Without BatchNorm the step of two processes is that of one; with it each normalises its own
+    # half of the batch.
+    norm_free = [
+        *one_epoch,
+        "--model_s",
+        "timm/convnext_atto",
+        "--learning_rate",
+        "0.01",
+        "--data_amount",
+        "96",
+        "--experiments_dir",
+        "norm_free",
+        "--experiments_name",
+    ]
     with_norm = [*one_epoch, "--experiments_dir", "with_norm", "--experiments_name", "two"]
-    evaluate = [*data, "--evaluate", str(student[0] / "resnet8_best.pth"), "--device", "cpu", "--batch_size", "10"]
+    evaluate = [
+        *data,
+        "--evaluate",
+        str(student[0] / "resnet8_best.pth"),
+        "--device",
+        "cpu",
+        "--batch_size",
+        "10",
+    ]
     program = workspace / "program.py"
-    program.write_text(PROGRAM.format(root=str(ROOT), argvs=[[*norm_free, "two"], with_norm, evaluate]))
-    process = subprocess_of(program, [], workspace,
-                            ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])
+    program.write_text(
+        PROGRAM.format(root=str(ROOT), argvs=[[*norm_free, "two"], with_norm, evaluate])
+    )
+    process = subprocess_of(
+        program,
+        [],
+        workspace,
+        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    )
     train_student.main([*norm_free, "one"])
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    assert output.count("epoch 1/1") == output.count("teacher resnet8: top-1") == 2  # rank 0 alone speaks
+    assert (
+        output.count("epoch 1/1") == output.count("teacher resnet8: top-1") == 2
+    )  # rank 0 alone speaks
     one, two = (rows_of(Path(f"save/student_model/norm_free/{name}"))[0] for name in ("one", "two"))
     for column in ("loss", "val_loss"):
         assert float(two[column]) == pytest.approx(float(one[column]), rel=1e-3)
-    # 203 images: one process evaluates one more than the other. The figures are exactly those of one process, whose
-    # BatchNorm statistics are rank 0's, the saved ones.
+    # 203 images: one process evaluates one more than the other. The figures are exactly those of
+    # one process, whose BatchNorm statistics are rank 0's, the saved ones.
     folder = Path("save/student_model/with_norm/two")
     result = json.loads((folder / "result.json").read_text())
-    metrics = train_student.main([*data, "--evaluate", str(folder / "resnet8_latest.pth"), "--device", "cpu"])
+    metrics = train_student.main(
+        [*data, "--evaluate", str(folder / "resnet8_latest.pth"), "--device", "cpu"]
+    )
     assert (metrics["top1"], metrics["top5"]) == (result["top1_last"], result["top5_last"])
     assert float(rows_of(folder)[0]["val_loss"]) == pytest.approx(metrics["val_loss"], rel=1e-5)
     assert result["teacher_top1"] == student[1]["teacher_top1"] and result["image_steps"] == 6 * 32
     capsys.readouterr()
     train_student.main(evaluate)
-    assert capsys.readouterr().out.splitlines()[-1] == output.splitlines()[-1] and "on 203 images" in output
+    assert (
+        capsys.readouterr().out.splitlines()[-1] == output.splitlines()[-1]
+        and "on 203 images" in output
+    )
 
 
-# A run, the same with a SIGTERM that one of the processes gets in its second epoch, and that one resumed.
+# A run, the same with a SIGTERM that one of the processes gets in its second epoch, and that one
+# resumed.
 STOPPED = """
 import os, signal, sys
 import torch.distributed
 sys.path.insert(0, {root!r})
 import train_student
-from helper import loops, processes
+from helper import distributed, loops
 argv, step, calls = {argv!r}, loops.gradient_step, []
 def interrupted(*arguments):
     step(*arguments)
     calls.append(1)
     if len(calls) == 4 and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGTERM)
-processes.World.close = lambda self: None
+distributed.World.close = lambda self: None
 train_student.main([*argv, "whole"])
 loops.gradient_step = interrupted
 try:
@@ -652,31 +983,69 @@ torch.distributed.destroy_process_group()  # left to the interpreter, gloo's thr
 
 
 def test_two_processes_in_bf16_stopped_and_resumed(workspace, student_argv, teacher):
-    argv = [*student_argv, "--amp", "bf16", "--data_amount", "24", "--batch_size", "8", "--print-freq", "2",
-            "--val_split", "holdout", "--experiments_dir", "bf16", "--experiments_name"]
+    argv = [
+        *student_argv,
+        "--amp",
+        "bf16",
+        "--data_amount",
+        "24",
+        "--batch_size",
+        "8",
+        "--print-freq",
+        "2",
+        "--val_split",
+        "holdout",
+        "--experiments_dir",
+        "bf16",
+        "--experiments_name",
+    ]
     program = workspace / "stopped.py"
     program.write_text(STOPPED.format(root=str(ROOT), argv=argv))
-    process = subprocess_of(program, [], workspace,
-                            ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])
+    process = subprocess_of(
+        program,
+        [],
+        workspace,
+        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    )
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     whole, stopped = (Path(f"save/student_model/bf16/{name}") for name in ("whole", "stopped"))
     assert "stopped by SIGTERM at step 2 of epoch 2/2" in (stopped / "train.log").read_text()
     assert_same_run(stopped, whole)
-    assert {v.dtype for v in checkpoints.load(whole / "resnet8_latest.pth")["model"].values()} \
-        == {torch.float32, torch.int64}
+    assert {v.dtype for v in checkpoints.load(whole / "resnet8_latest.pth")["model"].values()} == {
+        torch.float32,
+        torch.int64,
+    }
     # Autocast was on: fp32 gives another loss, but a near one.
     train_student.main([*argv, "fp32", "--amp", "off"])
-    losses = [float(rows_of(folder)[0]["loss"]) for folder in (whole, Path("save/student_model/bf16/fp32"))]
+    losses = [
+        float(rows_of(folder)[0]["loss"])
+        for folder in (whole, Path("save/student_model/bf16/fp32"))
+    ]
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.2)
 
 
 def test_sigterm_to_torchrun_saves(workspace, student_argv):
     """torchrun passes the signal on and waits; its own exit code is 1."""
-    argv = [*student_argv, "--epochs", "500", "--data_amount", "32", "--val_split", "holdout", "--print-freq", "1",
-            "--experiments_name", "preempted"]
-    process = subprocess_of("train_student.py", argv, workspace,
-                            ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])
+    argv = [
+        *student_argv,
+        "--epochs",
+        "500",
+        "--data_amount",
+        "32",
+        "--val_split",
+        "holdout",
+        "--print-freq",
+        "1",
+        "--experiments_name",
+        "preempted",
+    ]
+    process = subprocess_of(
+        "train_student.py",
+        argv,
+        workspace,
+        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    )
     latest = folder_of("preempted") / "resnet8_latest.pth"
     while not latest.exists() and process.poll() is None:
         time.sleep(0.05)
@@ -691,5 +1060,7 @@ def test_initialisation_is_a_function_of_the_seed():
     nets = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        nets.append(torch.cat([p.flatten() for p in make_student("resnet8", 10, *STATS).parameters()]))
+        nets.append(
+            torch.cat([p.flatten() for p in make_student("resnet8", 10, *STATS).parameters()])
+        )
     assert torch.equal(nets[0], nets[1]) and not torch.equal(nets[0], nets[2])

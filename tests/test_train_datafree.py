@@ -22,20 +22,46 @@ from datafree import fastdfkd
 from dataset.image_set import ImageSet
 from dataset.pool import Pool, PoolLoader
 from helper import checkpoints, loops
+from helper.distributed import World
 from helper.errors import UserError, run
-from helper.processes import World
-from helper.runs import RunFolder
-from models import create_model
+from helper.run import RunFolder
+from models.architectures import create_model
 
 ROOT = Path(__file__).resolve().parent.parent
-FEW = ["--dataset", "fashion_mnist", "--image_size", "16", "--epochs", "2", "--steps_per_epoch", "4", "--batch_size",
-       "16", "--learning_rate", "0.05", "--val_batch_size", "203", "--device", "cpu"]
-METHODS = {"dafl": ["--z_dim", "8", "--student_steps", "3"], "dfq": ["--z_dim", "8", "--student_steps", "3"],
-           "fastdfkd": ["--z_dim", "8", "--k", "2", "--batch", "16", "--warmup_rounds", "2"],
-           "deepinversion": ["--steps", "2", "--batch", "16"]}
+FEW = [
+    "--dataset",
+    "fashion_mnist",
+    "--image_size",
+    "16",
+    "--epochs",
+    "2",
+    "--steps_per_epoch",
+    "4",
+    "--batch_size",
+    "16",
+    "--learning_rate",
+    "0.05",
+    "--val_batch_size",
+    "203",
+    "--device",
+    "cpu",
+]
+METHODS = {
+    "dafl": ["--z_dim", "8", "--student_steps", "3"],
+    "dfq": ["--z_dim", "8", "--student_steps", "3"],
+    "fastdfkd": ["--z_dim", "8", "--k", "2", "--batch", "16", "--warmup_rounds", "2"],
+    "deepinversion": ["--steps", "2", "--batch", "16"],
+}
 ROWS = {"dafl": "DAFL", "dfq": "DFQ", "fastdfkd": "FastDFKD", "deepinversion": "DeepInv"}
-RUN_FILES = {"config.json", "train.log", "metrics.csv", "curves.png", "result.json", "resnet8_latest.pth",
-             "resnet8_best.pth"}
+RUN_FILES = {
+    "config.json",
+    "train.log",
+    "metrics.csv",
+    "curves.png",
+    "result.json",
+    "resnet8_latest.pth",
+    "resnet8_best.pth",
+}
 WORLD = World(0, 1, torch.device("cpu"))
 
 
@@ -84,15 +110,23 @@ def rows_of(folder):
 
 
 def pool_files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*.png"))}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*.png"))
+    }
 
 
 def assert_same_run(folder, other):
     """Asserts that two run folders hold the same weights, metrics and pool, bit for bit."""
     for kind in ("latest", "best"):
-        one, two = (checkpoints.load(place / f"resnet8_{kind}.pth")["model"] for place in (folder, other))
+        one, two = (
+            checkpoints.load(place / f"resnet8_{kind}.pth")["model"] for place in (folder, other)
+        )
         assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-    rows = [[{k: v for k, v in row.items() if k != "images_s"} for row in rows_of(place)] for place in (folder, other)]
+    rows = [
+        [{k: v for k, v in row.items() if k != "images_s"} for row in rows_of(place)]
+        for place in (folder, other)
+    ]
     assert rows[0] == rows[1]
     assert pool_files(folder / "pool") == pool_files(other / "pool")
     assert not list(folder.rglob("*.part"))
@@ -117,18 +151,36 @@ class Operations(TorchDispatchMode):
 def test_run_folder(reference, method, tiny_fashion_mnist):
     folder, result = reference(method)
     has_pool = method in ("fastdfkd", "deepinversion")
-    assert {file.name for file in folder.iterdir()} == RUN_FILES | {"pool" if has_pool else "samples"}
+    assert {file.name for file in folder.iterdir()} == RUN_FILES | {
+        "pool" if has_pool else "samples"
+    }
     assert json.loads((folder / "result.json").read_text()) == {"schema": 1, **result}
     images = {"dafl": 128, "dfq": 128, "fastdfkd": 4 * 16, "deepinversion": 2 * 16}[method]
-    steps = {"dafl": 4, "dfq": 4, "fastdfkd": 4 * 2, "deepinversion": 2 * 2}[method]  # of 4, the first and the fourth
-    assert {"method": ROWS[method], "source": method, "teacher": "resnet8", "student": "resnet8", "images": images,
-            "epochs": 2, "image_steps": 128, "student_steps": 8, "generator_steps": steps}.items() <= result.items()
+    steps = {"dafl": 4, "dfq": 4, "fastdfkd": 4 * 2, "deepinversion": 2 * 2}[
+        method
+    ]  # of 4, the first and the fourth
+    assert {
+        "method": ROWS[method],
+        "source": method,
+        "teacher": "resnet8",
+        "student": "resnet8",
+        "images": images,
+        "epochs": 2,
+        "image_steps": 128,
+        "student_steps": 8,
+        "generator_steps": steps,
+    }.items() <= result.items()
     rows = rows_of(folder)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert ("generator_loss" in rows[0]) is not has_pool
     assert result["top1_last"] == pytest.approx(float(rows[-1]["top1"]), rel=1e-5)
     config = json.loads((folder / "config.json").read_text())
-    published = {"dafl": (1, 1e-3), "dfq": (1, 1e-3), "fastdfkd": (20, 5e-3), "deepinversion": (20, None)}[method]
+    published = {
+        "dafl": (1, 1e-3),
+        "dfq": (1, 1e-3),
+        "fastdfkd": (20, 5e-3),
+        "deepinversion": (20, None),
+    }[method]
     assert config["flags"]["kd_T"] == published[0]
     assert config["flags"]["lr_g"] == published[1]  # of fastdfkd, that of k = 2
     assert "optimizer" not in checkpoints.load(folder / "resnet8_latest.pth")
@@ -139,7 +191,9 @@ def test_run_folder(reference, method, tiny_fashion_mnist):
 def test_the_cost_that_is_said_is_what_the_steps_take(common, method, monkeypatch):
     """Counted in the methods' own steps, there and back."""
     module = train_datafree.METHODS[method].module
-    kind = {"dafl": "DAFL", "dfq": "DFQ", "fastdfkd": "FastDFKD", "deepinversion": "DeepInversion"}[method]
+    kind = {"dafl": "DAFL", "dfq": "DFQ", "fastdfkd": "FastDFKD", "deepinversion": "DeepInversion"}[
+        method
+    ]
     counter = Operations()
 
     def counting(function):
@@ -152,21 +206,29 @@ def test_the_cost_that_is_said_is_what_the_steps_take(common, method, monkeypatc
     owner = getattr(module, kind)
     for name in {"update", "images", "synthesize"} & set(dir(owner)):
         monkeypatch.setattr(owner, name, counting(getattr(owner, name)))
-    monkeypatch.setattr(train_datafree, "SAMPLES", 1)  # of the finished generator, which are not in the cost
+    monkeypatch.setattr(
+        train_datafree, "SAMPLES", 1
+    )  # of the finished generator, which are not in the cost
     flags = METHODS[method] if method != "fastdfkd" else [*METHODS[method], "--warmup_rounds", "0"]
     if method == "deepinversion":
         flags = [*flags, "--half_steps", "3"]
-    train_datafree.main([*common, "--method", method, *flags, "--experiments_name", f"cost_{method}"])
+    train_datafree.main(
+        [*common, "--method", method, *flags, "--experiments_name", f"cost_{method}"]
+    )
     log = (folder_of(f"cost_{method}") / "train.log").read_text()
     said, prefix = re.search(r"the images: ([\d.]+) ([MG])FLOP: ", log).groups()
     assert float(said) * {"M": 1e6, "G": 1e9}[prefix] == pytest.approx(counter.total, rel=0.05)
-    assert ("of the student" in log.partition("the images: ")[2].partition("\n")[0]) is (method != "dafl")
+    assert ("of the student" in log.partition("the images: ")[2].partition("\n")[0]) is (
+        method != "dafl"
+    )
 
 
 def test_samples_of_a_generator_are_grey_images_that_differ(reference):
     folder, _ = reference("dfq")
     files = sorted((folder / "samples").iterdir())
-    assert [file.name for file in files] == [f"{index:05d}.png" for index in range(train_datafree.SAMPLES)]
+    assert [file.name for file in files] == [
+        f"{index:05d}.png" for index in range(train_datafree.SAMPLES)
+    ]
     assert len({file.read_bytes() for file in files}) > 90
     with Image.open(files[0]) as image:
         assert image.mode == "L" and image.size == (16, 16)
@@ -179,32 +241,97 @@ def test_pool_is_an_image_folder_that_can_be_distilled_from(reference, common):
     assert manifest["complete"] and manifest["method"] == "FastDFKD" and manifest["images"] == 64
     assert manifest["settings"]["k"] == 2 and manifest["settings"]["seed"] == 0
     files = pool_files(pool)
-    counts = {str(label): sum(name.startswith(f"{label:04d}/") for name in files) for label in range(10)}
+    counts = {
+        str(label): sum(name.startswith(f"{label:04d}/") for name in files) for label in range(10)
+    }
     assert manifest["classes"] == {label: count for label, count in counts.items() if count}
     for label, count in manifest["classes"].items():
         assert {f"{int(label):04d}/{index:05d}.png" for index in range(count)} <= files.keys()
     with Image.open(pool / next(iter(files))) as image:
         assert image.mode == "L" and image.size == (16, 16)  # Fashion-MNIST is grey
-    result = train_student.main([flag for flag in common if flag not in ("--steps_per_epoch", "4")]
-                                + ["--train_data", str(pool), "--experiments_name", "again"])
+    result = train_student.main(
+        [flag for flag in common if flag not in ("--steps_per_epoch", "4")]
+        + ["--train_data", str(pool), "--experiments_name", "again"]
+    )
     assert result["images"] == 64 and result["method"] == "FastDFKD"
 
 
 def test_images_besides_and_a_pool_elsewhere(common, tiny_image_folder):
-    result = train_datafree.main([*common, "--method", "deepinversion", *METHODS["deepinversion"], "--epochs", "1",
-                                  "--rounds_per_epoch", "2", "--pool", "elsewhere", "--pool_data",
-                                  str(tiny_image_folder), "--experiments_name", "besides"])
+    result = train_datafree.main(
+        [
+            *common,
+            "--method",
+            "deepinversion",
+            *METHODS["deepinversion"],
+            "--epochs",
+            "1",
+            "--rounds_per_epoch",
+            "2",
+            "--pool",
+            "elsewhere",
+            "--pool_data",
+            str(tiny_image_folder),
+            "--experiments_name",
+            "besides",
+        ]
+    )
     assert result["images"] == 2 * 16 == len(pool_files("elsewhere"))
     assert not (folder_of("besides") / "pool").exists()
 
 
 def test_imagenets_settings(common):
-    """Reptile, noise that lives, boxes, the last batch, several rounds an epoch; images of more than 64 pixels."""
-    argv = [*common, "--method", "fastdfkd", "--image_size", "80", "--z_dim", "4", "--k", "2", "--batch", "4",
-            "--batch_size", "4", "--steps_per_epoch", "2", "--meta", "reptile", "--lr_g_meta", "1e-4", "--lr_z_meta",
-            "5e-3", "--z_rounds", "50", "--view", "resized", "--keep", "last", "--warmup_rounds", "0",
-            "--rounds_per_epoch", "2", "--bn", "0.1", "--oh", "0.1", "--adv", "1", "--kd_T", "5", "--num_workers", "0",
-            "--epochs", "1", "--lr_g", "2e-4", "--val_split", "holdout"]
+    """Reptile, noise that lives, boxes, the last batch, several rounds an epoch; images of more
+    than 64 pixels.
+    """
+    argv = [
+        *common,
+        "--method",
+        "fastdfkd",
+        "--image_size",
+        "80",
+        "--z_dim",
+        "4",
+        "--k",
+        "2",
+        "--batch",
+        "4",
+        "--batch_size",
+        "4",
+        "--steps_per_epoch",
+        "2",
+        "--meta",
+        "reptile",
+        "--lr_g_meta",
+        "1e-4",
+        "--lr_z_meta",
+        "5e-3",
+        "--z_rounds",
+        "50",
+        "--view",
+        "resized",
+        "--keep",
+        "last",
+        "--warmup_rounds",
+        "0",
+        "--rounds_per_epoch",
+        "2",
+        "--bn",
+        "0.1",
+        "--oh",
+        "0.1",
+        "--adv",
+        "1",
+        "--kd_T",
+        "5",
+        "--num_workers",
+        "0",
+        "--epochs",
+        "1",
+        "--lr_g",
+        "2e-4",
+        "--val_split",
+        "holdout",
+    ]
     result = train_datafree.main([*argv, "--experiments_name", "imagenet"])
     assert result["images"] == 8
     flags = json.loads((folder_of("imagenet") / "config.json").read_text())["flags"]
@@ -213,18 +340,44 @@ def test_imagenets_settings(common):
 
 def test_rates_of_other_k_are_those_of_ten(common):
     assert train_datafree.parse_option([*common, "--method", "fastdfkd", "--k", "50"]).lr_g == 2e-3
-    given = train_datafree.parse_option([*common, "--method", "fastdfkd", "--k", "5", "--lr_z", "0.5"])
+    given = train_datafree.parse_option(
+        [*common, "--method", "fastdfkd", "--k", "5", "--lr_z", "0.5"]
+    )
     assert (given.lr_g, given.lr_z) == (3e-3, 0.5)
-    defaults = train_datafree.parse_option(["--method", "fastdfkd", "--path-t", "x", "--dataset", "cifar100"])
-    assert (defaults.learning_rate, defaults.batch_size, defaults.epochs, defaults.min_lr, defaults.weight_decay,
-            defaults.schedule, defaults.steps_per_epoch) == (0.2, 256, 200, 2e-4, 1e-4, "cosine", 400)
+    defaults = train_datafree.parse_option(
+        ["--method", "fastdfkd", "--path-t", "x", "--dataset", "cifar100"]
+    )
+    assert (
+        defaults.learning_rate,
+        defaults.batch_size,
+        defaults.epochs,
+        defaults.min_lr,
+        defaults.weight_decay,
+        defaults.schedule,
+        defaults.steps_per_epoch,
+    ) == (0.2, 256, 200, 2e-4, 1e-4, "cosine", 400)
 
 
 def test_bf16(common):
     for method in ("dfq", "fastdfkd"):
-        result = train_datafree.main([*common, "--method", method, *METHODS[method], "--amp", "bf16", "--epochs", "1",
-                                      "--experiments_name", f"bf16-{method}"])
-        assert np.isfinite(float(rows_of(folder_of(f"bf16-{method}"))[0]["loss"])) and result["epochs"] == 1
+        result = train_datafree.main(
+            [
+                *common,
+                "--method",
+                method,
+                *METHODS[method],
+                "--amp",
+                "bf16",
+                "--epochs",
+                "1",
+                "--experiments_name",
+                f"bf16-{method}",
+            ]
+        )
+        assert (
+            np.isfinite(float(rows_of(folder_of(f"bf16-{method}"))[0]["loss"]))
+            and result["epochs"] == 1
+        )
 
 
 def test_passes_over_the_pool_differ_and_go_on_in_the_middle(tmp_path):
@@ -232,7 +385,7 @@ def test_passes_over_the_pool_differ_and_go_on_in_the_middle(tmp_path):
     pool.open()
     images = torch.arange(12).view(12, 1, 1, 1).expand(12, 3, 8, 8) / 255
     for half in range(2):
-        pool.add(images[6 * half:6 * half + 6], torch.arange(6))
+        pool.add(images[6 * half : 6 * half + 6], torch.arange(6))
     calls = []
 
     class Passes:
@@ -251,13 +404,17 @@ def test_passes_over_the_pool_differ_and_go_on_in_the_middle(tmp_path):
     batches = [list(loader.epoch_batches(epoch)) for epoch in (0, 1)]
     assert [len(batch) for batch in batches] == [5, 5] and len(set(sum(batches, []))) == 10
     assert list(loader.epoch_batches(1, 3)) == batches[1][3:]
-    assert isinstance(calls[0], ImageSet) and calls[0].images[:, 0, 0, 0].tolist() == list(range(12))
+    assert isinstance(calls[0], ImageSet) and calls[0].images[:, 0, 0, 0].tolist() == list(
+        range(12)
+    )
 
 
 def test_large_images_stay_on_the_disk(tmp_path):
     beside = tmp_path / "beside.png"
     Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(beside)
-    pool = Pool(tmp_path / "pool", 8, False, WORLD, {"run": "x"}, ImageSet([beside], None), memory_size=4)
+    pool = Pool(
+        tmp_path / "pool", 8, False, WORLD, {"run": "x"}, ImageSet([beside], None), memory_size=4
+    )
     pool.open()
     pool.add(torch.full((2, 3, 8, 8), 0.2), torch.tensor([3, 3]))
     images = pool.images()
@@ -295,7 +452,8 @@ def kill():
     raise Killed
 
 
-# method: what is interrupted, at which call, how, and what is then on the disk (epochs, steps, images of the pool).
+# method: what is interrupted, at which call, how, and what is then on the disk (epochs, steps,
+# images of the pool).
 INTERRUPTIONS = {
     "dafl in an epoch": ("dafl", loops, "gradient_step", 6, sigterm, (1, 2, 0)),
     "dfq in an epoch": ("dfq", loops, "gradient_step", 2, sigterm, (0, 2, 0)),
@@ -305,7 +463,14 @@ INTERRUPTIONS = {
     "fastdfkd in an epoch": ("fastdfkd", loops, "gradient_step", 6, sigterm, (1, 2, 64)),
     "fastdfkd killed with a younger round": ("fastdfkd", Pool, "add", 4, kill, (1, 0, 48)),
     "deepinversion in an epoch": ("deepinversion", loops, "gradient_step", 3, sigterm, (0, 3, 16)),
-    "deepinversion killed with a younger round": ("deepinversion", Pool, "add", 2, kill, (1, 0, 16)),
+    "deepinversion killed with a younger round": (
+        "deepinversion",
+        Pool,
+        "add",
+        2,
+        kill,
+        (1, 0, 16),
+    ),
 }
 
 
@@ -354,19 +519,30 @@ def test_a_pool_of_another_run_is_left_alone(reference, common):
     folder, _ = reference("fastdfkd")
     before = pool_files(folder / "pool")
     with pytest.raises(UserError, match="holds images that this run has not made"):
-        train_datafree.main([*common, "--method", "fastdfkd", *METHODS["fastdfkd"], "--pool", str(folder / "pool"),
-                             "--experiments_name", "thief"])
+        train_datafree.main(
+            [
+                *common,
+                "--method",
+                "fastdfkd",
+                *METHODS["fastdfkd"],
+                "--pool",
+                str(folder / "pool"),
+                "--experiments_name",
+                "thief",
+            ]
+        )
     assert pool_files(folder / "pool") == before
 
 
 # Several processes
 
-# Of each method a run, the same with a SIGTERM that one of the processes gets in its first epoch, and that one resumed.
+# Of each method a run, the same with a SIGTERM that one of the processes gets in its first epoch,
+# and that one resumed.
 PROGRAM = """
 import json, os, signal, sys
 import torch.distributed
 from helper import loops
-from helper.processes import World
+from helper.distributed import World
 import train_datafree
 
 real = loops.gradient_step
@@ -395,34 +571,71 @@ torch.distributed.destroy_process_group()  # left to the interpreter, gloo's thr
 def test_two_processes(workspace, common):
     program = workspace / "program.py"
     program.write_text(PROGRAM)
-    runs = {method: [*common, "--method", method, *METHODS[method], "--print-freq", "2"]
-            for method in ("dfq", "fastdfkd")}
-    runs["fastdfkd"] += ["--z_rounds", "3", "--reset_round", "2"]  # what is drawn once is the same on both
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                           str(program), json.dumps(runs)], cwd=workspace, text=True, capture_output=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, timeout=240)
+    runs = {
+        method: [*common, "--method", method, *METHODS[method], "--print-freq", "2"]
+        for method in ("dfq", "fastdfkd")
+    }
+    runs["fastdfkd"] += [
+        "--z_rounds",
+        "3",
+        "--reset_round",
+        "2",
+    ]  # what is drawn once is the same on both
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            str(program),
+            json.dumps(runs),
+        ],
+        cwd=workspace,
+        text=True,
+        capture_output=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     for method in runs:
         assert_same_run(folder_of(f"stopped-{method}"), folder_of(f"whole-{method}"))
         result = json.loads((folder_of(f"whole-{method}") / "result.json").read_text())
         assert result["image_steps"] == 128
     # Each process made its half of a round, of other noise.
-    assert result["images"] == 64 == len(set(pool_files(folder_of("whole-fastdfkd") / "pool").values()))
+    assert (
+        result["images"]
+        == 64
+        == len(set(pool_files(folder_of("whole-fastdfkd") / "pool").values()))
+    )
 
 
 # Wrong input
 
 WRONG = {
-    "no teacher": (["--method", "dfq", "--path-t", "nowhere/resnet8/a.pth"], "checkpoint not found"),
+    "no teacher": (
+        ["--method", "dfq", "--path-t", "nowhere/resnet8/a.pth"],
+        "checkpoint not found",
+    ),
     "size": (["--method", "dafl", "--image_size", "18"], "--image_size 18: .* multiple of 4"),
-    "large size": (["--method", "fastdfkd", "--image_size", "72"], "--image_size 72: .* multiple of 16"),
+    "large size": (
+        ["--method", "fastdfkd", "--image_size", "72"],
+        "--image_size 72: .* multiple of 16",
+    ),
     "k": (["--method", "fastdfkd", "--k", "0"], "--k: invalid|0 is not a positive integer"),
     "meta": (["--method", "fastdfkd", "--meta", "mamml"], "mamml is none of maml, reptile"),
     "momentum": (["--method", "fastdfkd", "--bn_momentum", "1.5"], "not in"),
     "rate": (["--method", "dafl", "--lr_g", "0"], "not a positive number"),
-    "another's setting": (["--method", "dafl", "--bn", "1"], "--bn is a setting of dfq, fastdfkd, deepinversion and"),
+    "another's setting": (
+        ["--method", "dafl", "--bn", "1"],
+        "--bn is a setting of dfq, fastdfkd, deepinversion and",
+    ),
     "no pool": (["--method", "dfq", "--pool", "x"], "--pool is of a pool and dfq has none"),
-    "few images": (["--method", "deepinversion", "--batch", "8"], "first epoch would have 8 images"),
+    "few images": (
+        ["--method", "deepinversion", "--batch", "8"],
+        "first epoch would have 8 images",
+    ),
     "no method": ([], "--method"),
 }
 
@@ -442,6 +655,16 @@ def test_a_teacher_without_batch_norm(common, workspace, capsys):
     path = workspace / "teachers/plain.pth"
     name = "timm/vit_tiny_patch16_224"
     torch.save(create_model(name, 10).state_dict(), path)
-    argv = [*common, "--path-t", str(path), "--model_t", name, "--image_size", "224", "--method", "dfq"]
+    argv = [
+        *common,
+        "--path-t",
+        str(path),
+        "--model_t",
+        name,
+        "--image_size",
+        "224",
+        "--method",
+        "dfq",
+    ]
     assert run(train_datafree.main, argv) == 2
     assert "no BatchNorm layer" in capsys.readouterr().err

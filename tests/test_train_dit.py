@@ -1,4 +1,6 @@
-"""train_dit.py: the diffusion objective, the network, both stages, resuming, the pipeline folder."""
+"""train_dit.py: the diffusion objective, the network, both stages, resuming, the pipeline
+folder.
+"""
 
 import csv
 import json
@@ -19,11 +21,11 @@ from safetensors import safe_open
 
 import train_dit
 from dataset import fashion_mnist, folders
+from diffusion.build import build_dit, build_vae, separate_embedders
+from diffusion.loss import TrainingChain, drop_labels, moving_average
 from helper import checkpoints, loops
-from helper.diffusion_loss import TrainingChain, drop_labels, moving_average
 from helper.errors import UserError
-from helper.runs import RunFolder
-from models.build_dit import build_dit, build_vae, separate_embedders
+from helper.run import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 BETAS = np.linspace(1e-4, 0.02, 1000)
@@ -37,7 +39,9 @@ def chain_of(betas=BETAS):
 
 
 def random_step(t, seed=0, shape=(2, 4, 4)):
-    """Returns numpy x0 and noise (N, C, H, W) and the network's output (N, 2C, H, W) for steps `t`."""
+    """Returns numpy x0 and noise (N, C, H, W) and the network's output (N, 2C, H, W) for steps
+    `t`.
+    """
     rng = np.random.default_rng(seed)
     x0, noise = (rng.normal(size=(len(t), *shape)) for _ in range(2))
     eps = noise + 0.3 * rng.normal(size=noise.shape)
@@ -45,7 +49,9 @@ def random_step(t, seed=0, shape=(2, 4, 4)):
 
 
 def independent_losses(output, x0, noise, t, betas=BETAS):
-    """(mse, bound in bits) of one sample in numpy, the posterior by Bayes' rule from the two Gaussians in it."""
+    """(mse, bound in bits) of one sample in numpy, the posterior by Bayes' rule from the two
+    Gaussians in it.
+    """
     eps, v = np.split(output, 2)
     bar = np.cumprod(1 - betas)
     before = bar[t - 1] if t else 1.0
@@ -54,7 +60,8 @@ def independent_losses(output, x0, noise, t, betas=BETAS):
     def posterior(x0):
         if t == 0:
             return x0, 0.0
-        # q(x_{t−1} | x_0) = N(√ᾱ_{t−1}·x_0, 1 − ᾱ_{t−1}); q(x_t | x_{t−1}) = N(√(1 − β)·x_{t−1}, β): precisions add.
+        # q(x_{t−1} | x_0) = N(√ᾱ_{t−1}·x_0, 1 − ᾱ_{t−1}); q(x_t | x_{t−1}) = N(√(1 − β)·x_{t−1},
+        # β): precisions add.
         precision = 1 / (1 - before) + (1 - betas[t]) / betas[t]
         weighted = math.sqrt(before) * x0 / (1 - before) + math.sqrt(1 - betas[t]) * xt / betas[t]
         return weighted / precision, 1 / precision
@@ -65,10 +72,17 @@ def independent_losses(output, x0, noise, t, betas=BETAS):
     predicted = np.exp((v + 1) / 2 * math.log(betas[t]) + (1 - v) / 2 * math.log(floor))
     if t:
         true_mean, true_variance = posterior(x0)
-        nats = 0.5 * (np.log(predicted / true_variance) + (true_variance + (true_mean - mean) ** 2) / predicted - 1)
+        nats = 0.5 * (
+            np.log(predicted / true_variance)
+            + (true_variance + (true_mean - mean) ** 2) / predicted
+            - 1
+        )
     else:
+
         def below(value):
-            return np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in value.ravel()]).reshape(value.shape)
+            return np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in value.ravel()]).reshape(
+                value.shape
+            )
 
         up, down = (below((x0 - mean + side / 255) / np.sqrt(predicted)) for side in (1, -1))
         probability = np.where(x0 < -0.999, up, np.where(x0 > 0.999, 1 - down, up - down))
@@ -108,7 +122,9 @@ def test_first_step_is_a_likelihood():
 def test_a_perfect_prediction_costs_nothing():
     t = [1, 50, 700]
     x0, noise, output = random_step(t)
-    output = np.concatenate([noise, -np.ones_like(noise)], axis=1)  # the noise itself, and the posterior's variance
+    output = np.concatenate(
+        [noise, -np.ones_like(noise)], axis=1
+    )  # the noise itself, and the posterior's variance
     mse, bound = torch_losses(chain_of(), output, x0, noise, t)
     assert mse.abs().max() < 1e-10 and bound.abs().max() < 1e-4
 
@@ -118,8 +134,8 @@ def test_the_bound_trains_the_variance_only():
     x0, noise, output = (torch.tensor(array, dtype=torch.float32) for array in random_step(t))
     output.requires_grad_()
     mse, bound = chain_of().losses(output, x0, chain_of().add_noise(x0, t, noise), t, noise)
-    by_bound, = torch.autograd.grad(bound.sum(), output, retain_graph=True)
-    by_mse, = torch.autograd.grad(mse.sum(), output)
+    (by_bound,) = torch.autograd.grad(bound.sum(), output, retain_graph=True)
+    (by_mse,) = torch.autograd.grad(mse.sum(), output)
     assert by_bound[:, :2].abs().max() == 0 < by_bound[:, 2:].abs().max()
     assert by_mse[:, 2:].abs().max() == 0 < by_mse[:, :2].abs().max()
     torch.testing.assert_close(by_mse[:, :2], 2 * (output[:, :2] - noise).detach() / 32)
@@ -128,10 +144,12 @@ def test_the_bound_trains_the_variance_only():
 def test_noise_is_added_with_unit_variance():
     chain, x0 = chain_of(), torch.ones(1, 1, 1, 1)
     for t in (0, 10, 999):
-        bar = float(np.prod(1 - BETAS[:t + 1]))
+        bar = float(np.prod(1 - BETAS[: t + 1]))
         step = torch.tensor([t])
         assert float(chain.add_noise(x0, step, 0 * x0)) == pytest.approx(math.sqrt(bar), rel=1e-5)
-        assert float(chain.add_noise(0 * x0, step, x0)) == pytest.approx(math.sqrt(1 - bar), rel=1e-5)
+        assert float(chain.add_noise(0 * x0, step, x0)) == pytest.approx(
+            math.sqrt(1 - bar), rel=1e-5
+        )
 
 
 def test_min_snr_weights():
@@ -162,10 +180,18 @@ def test_labels_are_dropped_once_a_sample():
     torch.manual_seed(0)
     dropped = drop_labels(labels, 10, 0.1)
     changed = dropped != labels
-    assert set(dropped[changed].tolist()) == {10} and labels.max() == 9  # the null class's index; labels left alone
+    assert (
+        set(dropped[changed].tolist()) == {10} and labels.max() == 9
+    )  # the null class's index; labels left alone
     assert float(changed.float().mean()) == pytest.approx(0.1, abs=0.01)
-    assert all(float(changed[labels == c].float().mean()) == pytest.approx(0.1, abs=0.03) for c in range(10))
-    assert torch.equal(drop_labels(labels, 10, 0.0), labels) and (drop_labels(labels, 10, 1.0) == 10).all()
+    assert all(
+        float(changed[labels == c].float().mean()) == pytest.approx(0.1, abs=0.03)
+        for c in range(10)
+    )
+    assert (
+        torch.equal(drop_labels(labels, 10, 0.0), labels)
+        and (drop_labels(labels, 10, 1.0) == 10).all()
+    )
 
 
 # The network
@@ -173,7 +199,15 @@ def test_labels_are_dropped_once_a_sample():
 
 def tiny_dit(seed=0, depth=2):
     torch.manual_seed(seed)
-    return build_dit(depth=depth, width=16, heads=2, patch_size=2, latent_size=4, latent_channels=2, num_classes=3)
+    return build_dit(
+        depth=depth,
+        width=16,
+        heads=2,
+        patch_size=2,
+        latent_size=4,
+        latent_channels=2,
+        num_classes=3,
+    )
 
 
 def randomised(model):
@@ -184,8 +218,11 @@ def randomised(model):
 
 def inputs(count=6, seed=3):
     rng = torch.Generator().manual_seed(seed)
-    return (torch.randn(count, 2, 4, 4, generator=rng), torch.randint(1000, (count,), generator=rng),
-            torch.arange(count) % 4)
+    return (
+        torch.randn(count, 2, 4, 4, generator=rng),
+        torch.randint(1000, (count,), generator=rng),
+        torch.arange(count) % 4,
+    )
 
 
 def test_initialisation_is_zero_where_the_official_one_is():
@@ -195,11 +232,18 @@ def test_initialisation_is_zero_where_the_official_one_is():
         for parameter in block.norm1.linear.parameters():
             assert parameter.abs().max() == 0
         tokens = torch.randn(6, 4, 16)  # each block is the identity
-        torch.testing.assert_close(block(tokens, timestep=inputs()[1], class_labels=inputs()[2]), tokens)
+        torch.testing.assert_close(
+            block(tokens, timestep=inputs()[1], class_labels=inputs()[2]), tokens
+        )
         assert block.attn1.to_q.weight.std() > 0.1 and block.attn1.to_q.bias.abs().max() == 0
     embedder = model.transformer_blocks[0].norm1.emb
-    assert float(embedder.timestep_embedder.linear_1.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
-    assert embedder.class_embedder.embedding_table.weight.shape == (4, 16)  # three classes and the null class
+    assert float(embedder.timestep_embedder.linear_1.weight.detach().std()) == pytest.approx(
+        0.02, rel=0.1
+    )
+    assert embedder.class_embedder.embedding_table.weight.shape == (
+        4,
+        16,
+    )  # three classes and the null class
     assert model(*inputs()).sample.shape == (6, 4, 4, 4)
 
 
@@ -208,9 +252,14 @@ def test_one_embedder_serves_all_blocks_and_is_copied_for_saving():
     assert len({id(block.norm1.emb) for block in model.transformer_blocks}) == 1
     copy = separate_embedders(model).eval()
     assert len({id(block.norm1.emb) for block in copy.transformer_blocks}) == 3
-    assert len({id(block.norm1.emb) for block in model.transformer_blocks}) == 1  # the model itself stays as it was
+    assert (
+        len({id(block.norm1.emb) for block in model.transformer_blocks}) == 1
+    )  # the model itself stays as it was
     embedder = sum(p.numel() for p in model.transformer_blocks[0].norm1.emb.parameters())
-    assert sum(p.numel() for p in copy.parameters()) == sum(p.numel() for p in model.parameters()) + 2 * embedder
+    assert (
+        sum(p.numel() for p in copy.parameters())
+        == sum(p.numel() for p in model.parameters()) + 2 * embedder
+    )
     with torch.no_grad():
         assert torch.equal(copy(*inputs()).sample, model(*inputs()).sample)
         assert model(*inputs()).sample.std() > 0.01
@@ -240,9 +289,15 @@ def test_the_blocks_own_label_dropout_is_off():
 def test_an_autoencoder_that_cannot_be_is_refused():
     assert sum(p.numel() for p in build_vae([8, 16], 4, 32).parameters()) < 100_000
     with torch.no_grad():
-        assert build_vae([8, 8, 16], 3, 32).encode(torch.zeros(1, 3, 32, 32)).latent_dist.mean.shape == (1, 3, 8, 8)
-    for channels, size, message in (([8, 12], 32, "multiples of 8"), ([], 32, "multiples of 8"),
-                                    ([0, 8], 32, "multiples of 8"), ([8, 8, 8], 30, "not divisible by 4")):
+        assert build_vae([8, 8, 16], 3, 32).encode(
+            torch.zeros(1, 3, 32, 32)
+        ).latent_dist.mean.shape == (1, 3, 8, 8)
+    for channels, size, message in (
+        ([8, 12], 32, "multiples of 8"),
+        ([], 32, "multiples of 8"),
+        ([0, 8], 32, "multiples of 8"),
+        ([8, 8, 8], 30, "not divisible by 4"),
+    ):
         with pytest.raises(UserError, match=message):
             build_vae(channels, 4, size)
 
@@ -252,8 +307,27 @@ def test_an_autoencoder_that_cannot_be_is_refused():
 
 COMMON = ["--vae_channels", "8,8,16", "--batch_size", "32", "--device", "cpu", "--seed", "1"]
 VAE = ["--stage", "vae", *COMMON, "--epochs", "1", "--learning_rate", "3e-3"]
-DIT = ["--stage", "dit", *COMMON, "--depth", "1", "--width", "16", "--heads", "2", "--epochs", "3",
-       "--learning_rate", "1e-2", "--ema", "0.8", "--label_dropout", "0.2", "--snr_gamma", "5"]
+DIT = [
+    "--stage",
+    "dit",
+    *COMMON,
+    "--depth",
+    "1",
+    "--width",
+    "16",
+    "--heads",
+    "2",
+    "--epochs",
+    "3",
+    "--learning_rate",
+    "1e-2",
+    "--ema",
+    "0.8",
+    "--label_dropout",
+    "0.2",
+    "--snr_gamma",
+    "5",
+]
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +347,9 @@ def beside(autoencoder, name):
     """Returns a new folder with the same autoencoder."""
     folder = autoencoder.parent / name
     (folder / "train_vae").mkdir(parents=True)
-    (folder / "train_vae/vae_latest.pth").write_bytes((autoencoder / "train_vae/vae_latest.pth").read_bytes())
+    (folder / "train_vae/vae_latest.pth").write_bytes(
+        (autoencoder / "train_vae/vae_latest.pth").read_bytes()
+    )
     return folder
 
 
@@ -286,15 +362,29 @@ def pipeline(autoencoder, data):
 
 def rows_of(folder):
     with open(folder / "metrics.csv") as file:
-        return [{key: value for key, value in row.items() if key != "images_s"} for row in csv.DictReader(file)]
+        return [
+            {key: value for key, value in row.items() if key != "images_s"}
+            for row in csv.DictReader(file)
+        ]
 
 
 def test_autoencoder_run_folder(autoencoder):
     folder = autoencoder / "train_vae"
-    assert {file.name for file in folder.iterdir()} == {"config.json", "train.log", "metrics.csv", "curves.png",
-                                                        "vae_latest.pth", "vae_best.pth", "result.json"}
+    assert {file.name for file in folder.iterdir()} == {
+        "config.json",
+        "train.log",
+        "metrics.csv",
+        "curves.png",
+        "vae_latest.pth",
+        "vae_best.pth",
+        "result.json",
+    }
     result = json.loads((folder / "result.json").read_text())
-    assert result["stage"] == "vae" and result["image_steps"] == 10 * 32 and 5 < result["val_psnr"] < 40
+    assert (
+        result["stage"] == "vae"
+        and result["image_steps"] == 10 * 32
+        and 5 < result["val_psnr"] < 40
+    )
     assert "optimizer" not in checkpoints.load(folder / "vae_latest.pth")  # finished
 
 
@@ -303,26 +393,55 @@ def test_pipeline_folder_is_diffusers_own(pipeline, capfd):
 
     folder, result = pipeline
     assert {path.name for path in folder.iterdir()} == {
-        "model_index.json", "transformer", "vae", "scheduler", "generator.json", "train_vae", "train_dit"}
+        "model_index.json",
+        "transformer",
+        "vae",
+        "scheduler",
+        "generator.json",
+        "train_vae",
+        "train_dit",
+    }
     loaded = DiTPipeline.from_pretrained(folder)
     state = checkpoints.load(folder / "train_dit/dit_latest.pth")
     weights = loaded.transformer.state_dict()
-    averaged = {key.removeprefix("module."): value for key, value in state["ema"].items() if key != "n_averaged"}
+    averaged = {
+        key.removeprefix("module."): value
+        for key, value in state["ema"].items()
+        if key != "n_averaged"
+    }
     assert weights.keys() == averaged.keys()
     for key, value in averaged.items():  # the averaged weights, not the last
         torch.testing.assert_close(weights[key].float(), value.half().float())
     assert any(not torch.equal(value, averaged[key]) for key, value in state["model"].items())
     config = loaded.transformer.config
-    assert (config.num_layers, config.out_channels, config.num_embeds_ada_norm, config.sample_size) == (1, 8, 10, 8)
-    expected = {"variance_type": "learned_range", "timestep_spacing": "linspace", "clip_sample": False,
-                "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
+    assert (
+        config.num_layers,
+        config.out_channels,
+        config.num_embeds_ada_norm,
+        config.sample_size,
+    ) == (1, 8, 10, 8)
+    expected = {
+        "variance_type": "learned_range",
+        "timestep_spacing": "linspace",
+        "clip_sample": False,
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "num_train_timesteps": 1000,
+    }
     assert expected.items() <= dict(loaded.scheduler.config).items()
     for part in ("transformer", "vae"):
         with safe_open(folder / part / "diffusion_pytorch_model.safetensors", "pt") as file:
-            assert {str(file.get_slice(key).get_dtype()) for key in file.keys()} == {"F16"}
+            assert {str(file.get_slice(key).get_dtype()) for key in file} == {"F16"}
     info = json.loads((folder / "generator.json").read_text())
-    expected = {"cfg_channels": 4, "time_embedding": "official", "grey": True, "image_size": 32, "seed": 1,
-                "dataset": "fashion_mnist"}
+    expected = {
+        "cfg_channels": 4,
+        "time_embedding": "official",
+        "grey": True,
+        "image_size": 32,
+        "seed": 1,
+        "dataset": "fashion_mnist",
+    }
     assert expected.items() <= info.items() and info["class_names"][0] == "T-shirt/top"
 
 
@@ -334,7 +453,9 @@ def test_latents_have_unit_variance(pipeline, data, tiny_fashion_mnist):
     vae = AutoencoderKL.from_pretrained(pipeline[0] / "vae")
     images = fashion_mnist.load(tiny_fashion_mnist, "train").images
     with torch.no_grad():
-        posterior = vae.encode(torch.tensor(images / 127.5 - 1, dtype=torch.float32).permute(0, 3, 1, 2)).latent_dist
+        posterior = vae.encode(
+            torch.tensor(images / 127.5 - 1, dtype=torch.float32).permute(0, 3, 1, 2)
+        ).latent_dist
         torch.manual_seed(0)
         latents = vae.config.scaling_factor * posterior.sample()
     assert float(latents.std()) == pytest.approx(1, abs=0.03)
@@ -352,10 +473,13 @@ def test_the_null_branch_is_trained(pipeline, autoencoder, data):
     tables = [checkpoints.load(f / "train_dit/dit_latest.pth")["model"] for f in (folder, never)]
     key = "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"
     torch.manual_seed(1)
-    start = build_dit(depth=1, width=16, heads=2, patch_size=2, latent_size=8, latent_channels=4,
-                      num_classes=10).state_dict()[key]
+    start = build_dit(
+        depth=1, width=16, heads=2, patch_size=2, latent_size=8, latent_channels=4, num_classes=10
+    ).state_dict()[key]
     assert (tables[0][key][10] - start[10]).abs().max() > 1e-3
-    assert torch.equal(tables[1][key][10], start[10]) and not torch.equal(tables[1][key][0], start[0])
+    assert torch.equal(tables[1][key][10], start[10]) and not torch.equal(
+        tables[1][key][0], start[0]
+    )
 
 
 class Killed(BaseException):
@@ -366,13 +490,31 @@ def _kill():
     raise Killed
 
 
-@pytest.mark.parametrize("name, target, function, call, action, state", [
-    ("middle", loops, "gradient_step", 14, lambda: os.kill(os.getpid(), signal.SIGTERM), (1, 4)),
-    ("boundary", RunFolder, "end_epoch", 2, _kill, (2, 0)),
-    ("end", RunFolder, "end_epoch", 3, _kill, (3, 0)),  # trained, and the pipeline not yet written
-])  # fmt: skip
-def test_interrupted_and_resumed_is_never_interrupted(pipeline, autoencoder, data, monkeypatch, name, target, function,
-                                                      call, action, state):
+@pytest.mark.parametrize(
+    "name, target, function, call, action, state",
+    [
+        (
+            "middle",
+            loops,
+            "gradient_step",
+            14,
+            lambda: os.kill(os.getpid(), signal.SIGTERM),
+            (1, 4),
+        ),
+        ("boundary", RunFolder, "end_epoch", 2, _kill, (2, 0)),
+        (
+            "end",
+            RunFolder,
+            "end_epoch",
+            3,
+            _kill,
+            (3, 0),
+        ),  # trained, and the pipeline not yet written
+    ],
+)
+def test_interrupted_and_resumed_is_never_interrupted(
+    pipeline, autoencoder, data, monkeypatch, name, target, function, call, action, state
+):
     folder, real, calls = beside(autoencoder, name), getattr(target, function), []
 
     def interrupted(*arguments, **keywords):
@@ -398,7 +540,9 @@ def test_interrupted_and_resumed_is_never_interrupted(pipeline, autoencoder, dat
             assert all(torch.equal(one[part][key], value) for key, value in other[part].items())
     assert rows_of(folder / "train_dit") == rows_of(whole / "train_dit")
     weights = [file.relative_to(whole) for file in whole.glob("*/*.safetensors")]
-    assert len(weights) == 2 and all((folder / file).read_bytes() == (whole / file).read_bytes() for file in weights)
+    assert len(weights) == 2 and all(
+        (folder / file).read_bytes() == (whole / file).read_bytes() for file in weights
+    )
 
 
 def test_fewer_images(autoencoder, data, tmp_path):
@@ -409,7 +553,16 @@ def test_fewer_images(autoencoder, data, tmp_path):
 
 
 def test_reconstructed_images_lie_by_class(autoencoder, data, tiny_fashion_mnist):
-    argv = [*data, *VAE, "--stage", "reconstruct", "--data_amount", "40", "--save_dir", str(autoencoder)]
+    argv = [
+        *data,
+        *VAE,
+        "--stage",
+        "reconstruct",
+        "--data_amount",
+        "40",
+        "--save_dir",
+        str(autoencoder),
+    ]
     folder = train_dit.main(argv)
     images = folders.read_training(folder, 10)
     original = fashion_mnist.load(tiny_fashion_mnist, "train")
@@ -421,9 +574,14 @@ def test_reconstructed_images_lie_by_class(autoencoder, data, tiny_fashion_mnist
         source = original.images[np.flatnonzero(original.labels == label)[3]]
         with torch.no_grad():
             x = torch.from_numpy(source).permute(2, 0, 1)[None] / 127.5 - 1
-            expected = vae.decode(vae.encode(x).latent_dist.mode()).sample.mean(dim=1)[0].clamp(-1, 1)
+            expected = (
+                vae.decode(vae.encode(x).latent_dist.mode()).sample.mean(dim=1)[0].clamp(-1, 1)
+            )
         written = np.asarray(Image.open(folder / f"{label:04d}/00003.png"), np.float32)
-        assert written.shape == (32, 32) and np.abs(written - 127.5 * (expected.numpy() + 1)).max() <= 1
+        assert (
+            written.shape == (32, 32)
+            and np.abs(written - 127.5 * (expected.numpy() + 1)).max() <= 1
+        )
 
 
 def test_a_pipeline_without_its_training_gives_the_same_reconstructions(pipeline, data, tmp_path):
@@ -441,14 +599,18 @@ def test_a_pipeline_without_its_training_gives_the_same_reconstructions(pipeline
 
 
 @pytest.mark.parametrize("stage", ["vae", "dit"])
-def test_a_finished_stage_reads_no_image_and_writes_nothing(pipeline, autoencoder, data, monkeypatch, stage, capsys):
+def test_a_finished_stage_reads_no_image_and_writes_nothing(
+    pipeline, autoencoder, data, monkeypatch, stage, capsys
+):
     folder, argv = (autoencoder, VAE) if stage == "vae" else (pipeline[0], DIT)
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with monkeypatch.context() as patch:
         patch.setattr(train_dit.real, "load_split", None)
         result = train_dit.main([*data, *argv, "--save_dir", str(folder), "--resume"])
         with pytest.raises(UserError, match="learning_rate was"):
-            train_dit.main([*data, *argv, "--save_dir", str(folder), "--resume", "--learning_rate", "0.5"])
+            train_dit.main(
+                [*data, *argv, "--save_dir", str(folder), "--resume", "--learning_rate", "0.5"]
+            )
     assert result == json.loads((folder / f"train_{stage}/result.json").read_text())
     assert "is finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == written
@@ -471,17 +633,40 @@ def test_interrupted_autoencoder(autoencoder, data, monkeypatch, tmp_path):
     with pytest.raises(UserError, match="is of an unfinished run"):
         train_dit.main([*data, *DIT, "--save_dir", str(tmp_path)])
     train_dit.main([*argv, "--resume"])
-    one, other = (checkpoints.load(Path(f) / "train_vae/vae_latest.pth")["model"] for f in (tmp_path, autoencoder))
+    one, other = (
+        checkpoints.load(Path(f) / "train_vae/vae_latest.pth")["model"]
+        for f in (tmp_path, autoencoder)
+    )
     assert all(torch.equal(one[key], value) for key, value in other.items())
 
 
 def test_two_processes_in_bf16(autoencoder, data):
-    """The same stage under torchrun: rank 0 alone speaks and writes, the loss falls, the folder is a pipeline."""
+    """The same stage under torchrun: rank 0 alone speaks and writes, the loss falls, the folder is
+    a pipeline.
+    """
     folder = beside(autoencoder, "two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               str(ROOT / "train_dit.py"), *data, *DIT, "--amp", "bf16", "--save_dir", str(folder)]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-                          timeout=240)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(ROOT / "train_dit.py"),
+        *data,
+        *DIT,
+        "--amp",
+        "bf16",
+        "--save_dir",
+        str(folder),
+    ]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 1/3") == done.stdout.count("pipeline: ") == 1
     rows = rows_of(folder / "train_dit")

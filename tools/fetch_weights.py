@@ -1,25 +1,30 @@
-"""Fetches published ImageNet weights into save/models/<name>/<name>.pth, the layout of the released teachers.
+"""Fetches published ImageNet weights into save/models/<name>/<name>.pth, the layout of the released
+teachers.
 
-    python -m models.fetch ResNet18
+python -m tools.fetch_weights ResNet18
 """
 
 import sys
 from pathlib import Path
 
+from helper import checkpoints
 from helper.errors import run
 from helper.files import make_folder
 from helper.options import Parser
-from models import ARCHITECTURES, create_model
+from models.architectures import ARCHITECTURES, create_model
 
 
 def main(argv=None):
-    """Downloads the weights through torchvision and returns the checkpoint's path; one that is there is kept."""
+    """Downloads the weights through torchvision and returns the checkpoint's path; one that is
+    there is kept.
+    """
     parser = Parser(__doc__)
-    published = [name for name, architecture in ARCHITECTURES.items() if architecture.module == "torchvision"]
+    published = [name for name, architecture in ARCHITECTURES.items() if architecture.torchvision]
     parser.add_argument("name", choices=published)
-    parser.add_argument("--root", type=Path, default=Path("save/models"), help="(default: save/models)")
+    parser.add_argument(
+        "--root", type=Path, default=Path("save/models"), help="(default: save/models)"
+    )
     options = parser.parse_args(argv)
-    from helper import checkpoints
 
     path = options.root / options.name / f"{options.name.lower()}.pth"
     if path.exists():

@@ -1,4 +1,6 @@
-"""What inversion looks at inside of a teacher, by hooks that are taken off again: BatchNorm statistics."""
+"""What inversion looks at inside of a teacher, by hooks that are taken off again: BatchNorm
+statistics.
+"""
 
 import contextlib
 
@@ -24,29 +26,40 @@ def evaluating(network):
 class BatchNormMatch:
     """How far the statistics of a batch are from those that the BatchNorm layers of a network keep.
 
-    A context manager: within it every forward pass of `network`, in eval mode, leaves the mean and the biased variance
-    of what each layer was given, and `distances()` compares them (arXiv 1912.08795, eq. 4, with unsquared norms):
-    ‖running mean − mean‖₂ + ‖running variance − variance‖₂, a layer.
+    A context manager: within it every forward pass of `network`, in eval mode, leaves the mean and
+    the biased variance of what each layer was given, and `distances()` compares them (arXiv
+    1912.08795, eq. 4, with unsquared norms): ‖running mean − mean‖₂ + ‖running variance −
+    variance‖₂, a layer.
 
-    With `momentum` m > 0 the batch's statistics are smoothed with those of earlier rounds (arXiv 2112.06253): mean and
-    variance above become (1 − m)·batch + m·average once there is an average. `remember()` takes the last pass into it.
+    With `momentum` m > 0 the batch's statistics are smoothed with those of earlier rounds (arXiv
+    2112.06253): mean and variance above become (1 − m)·batch + m·average once there is an average.
+    `remember()` takes the last pass into it.
     """
 
     def __init__(self, network, momentum=0.0):
         """Raises UserError if `network` has no BatchNorm layer that keeps statistics."""
-        self.layers = [module for module in network.modules()
-                       if isinstance(module, _NORMS) and module.running_mean is not None]
+        self.layers = [
+            module
+            for module in network.modules()
+            if isinstance(module, _NORMS) and module.running_mean is not None
+        ]
         if not self.layers:
-            raise UserError("the teacher has no BatchNorm layer, whose statistics this method matches: choose a "
-                            "teacher with BatchNorm, or a method without that term")
+            raise UserError(
+                "the teacher has no BatchNorm layer, whose statistics this method matches: choose "
+                "a "
+                "teacher with BatchNorm, or a method without that term"
+            )
         self.momentum = momentum
         self.average = None  # [(mean, variance), …] a layer, of earlier rounds
         self._seen, self._handles = {}, []
 
     def __enter__(self):
         for number, layer in enumerate(self.layers):
-            self._handles.append(layer.register_forward_pre_hook(
-                lambda _, inputs, number=number: self._see(number, inputs[0])))
+            self._handles.append(
+                layer.register_forward_pre_hook(
+                    lambda _, inputs, number=number: self._see(number, inputs[0])
+                )
+            )
         return self
 
     def __exit__(self, *_):
@@ -66,14 +79,18 @@ class BatchNormMatch:
         Raises RuntimeError if no pass has been made since the hooks were put on.
         """
         if len(self._seen) != len(self.layers):
-            raise RuntimeError(f"{len(self._seen)} of {len(self.layers)} BatchNorm layers have seen a batch")
+            raise RuntimeError(
+                f"{len(self._seen)} of {len(self.layers)} BatchNorm layers have seen a batch"
+            )
         return [self._distance(number, layer) for number, layer in enumerate(self.layers)]
 
     def _distance(self, number, layer):
         seen = self._seen[number]
         if self.average is not None:
-            seen = [torch.lerp(now, before, self.momentum)
-                    for now, before in zip(seen, self.average[number], strict=True)]
+            seen = [
+                torch.lerp(now, before, self.momentum)
+                for now, before in zip(seen, self.average[number], strict=True)
+            ]
         mean, variance = seen
         return (layer.running_mean - mean).norm() + (layer.running_var - variance).norm()
 
@@ -84,10 +101,18 @@ class BatchNormMatch:
 
     def remember(self):
         """Takes the statistics of the last pass into the average, which begins with them."""
-        last = [tuple(value.detach() for value in self._seen[number]) for number in range(len(self.layers))]
+        last = [
+            tuple(value.detach() for value in self._seen[number])
+            for number in range(len(self.layers))
+        ]
         if self.average is not None:
-            last = [tuple(torch.lerp(now, before, self.momentum) for now, before in zip(new, old, strict=True))
-                    for new, old in zip(last, self.average, strict=True)]
+            last = [
+                tuple(
+                    torch.lerp(now, before, self.momentum)
+                    for now, before in zip(new, old, strict=True)
+                )
+                for new, old in zip(last, self.average, strict=True)
+            ]
         self.average = last
 
     def state_dict(self):

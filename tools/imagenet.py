@@ -1,8 +1,9 @@
-"""ImageNet's images made ready: writes the list true_dataset/imagenet_val.txt, a line `path label` an image.
+"""ImageNet's images made ready: writes the list true_dataset/imagenet_val.txt, a line `path label`
+an image.
 
-    python -m dataset.imagenet                                  # the archives in true_dataset/imagenet/, unpacked there
-    python -m dataset.imagenet --images FOLDER                  # one folder a class, named by synset
-    python -m dataset.imagenet --images FOLDER --solution LOC_val_solution.csv    # Kaggle's flat validation folder
+    python -m tools.imagenet                                  # the archives in true_dataset/imagenet/, unpacked there
+    python -m tools.imagenet --images FOLDER                  # one folder a class, named by synset
+    python -m tools.imagenet --images FOLDER --solution LOC_val_solution.csv    # Kaggle's flat validation folder
 
 Images stay where they are. The label is the synset's place in ImageNet's order, 0…999.
 """
@@ -30,34 +31,52 @@ WHOLE = {"val": 50_000, "train": 1_281_167}  # images
 
 def parse_option(argv=None):
     parser = Parser(__doc__)
-    parser.add_argument("--split", choices=list(ARCHIVES), default="val", help="which images (default: val)")
-    parser.add_argument("--images", default=None, metavar="FOLDER", help="images that are unpacked already")
-    parser.add_argument("--solution", default=None, metavar="CSV",
-                        help="LOC_val_solution.csv of Kaggle's copy, which has the classes of a flat folder")
-    parser.add_argument("--root", default="true_dataset", help="where the list goes (default: true_dataset)")
+    parser.add_argument(
+        "--split", choices=list(ARCHIVES), default="val", help="which images (default: val)"
+    )
+    parser.add_argument(
+        "--images", default=None, metavar="FOLDER", help="images that are unpacked already"
+    )
+    parser.add_argument(
+        "--solution",
+        default=None,
+        metavar="CSV",
+        help="LOC_val_solution.csv of Kaggle's copy, which has the classes of a flat folder",
+    )
+    parser.add_argument(
+        "--root", default="true_dataset", help="where the list goes (default: true_dataset)"
+    )
     options = parser.parse_args(argv)
     if options.solution is not None and options.images is None:
-        raise UserError("--solution says the classes of the images in a folder: give that with --images")
+        raise UserError(
+            "--solution says the classes of the images in a folder: give that with --images"
+        )
     return options
 
 
 def unpack(home, split):
-    """Unpacks the archives of `split` in `home` to `home`/val or train, one folder a synset, and returns that folder.
+    """Unpacks the archives of `split` in `home` to `home`/val or train, one folder a synset, and
+    returns that folder.
 
-    The folder appears when all is in it; one that is there is left as it is. torchvision does the work.
-    Raises UserError if scipy or an archive is missing or damaged.
+    The folder appears when all is in it; one that is there is left as it is. torchvision does the
+    work. Raises UserError if scipy or an archive is missing or damaged.
     """
     folder = home / split
     if folder.is_dir():
         return folder
     absent = [str(home / name) for name in (ARCHIVES[split], DEVKIT) if not (home / name).is_file()]
     if absent:
-        raise UserError(f"{' and '.join(absent)} not found: put the archives there (www.image-net.org), or give "
-                        "--images FOLDER for images that are unpacked")
+        raise UserError(
+            f"{' and '.join(absent)} not found: put the archives there (www.image-net.org), or "
+            "give "
+            "--images FOLDER for images that are unpacked"
+        )
     try:
         import scipy.io  # noqa: F401, for torchvision: the devkit's class table is a .mat file
     except ImportError:
-        raise UserError("unpacking ImageNet takes scipy, which is not installed: pip install scipy") from None
+        raise UserError(
+            "unpacking ImageNet takes scipy, which is not installed: pip install scipy"
+        ) from None
     from torchvision.datasets import ImageNet
 
     scratch = home / f"{split}.part"
@@ -70,17 +89,20 @@ def unpack(home, split):
         ImageNet(scratch, split)
         os.replace(scratch / split, folder)
     except RuntimeError:  # torchvision compares the archives' MD5 with the published ones
-        raise UserError(f"{home / ARCHIVES[split]} or {home / DEVKIT} is damaged: fetch it again") from None
+        raise UserError(
+            f"{home / ARCHIVES[split]} or {home / DEVKIT} is damaged: fetch it again"
+        ) from None
     finally:
         shutil.rmtree(scratch)
     return folder
 
 
 def read_solution(folder, solution):
-    """Returns (Paths, int64 labels (N,)) of a flat folder whose images' classes are in Kaggle's CSV.
+    """Returns (Paths, int64 labels (N,)) of a flat folder whose images' classes are in Kaggle's
+    CSV.
 
-    Its lines: image name, then the synset and box of each object. Raises UserError if it is no such file, names an
-    unknown synset, or an image is missing.
+    Its lines: image name, then the synset and box of each object. Raises UserError if it is no such
+    file, names an unknown synset, or an image is missing.
     """
     index_of = {synset: index for index, synset in enumerate(imagenet_synsets())}
     label_of = {}
@@ -89,29 +111,43 @@ def read_solution(folder, solution):
             for line, row in enumerate(csv.DictReader(file), 2):
                 synset = row["PredictionString"].split()[0]
                 if synset not in index_of:
-                    raise UserError(f"{solution}, line {line}: {synset} is no synset of ImageNet-1K")
+                    raise UserError(
+                        f"{solution}, line {line}: {synset} is no synset of ImageNet-1K"
+                    )
                 label_of[row["ImageId"]] = index_of[synset]
     except FileNotFoundError:
         raise UserError(f"{solution} not found: it comes with Kaggle's copy of ImageNet") from None
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, csv.Error):
         label_of = {}
     if not label_of:
-        raise UserError(f"{solution} is not LOC_val_solution.csv, whose columns are ImageId and PredictionString: "
-                        "give Kaggle's file")
+        raise UserError(
+            f"{solution} is not LOC_val_solution.csv, whose columns are ImageId and "
+            "PredictionString: "
+            "give Kaggle's file"
+        )
     names = {os.fsdecode(name).rpartition(".")[0]: name for name in image_names(folder)}
     lacking = [stem for stem in label_of if stem not in names]
     if lacking:
-        raise UserError(f"{folder} lacks {len(lacking)} of the {len(label_of)} images of {solution}, {lacking[0]} "
-                        "among them: complete it")
+        raise UserError(
+            f"{folder} lacks {len(lacking)} of the {len(label_of)} images of {solution}, "
+            f"{lacking[0]} "
+            "among them: complete it"
+        )
     stems = sorted(label_of)
-    return Paths.in_folders({folder: [names[stem] for stem in stems]}), np.array([label_of[stem] for stem in stems])
+    return Paths.in_folders({folder: [names[stem] for stem in stems]}), np.array(
+        [label_of[stem] for stem in stems]
+    )
 
 
 def main(argv=None):
     """Writes the list, says what is in it, and returns its path."""
     options = parse_option(argv)
     file = make_folder(options.root) / f"imagenet_{options.split}.txt"
-    folder = Path(options.images) if options.images else unpack(Path(options.root) / "imagenet", options.split)
+    folder = (
+        Path(options.images)
+        if options.images
+        else unpack(Path(options.root) / "imagenet", options.split)
+    )
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give the images' folder with --images")
     if options.solution is not None:
@@ -121,9 +157,15 @@ def main(argv=None):
         paths, labels = images.images, images.labels
     write_list(file, paths, labels)
     counts = np.bincount(labels, minlength=IMAGENET_CLASSES)
-    print(f"{file}: {len(paths)} images of {np.count_nonzero(counts)} classes, {counts.min()} to {counts.max()} each")
+    print(
+        f"{file}: {len(paths)} images of {np.count_nonzero(counts)} classes, {counts.min()} to "
+        f"{counts.max()} each"
+    )
     if len(paths) != WHOLE[options.split]:
-        print(f"note: the whole set has {WHOLE[options.split]} images: accuracies on this one are not comparable")
+        print(
+            f"note: the whole set has {WHOLE[options.split]} images: accuracies on this one are "
+            "not comparable"
+        )
     return file
 
 

@@ -1,4 +1,6 @@
-"""The DiT training objective (arXiv 2212.09748, after arXiv 2102.09672): ε-MSE plus the variational bound."""
+"""The DiT training objective (arXiv 2212.09748, after arXiv 2102.09672): ε-MSE plus the variational
+bound.
+"""
 
 import math
 
@@ -8,8 +10,9 @@ import torch
 class TrainingChain:
     """The forward process and the loss over all its steps.
 
-    `betas` is the (T,) float schedule. The network predicts, for C latent channels, 2C: the noise ε and v, which
-    interpolates the log variance between the posterior's (v = −1) and β (v = 1); arXiv 2102.09672, eq. 15.
+    `betas` is the (T,) float schedule. The network predicts, for C latent channels, 2C: the noise ε
+    and v, which interpolates the log variance between the posterior's (v = −1) and β (v = 1); arXiv
+    2102.09672, eq. 15.
     """
 
     def __init__(self, betas, device="cpu"):
@@ -17,7 +20,8 @@ class TrainingChain:
         alphas_bar = torch.cumprod(1 - betas, 0)
         alphas_bar_prev = torch.cat([torch.ones(1, dtype=torch.float64), alphas_bar[:-1]])
         posterior_variance = betas * (1 - alphas_bar_prev) / (1 - alphas_bar)
-        # The first posterior variance is 0: its log takes the second's place, as in the official chain.
+        # The first posterior variance is 0: its log takes the second's place, as in the official
+        # chain.
         log_posterior = torch.log(torch.cat([posterior_variance[1:2], posterior_variance[1:]]))
         tables = {
             "signal": alphas_bar.sqrt(),
@@ -35,29 +39,38 @@ class TrainingChain:
         return self._tables[name][t].view(-1, 1, 1, 1)
 
     def add_noise(self, x0, t, noise):
-        """Returns x_t for latents x0 (N, C, H, W), steps t (N,) in 0…T−1 and standard normal noise like x0."""
+        """Returns x_t for latents x0 (N, C, H, W), steps t (N,) in 0…T−1 and standard normal noise
+        like x0.
+        """
         return self._at("signal", t) * x0 + self._at("noise", t) * noise
 
     def losses(self, output, x0, xt, t, noise):
-        """Returns (mse, bound), each (N,): the mean square error of ε, and the bound's term at t in bits per dimension.
+        """Returns (mse, bound), each (N,): the mean square error of ε, and the bound's term at t in
+        bits per dimension.
 
-        `output` is the network's (N, 2C, H, W). The bound trains the variance only: its mean is detached.
+        `output` is the network's (N, 2C, H, W). The bound trains the variance only: its mean is
+        detached.
         """
         eps, v = output.float().chunk(2, dim=1)
         mse = (eps - noise).square().mean(dim=(1, 2, 3))
-        log_variance = torch.lerp(self._at("log_posterior", t), self._at("log_beta", t), (v + 1) / 2)
+        log_variance = torch.lerp(
+            self._at("log_posterior", t), self._at("log_beta", t), (v + 1) / 2
+        )
         x0_predicted = (xt - self._at("noise", t) * eps.detach()) / self._at("signal", t)
         mean = self._posterior_mean(x0_predicted, xt, t)
-        kl = gaussian_kl(self._posterior_mean(x0, xt, t), self._at("log_posterior", t), mean, log_variance)
+        kl = gaussian_kl(
+            self._posterior_mean(x0, xt, t), self._at("log_posterior", t), mean, log_variance
+        )
         nll = -discretised_gaussian_log_likelihood(x0, mean, log_variance / 2)
         bound = torch.where((t == 0).view(-1, 1, 1, 1), nll, kl).mean(dim=(1, 2, 3)) / math.log(2)
         return mse, bound
 
     def min_snr_weight(self, t, gamma):
-        """Returns the weights (N,) of the ε-MSE at steps t (N,): min(SNR, γ)/SNR, SNR = ᾱ/(1 − ᾱ); 1 where γ is 0.
+        """Returns the weights (N,) of the ε-MSE at steps t (N,): min(SNR, γ)/SNR, SNR = ᾱ/(1 − ᾱ);
+        1 where γ is 0.
 
-        The weights of arXiv 2303.09556 for a network that predicts the noise, section 3.4: the steps with hardly any
-        noise, whose losses are large and say little of the image, count less.
+        The weights of arXiv 2303.09556 for a network that predicts the noise, section 3.4: the
+        steps with hardly any noise, whose losses are large and say little of the image, count less.
         """
         if not gamma:
             return torch.ones(len(t), device=t.device)
@@ -71,15 +84,21 @@ class TrainingChain:
 def gaussian_kl(mean_q, log_variance_q, mean_p, log_variance_p):
     """Returns KL(q ‖ p) of two diagonal Gaussians, elementwise, in nats."""
     ratio = torch.exp(log_variance_q - log_variance_p)
-    return 0.5 * (log_variance_p - log_variance_q + ratio - 1
-                  + (mean_q - mean_p).square() * torch.exp(-log_variance_p))
+    return 0.5 * (
+        log_variance_p
+        - log_variance_q
+        + ratio
+        - 1
+        + (mean_q - mean_p).square() * torch.exp(-log_variance_p)
+    )
 
 
 def discretised_gaussian_log_likelihood(x, mean, log_scale):
-    """Returns the log probability (nats, elementwise) of x's bin of width 2/255 under N(mean, exp(log_scale)²).
+    """Returns the log probability (nats, elementwise) of x's bin of width 2/255 under N(mean,
+    exp(log_scale)²).
 
-    Values beyond ±0.999 fall into the open outer bins (arXiv 2006.11239, eq. 13); the official DiT applies this to
-    latents as it stands.
+    Values beyond ±0.999 fall into the open outer bins (arXiv 2006.11239, eq. 13); the official DiT
+    applies this to latents as it stands.
     """
     normal = torch.distributions.Normal(0.0, 1.0)
     below = normal.cdf((x - mean - 1 / 255) * torch.exp(-log_scale))
@@ -89,19 +108,22 @@ def discretised_gaussian_log_likelihood(x, mean, log_scale):
 
 
 def drop_labels(labels, num_classes, probability):
-    """Returns labels (N,) with a share `probability` replaced by the null class `num_classes`, drawn once a sample.
+    """Returns labels (N,) with a share `probability` replaced by the null class `num_classes`,
+    drawn once a sample.
 
-    diffusers' blocks would each drop on their own, so that the null branch is never trained as a whole.
+    diffusers' blocks would each drop on their own, so that the null branch is never trained as a
+    whole.
     """
     dropped = torch.rand(labels.shape, device=labels.device) < probability
     return torch.where(dropped, num_classes, labels)
 
 
 def moving_average(decay):
-    """Returns the update of torch's AveragedModel that keeps an exponential moving average of the weights.
+    """Returns the update of torch's AveragedModel that keeps an exponential moving average of the
+    weights.
 
-    The n-th update takes the decay min(decay, (1 + n)/(10 + n)), n ≥ 1, so that a short run's average does not lag
-    behind with the weights of its first steps.
+    The n-th update takes the decay min(decay, (1 + n)/(10 + n)), n ≥ 1, so that a short run's
+    average does not lag behind with the weights of its first steps.
     """
 
     @torch.no_grad()

@@ -38,7 +38,9 @@ class World:
         return bool(self.sum(torch.tensor(float(flag), dtype=torch.float64)))
 
     def average(self, tensors):
-        """Replaces float `tensors`, on this process's device, by their means over all processes, in one exchange."""
+        """Replaces float `tensors`, on this process's device, by their means over all processes, in
+        one exchange.
+        """
         if self.size > 1:
             flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             dist.all_reduce(flat)
@@ -47,7 +49,9 @@ class World:
                 tensor.copy_(part.view(tensor.shape))
 
     def gather(self, tensor):
-        """Returns the tensors (n, …) of all processes, of one shape, as one (size · n, …), in order of rank."""
+        """Returns the tensors (n, …) of all processes, of one shape, as one (size · n, …), in order
+        of rank.
+        """
         if self.size == 1:
             return tensor
         tensor = tensor.contiguous()
@@ -56,7 +60,9 @@ class World:
         return torch.cat(parts)
 
     def from_main(self, function):
-        """Calls `function()` on rank 0 alone; every process returns its result, or raises its UserError or OSError."""
+        """Calls `function()` on rank 0 alone; every process returns its result, or raises its
+        UserError or OSError.
+        """
         if self.size == 1:
             return function()
         answer = [None, None]  # result, error
@@ -91,7 +97,9 @@ class World:
 
 def has_nvidia_gpu():
     """Returns whether this machine shows an NVIDIA GPU, whatever torch thinks of it."""
-    return os.path.exists("/proc/driver/nvidia/gpus") and bool(os.listdir("/proc/driver/nvidia/gpus"))
+    return os.path.exists("/proc/driver/nvidia/gpus") and bool(
+        os.listdir("/proc/driver/nvidia/gpus")
+    )
 
 
 def choose_device(name, local_rank=0, several=False):
@@ -103,8 +111,10 @@ def choose_device(name, local_rank=0, several=False):
     if name == "auto":
         if not torch.cuda.is_available():
             if has_nvidia_gpu():
-                raise UserError("this machine has an NVIDIA GPU that torch cannot use (driver or torch build): "
-                                "install a matching torch, or give --device cpu")
+                raise UserError(
+                    "this machine has an NVIDIA GPU that torch cannot use (driver or torch build): "
+                    "install a matching torch, or give --device cpu"
+                )
             return torch.device("cpu")
         name = "cuda"
     try:
@@ -119,14 +129,18 @@ def choose_device(name, local_rank=0, several=False):
         raise UserError(f"--device {name}: torch finds no usable GPU here: give --device cpu")
     index = local_rank if several else (device.index or 0)
     if index >= torch.cuda.device_count():
-        raise UserError(f"GPU {index} was asked for and this machine has {torch.cuda.device_count()}: "
-                        "start fewer processes or change --device")
+        raise UserError(
+            f"GPU {index} was asked for and this machine has {torch.cuda.device_count()}: "
+            "start fewer processes or change --device"
+        )
     return torch.device("cuda", index)
 
 
 @contextlib.contextmanager
 def session(options, argv):
-    """Gives a script's `main(argv)` its World, under torchrun where `options` ask for it, and leaves it at the end."""
+    """Gives a script's `main(argv)` its World, under torchrun where `options` ask for it, and
+    leaves it at the end.
+    """
     relaunch_under_torchrun(options, argv)
     world = start(options)
     try:
@@ -136,7 +150,9 @@ def session(options, argv):
 
 
 def start(options):
-    """Joins the process group that torchrun describes in the environment, if any, and returns the World."""
+    """Joins the process group that torchrun describes in the environment, if any, and returns the
+    World.
+    """
     size = int(os.environ.get("WORLD_SIZE", 1))
     rank = int(os.environ.get("RANK", 0)) if size > 1 else 0
     device = choose_device(options.device, int(os.environ.get("LOCAL_RANK", 0)), several=size > 1)
@@ -152,7 +168,8 @@ def start(options):
 
 
 def fix_kernels(tf32):
-    """Lets the GPU's kernels for an image depend on its shapes alone; `tf32`: round products to TF32.
+    """Lets the GPU's kernels for an image depend on its shapes alone; `tf32`: round products to
+    TF32.
 
     Kernels chosen by timing could differ from one process to the next, and with them the images.
     """
@@ -162,7 +179,8 @@ def fix_kernels(tf32):
 
 
 def relaunch_under_torchrun(options, argv):
-    """Re-executes the script under torchrun for `--multiprocessing-distributed`; returns if that is not needed.
+    """Re-executes the script under torchrun for `--multiprocessing-distributed`; returns if that is
+    not needed.
 
     One process for each id in --gpu_id; without a GPU one CPU process, and a line that says so.
     """
@@ -176,12 +194,21 @@ def relaunch_under_torchrun(options, argv):
     if options.world_size > 1:
         address = re.fullmatch(r"tcp://(.+):(\d+)", options.dist_url or "")
         if address is None:
-            raise UserError("--world-size above 1 needs --dist-url tcp://HOST:PORT of the first machine")
+            raise UserError(
+                "--world-size above 1 needs --dist-url tcp://HOST:PORT of the first machine"
+            )
         if not 0 <= options.rank < options.world_size:
-            raise UserError(f"--rank {options.rank} is none of --world-size {options.world_size} machines: give 0 to "
-                            f"{options.world_size - 1}")
-        command += [f"--nnodes={options.world_size}", f"--node_rank={options.rank}",
-                    f"--master_addr={address[1]}", f"--master_port={address[2]}"]
+            raise UserError(
+                f"--rank {options.rank} is none of --world-size {options.world_size} machines: "
+                "give 0 to "
+                f"{options.world_size - 1}"
+            )
+        command += [
+            f"--nnodes={options.world_size}",
+            f"--node_rank={options.rank}",
+            f"--master_addr={address[1]}",
+            f"--master_port={address[2]}",
+        ]
     else:
         command += ["--standalone"]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(ids)
@@ -192,7 +219,8 @@ def relaunch_under_torchrun(options, argv):
 class StopRequest:
     """Set by SIGTERM: the loop saves and leaves. Use as a context manager around the loop.
 
-    One process looks at it every step. Several must leave at the same step: they agree on it in `agreed`.
+    One process looks at it every step. Several must leave at the same step: they agree on it in
+    `agreed`.
     """
 
     def __init__(self):
@@ -213,7 +241,9 @@ class StopRequest:
         self.asked = True
 
     def agreed(self, world, at_checkpoint):
-        """Returns whether to stop now; with several processes only asked where `at_checkpoint` is true for all."""
+        """Returns whether to stop now; with several processes only asked where `at_checkpoint` is
+        true for all.
+        """
         if world.size == 1:
             return self.asked
         return world.any(self.asked) if at_checkpoint else False

@@ -6,19 +6,26 @@ from helper.errors import UserError
 
 
 class LastFeatures:
-    """The features (N, F) that the last layer of a classifier is given; a context manager, within which they are seen.
+    """The features (N, F) that the last layer of a classifier is given; a context manager, within
+    which they are seen.
 
-    The last layer is the linear one or the convolution that runs last, wherever it stands in the module: the input of
-    the linear layer `fc`, as a rule. Where it is applied at every position of a map, or to every token, the features
-    are the mean over them. `.value` is of the last forward pass, with its graph.
+    The last layer is the linear one or the convolution that runs last, wherever it stands in the
+    module: the input of the linear layer `fc`, as a rule. Where it is applied at every position of
+    a map, or to every token, the features are the mean over them. `.value` is of the last forward
+    pass, with its graph.
     """
 
     def __init__(self, network):
         """Raises UserError if `network` has neither a linear layer nor a convolution."""
-        self._layers = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+        self._layers = [
+            module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))
+        ]
         if not self._layers:
-            raise UserError("the teacher has no linear layer and no convolution, whose input are called its features: "
-                            "choose another teacher")
+            raise UserError(
+                "the teacher has no linear layer and no convolution, whose input are called its "
+                "features: "
+                "choose another teacher"
+            )
         self._handles, self._seen = [], None
 
     def __enter__(self):
@@ -39,4 +46,8 @@ class LastFeatures:
         if self._seen is None:
             return None
         layer, x = self._seen
-        return x.mean((2, 3)) if isinstance(layer, nn.Conv2d) else x.reshape(len(x), -1, x.shape[-1]).mean(1)
+        return (
+            x.mean((2, 3))
+            if isinstance(layer, nn.Conv2d)
+            else x.reshape(len(x), -1, x.shape[-1]).mean(1)
+        )

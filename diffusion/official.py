@@ -1,7 +1,9 @@
-"""The official DiT checkpoints (arXiv 2212.09748), one file each: what they hold, and the way to diffusers' model.
+"""The official DiT checkpoints (arXiv 2212.09748), one file each: what they hold, and the way to
+diffusers' model.
 
-A file is a state dict, or the training script's dict with the averaged weights under `ema`. The names below are the
-official ones; shapes: D width, C latent channels, p patch, K classes (and the null class), T = (S / p)² tokens.
+A file is a state dict, or the training script's dict with the averaged weights under `ema`. The
+names below are the official ones; shapes: D width, C latent channels, p patch, K classes (and the
+null class), T = (S / p)² tokens.
 
     x_embedder.proj  conv (D, C, p, p)     t_embedder.mlp.0/2  linear (D, 256), (D, D)
     pos_embed  (1, T, D)                   y_embedder.embedding_table  (K + 1, D)
@@ -16,16 +18,30 @@ from dataclasses import dataclass
 from helper import checkpoints
 from helper.errors import UserError
 
-SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}  # blocks, width, heads
+SIZES = {
+    "S": (12, 384, 6),
+    "B": (12, 768, 12),
+    "L": (24, 1024, 16),
+    "XL": (28, 1152, 16),
+}  # blocks, width, heads
 PATCHES = (2, 4, 8)
-CLASSES, IMAGE_SIZE, CHANNELS = 1000, 256, 4  # ImageNet, the smaller of the published sizes, Stable Diffusion's VAE
+CLASSES, IMAGE_SIZE, CHANNELS = (
+    1000,
+    256,
+    4,
+)  # ImageNet, the smaller of the published sizes, Stable Diffusion's VAE
 PUBLISHED = {("DiT-XL/2", 256): "facebook/DiT-XL-2-256", ("DiT-XL/2", 512): "facebook/DiT-XL-2-512"}
 VAE_FACTOR = 8  # pixels a latent cell
 VAES = {"mse": "stabilityai/sd-vae-ft-mse", "ema": "stabilityai/sd-vae-ft-ema"}
 # The decoder of both VAEs, for what it costs: their files bring their own configuration.
-VAE_CONFIG = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
-              "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": CHANNELS,
-              "scaling_factor": 0.18215}  # fmt: skip
+VAE_CONFIG = {
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "latent_channels": CHANNELS,
+    "scaling_factor": 0.18215,
+}
 
 
 @dataclass(frozen=True)
@@ -46,33 +62,44 @@ class Architecture:
         """Returns the configuration of diffusers' DiTTransformer2DModel."""
         depth, width, heads, patch = self._numbers
         return {
-            "num_layers": depth, "num_attention_heads": heads, "attention_head_dim": width // heads,
-            "patch_size": patch, "in_channels": self.channels, "out_channels": 2 * self.channels,
-            "sample_size": self.latent_size, "num_embeds_ada_norm": self.num_classes,
-        }  # fmt: skip
+            "num_layers": depth,
+            "num_attention_heads": heads,
+            "attention_head_dim": width // heads,
+            "patch_size": patch,
+            "in_channels": self.channels,
+            "out_channels": 2 * self.channels,
+            "sample_size": self.latent_size,
+            "num_embeds_ada_norm": self.num_classes,
+        }
 
     def shapes(self):
         """Returns {official name: shape} of all tensors of a checkpoint."""
         depth, width, _, patch = self._numbers
         linears = {
-            "t_embedder.mlp.0": (width, 256), "t_embedder.mlp.2": (width, width),
+            "t_embedder.mlp.0": (width, 256),
+            "t_embedder.mlp.2": (width, width),
             "final_layer.adaLN_modulation.1": (2 * width, width),
             "final_layer.linear": (2 * self.channels * patch**2, width),
-        }  # fmt: skip
+        }
         for number in range(depth):
             linears |= {
-                f"blocks.{number}.{name}": (outputs * width, inputs * width) for name, outputs, inputs in (
-                    ("attn.qkv", 3, 1), ("attn.proj", 1, 1), ("mlp.fc1", 4, 1), ("mlp.fc2", 1, 4),
+                f"blocks.{number}.{name}": (outputs * width, inputs * width)
+                for name, outputs, inputs in (
+                    ("attn.qkv", 3, 1),
+                    ("attn.proj", 1, 1),
+                    ("mlp.fc1", 4, 1),
+                    ("mlp.fc2", 1, 4),
                     ("adaLN_modulation.1", 6, 1),
                 )
-            }  # fmt: skip
+            }
         shapes = {f"{name}.weight": shape for name, shape in linears.items()}
         shapes |= {f"{name}.bias": shape[:1] for name, shape in linears.items()}
         return shapes | {
-            "x_embedder.proj.weight": (width, self.channels, patch, patch), "x_embedder.proj.bias": (width,),
+            "x_embedder.proj.weight": (width, self.channels, patch, patch),
+            "x_embedder.proj.bias": (width,),
             "pos_embed": (1, (self.latent_size // patch) ** 2, width),
             "y_embedder.embedding_table.weight": (self.num_classes + 1, width),
-        }  # fmt: skip
+        }
 
 
 def names():
@@ -92,7 +119,8 @@ def from_name(model, image_size=None, num_classes=None):
 
 
 def read_state(path):
-    """Returns the official state dict in a file, `ema` first, its tensors mapped from the disk where that can be.
+    """Returns the official state dict in a file, `ema` first, its tensors mapped from the disk
+    where that can be.
 
     Raises UserError if the file is missing, damaged, unsafe, or holds no tensors.
     """
@@ -105,7 +133,8 @@ def read_state(path):
 def check(state, model, path):
     """Returns the Architecture of a state dict that was read from `path` as that of `model`.
 
-    Raises UserError, naming what differs, if it is not an official DiT, another one, or predicts no variance.
+    Raises UserError, naming what differs, if it is not an official DiT, another one, or predicts no
+    variance.
     """
     try:
         width, channels, patch, _ = state["x_embedder.proj.weight"].shape
@@ -113,39 +142,58 @@ def check(state, model, path):
         rows, tokens = len(state["y_embedder.embedding_table.weight"]), state["pos_embed"].shape[1]
         outputs = len(state["final_layer.linear.weight"]) // patch**2
     except (KeyError, ValueError, IndexError):
-        hint = "; diffusers' weights are given as --model FOLDER" if "transformer_blocks" in " ".join(state) else ""
-        raise UserError(f"{path} is not an official DiT checkpoint (its first tensor is {next(iter(state))})"
-                        + hint) from None
+        hint = (
+            "; diffusers' weights are given as --model FOLDER"
+            if "transformer_blocks" in " ".join(state)
+            else ""
+        )
+        raise UserError(
+            f"{path} is not an official DiT checkpoint (its first tensor is {next(iter(state))})"
+            + hint
+        ) from None
     size = next((size for size, numbers in SIZES.items() if numbers[:2] == (depth, width)), None)
     name = f"DiT-{size}/{patch}"
     if name != model:
         known = size is not None and patch in PATCHES
-        raise UserError(f"{path} holds a {name if known else 'DiT'} ({depth} blocks of width {width}, patch {patch}), "
-                        + (f"not a {model}: give --model {name}" if known else f"none of {', '.join(names())}"))
+        raise UserError(
+            f"{path} holds a {name if known else 'DiT'} ({depth} blocks of width {width}, patch "
+            f"{patch}), "
+            + (f"not a {model}: give --model {name}" if known else f"none of {', '.join(names())}")
+        )
     if outputs != 2 * channels:
-        raise UserError(f"{path} predicts {outputs} channels for {channels} of the latent: without a learned variance "
-                        "(learn_sigma) it cannot be sampled here")
+        raise UserError(
+            f"{path} predicts {outputs} channels for {channels} of the latent: without a learned "
+            "variance "
+            "(learn_sigma) it cannot be sampled here"
+        )
     if rows < 2:
         raise UserError(f"{path} has a table of {rows} class: it cannot be sampled by class")
     architecture = Architecture(name, rows - 1, patch * math.isqrt(tokens), channels)
-    shapes, found = architecture.shapes(), {key: tuple(tensor.shape) for key, tensor in state.items()}
+    shapes, found = (
+        architecture.shapes(),
+        {key: tuple(tensor.shape) for key, tensor in state.items()},
+    )
     for key in [*shapes, *found]:
         if shapes.get(key) != found.get(key):
-            raise UserError(f"{path} is not a whole {name}: {key} is {found.get(key, 'missing')} and should be "
-                            f"{shapes.get(key, 'absent')}")
+            raise UserError(
+                f"{path} is not a whole {name}: {key} is {found.get(key, 'missing')} and should be "
+                f"{shapes.get(key, 'absent')}"
+            )
     return architecture
 
 
 def to_diffusers(state):
     """Renames the tensors of an official state dict for diffusers' DiTTransformer2DModel.
 
-    The one embedder of time and class becomes every block's, attn.qkv (3D, D) is cut into three. Nothing is copied: the
-    tensors share the memory of the given ones. pos_embed, which diffusers does not keep in its files, is left out.
+    The one embedder of time and class becomes every block's, attn.qkv (3D, D) is cut into three.
+    Nothing is copied: the tensors share the memory of the given ones. pos_embed, which diffusers
+    does not keep in its files, is left out.
     """
     embedder = {
         f"timestep_embedder.linear_{layer}.{kind}": state[f"t_embedder.mlp.{place}.{kind}"]
-        for layer, place in ((1, 0), (2, 2)) for kind in ("weight", "bias")
-    } | {"class_embedder.embedding_table.weight": state["y_embedder.embedding_table.weight"]}  # fmt: skip
+        for layer, place in ((1, 0), (2, 2))
+        for kind in ("weight", "bias")
+    } | {"class_embedder.embedding_table.weight": state["y_embedder.embedding_table.weight"]}
     renamed = {}
     for kind in ("weight", "bias"):
         renamed[f"pos_embed.proj.{kind}"] = state[f"x_embedder.proj.{kind}"]

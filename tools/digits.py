@@ -1,9 +1,10 @@
-"""Handwritten digits as a folder of images: real ones of other classes, to Fashion-MNIST what Places365 is to ImageNet.
+"""Handwritten digits as a folder of images: real ones of other classes, to Fashion-MNIST what
+Places365 is to ImageNet.
 
-    python -m dataset.digits true_dataset/digits
+    python -m tools.digits true_dataset/digits
 
-Writes the 1,797 scans of 8×8 pixels that scikit-learn ships (pip install scikit-learn), enlarged to 32×32, a folder a
-digit. `train_student.py --train_data FOLDER --ignore_labels` trains on them.
+Writes the 1,797 scans of 8×8 pixels that scikit-learn ships (pip install scikit-learn), enlarged to
+32×32, a folder a digit. `train_student.py --train_data FOLDER --ignore_labels` trains on them.
 """
 
 import sys
@@ -22,14 +23,17 @@ _BRIGHTEST = 16  # of the scans' grey levels
 
 
 def write(folder):
-    """Writes the digits below `folder`, grey PNG files as `3/00012.png`, and returns how many there are.
+    """Writes the digits below `folder`, grey PNG files as `3/00012.png`, and returns how many there
+    are.
 
     Raises UserError if scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise UserError("the digits come with scikit-learn, which is not installed: pip install scikit-learn") from None
+        raise UserError(
+            "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
+        ) from None
     scans, labels = load_digits(return_X_y=True)
     scans = (scans.reshape(-1, 8, 8) * (255 / _BRIGHTEST)).round().astype(np.uint8)
     with ImageWriter("png") as writer:

@@ -1,13 +1,15 @@
-"""ResNet-18 and -34 (He et al., arXiv 1512.03385) for 32x32 images: a 3x3 stem of stride 1 and no max-pooling.
+"""ResNet-18 and -34 (He et al., arXiv 1512.03385) for 32x32 images: a 3x3 stem of stride 1 and no
+max-pooling.
 
-Two published code bases train them and differ in the stem: Fast-Datafree has a ReLU after its BatchNorm, DM-KD's
-`cifarresnet` has none. The same weights give other logits in each, so each is a name of its own, told by its keys.
+Two published code bases train them and differ in the stem: Fast-Datafree has a ReLU after its
+BatchNorm, DM-KD's `cifarresnet` has none. The same weights give other logits in each, so each is a
+name of its own, told by its keys.
 """
 
 import torch.nn.functional as F
 from torch import nn
 
-from models.resnet_cifar import conv3x3, initialise, make_stage
+from models.resnet20 import conv3x3, initialise, make_stage
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # depth → blocks a stage
 WIDTHS = (64, 64, 128, 256, 512)  # channels of the stem and of the four stages
@@ -17,8 +19,9 @@ class ResNet(nn.Module):
     """Images (N, 3, H, W), H = W = 32 as a rule → logits (N, num_classes)."""
 
     def __init__(self, depth, num_classes, stem_relu):
-        """`depth` is 18 or 34. `stem_relu`: Fast-Datafree's network (keys `shortcut`, `linear`), otherwise DM-KD's
-        (keys `downsample`, `fc`)."""
+        """`depth` is 18 or 34. `stem_relu`: Fast-Datafree's network (keys `shortcut`, `linear`),
+        otherwise DM-KD's (keys `downsample`, `fc`).
+        """
         super().__init__()
         self.stem_relu = stem_relu
         self.head_name = "linear" if stem_relu else "fc"
@@ -26,7 +29,9 @@ class ResNet(nn.Module):
         self.conv1 = conv3x3(3, WIDTHS[0])
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         for i, blocks in enumerate(BLOCKS[depth]):
-            stage = make_stage(WIDTHS[i], WIDTHS[i + 1], blocks, stride=1 if i == 0 else 2, projection=projection)
+            stage = make_stage(
+                WIDTHS[i], WIDTHS[i + 1], blocks, stride=1 if i == 0 else 2, projection=projection
+            )
             self.add_module(f"layer{i + 1}", stage)
         self.add_module(self.head_name, nn.Linear(WIDTHS[-1], num_classes))
         initialise(self)

@@ -1,6 +1,7 @@
 """ResNets for 32x32 images with three stages (He et al., arXiv 1512.03385, section 4.2).
 
-The x4 variants are four times as wide (Tian et al., arXiv 1910.10699). Weights of that paper's code load by their keys.
+The x4 variants are four times as wide (Tian et al., arXiv 1910.10699). Weights of that paper's code
+load by their keys.
 """
 
 import torch.nn.functional as F
@@ -8,7 +9,9 @@ from torch import nn
 
 
 def initialise(net):
-    """Draws every convolution of `net` from He's normal distribution over its outputs (fan-out), with bias 0."""
+    """Draws every convolution of `net` from He's normal distribution over its outputs (fan-out),
+    with bias 0.
+    """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -25,7 +28,9 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut: (N, c_in, H, W) → (N, c_out, H/stride, W/stride)."""
 
     def __init__(self, c_in, c_out, stride=1, projection="downsample"):
-        """`projection` is the attribute, hence the key in checkpoints, of the shortcut's 1x1 convolution and BN."""
+        """`projection` is the attribute, hence the key in checkpoints, of the shortcut's 1x1
+        convolution and BN.
+        """
         super().__init__()
         self.conv1 = conv3x3(c_in, c_out, stride)
         self.bn1 = nn.BatchNorm2d(c_out)
@@ -43,7 +48,9 @@ class BasicBlock(nn.Module):
 
 
 def make_stage(c_in, c_out, blocks, stride, projection="downsample"):
-    """Returns `blocks` BasicBlocks in a row, of which the first changes the width and the resolution."""
+    """Returns `blocks` BasicBlocks in a row, of which the first changes the width and the
+    resolution.
+    """
     rest = [BasicBlock(c_out, c_out, projection=projection) for _ in range(blocks - 1)]
     return nn.Sequential(BasicBlock(c_in, c_out, stride, projection), *rest)
 
@@ -52,7 +59,9 @@ class CifarResNet(nn.Module):
     """Images (N, 3, H, W), H = W = 32 as a rule → logits (N, num_classes)."""
 
     def __init__(self, depth, num_classes, widths=(16, 16, 32, 64)):
-        """`depth` is 6n + 2, with n blocks a stage; `widths` are the channels of the stem and of the three stages."""
+        """`depth` is 6n + 2, with n blocks a stage; `widths` are the channels of the stem and of
+        the three stages.
+        """
         super().__init__()
         blocks = (depth - 2) // 6
         self.conv1 = conv3x3(3, widths[0])
