@@ -14,6 +14,19 @@ from helper.errors import UserError
 
 
 @dataclass(frozen=True)
+class ProcessSettings:
+    """The flags of `helper.options.add_process_flags`."""
+
+    device: str = "auto"
+    gpu_id: str = "0"
+    multiprocessing_distributed: bool = False
+    dist_url: str | None = None
+    world_size: int = 1  # machines
+    rank: int = 0  # of this machine
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
 class World:
     """This process among the others. `device` is where it computes."""
 
@@ -76,6 +89,11 @@ class World:
             raise answer[1]
         return answer[0]
 
+    def synchronize(self):
+        """Waits until the GPU has finished its queue."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def barrier(self):
         if self.size > 1:
             dist.barrier()
@@ -137,31 +155,31 @@ def choose_device(name, local_rank=0, several=False):
 
 
 @contextlib.contextmanager
-def session(options, argv):
-    """Gives a script's `main(argv)` its World, under torchrun where `options` ask for it, and
+def session(settings, argv):
+    """Gives a script's `main(argv)` its World, under torchrun where `settings` ask for it, and
     leaves it at the end.
     """
-    relaunch_under_torchrun(options, argv)
-    world = start(options)
+    relaunch_under_torchrun(settings, argv)
+    world = start(settings)
     try:
         yield world
     finally:
         world.close()
 
 
-def start(options):
+def start(settings):
     """Joins the process group that torchrun describes in the environment, if any, and returns the
     World.
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
     rank = int(os.environ.get("RANK", 0)) if size > 1 else 0
-    device = choose_device(options.device, int(os.environ.get("LOCAL_RANK", 0)), several=size > 1)
+    device = choose_device(settings.device, int(os.environ.get("LOCAL_RANK", 0)), several=size > 1)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if options.deterministic:
+    if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = not options.deterministic
+    torch.backends.cudnn.benchmark = not settings.deterministic
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return World(rank, size, device)
@@ -178,34 +196,34 @@ def fix_kernels(tf32):
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
-def relaunch_under_torchrun(options, argv):
+def relaunch_under_torchrun(settings, argv):
     """Re-executes the script under torchrun for `--multiprocessing-distributed`; returns if that is
     not needed.
 
     One process for each id in --gpu_id; without a GPU one CPU process, and a line that says so.
     """
-    if not options.multiprocessing_distributed or "LOCAL_RANK" in os.environ:
+    if not settings.multiprocessing_distributed or "LOCAL_RANK" in os.environ:
         return
-    ids = [part for part in options.gpu_id.split(",") if part.strip()]
-    if choose_device(options.device).type == "cpu":
+    ids = [part for part in settings.gpu_id.split(",") if part.strip()]
+    if choose_device(settings.device).type == "cpu":
         print("no GPU: --multiprocessing-distributed runs as one CPU process", flush=True)
         return
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={len(ids)}"]
-    if options.world_size > 1:
-        address = re.fullmatch(r"tcp://(.+):(\d+)", options.dist_url or "")
+    if settings.world_size > 1:
+        address = re.fullmatch(r"tcp://(.+):(\d+)", settings.dist_url or "")
         if address is None:
             raise UserError(
                 "--world-size above 1 needs --dist-url tcp://HOST:PORT of the first machine"
             )
-        if not 0 <= options.rank < options.world_size:
+        if not 0 <= settings.rank < settings.world_size:
             raise UserError(
-                f"--rank {options.rank} is none of --world-size {options.world_size} machines: "
+                f"--rank {settings.rank} is none of --world-size {settings.world_size} machines: "
                 "give 0 to "
-                f"{options.world_size - 1}"
+                f"{settings.world_size - 1}"
             )
         command += [
-            f"--nnodes={options.world_size}",
-            f"--node_rank={options.rank}",
+            f"--nnodes={settings.world_size}",
+            f"--node_rank={settings.rank}",
             f"--master_addr={address[1]}",
             f"--master_port={address[2]}",
         ]
@@ -234,8 +252,13 @@ class StopRequest:
         return self
 
     def __exit__(self, *exception):
+        self.restore()
+
+    def restore(self):
+        """Restores the signal handler of before."""
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
 
     def _ask(self, *_):
         self.asked = True
@@ -247,3 +270,17 @@ class StopRequest:
         if world.size == 1:
             return self.asked
         return world.any(self.asked) if at_checkpoint else False
+
+
+def parallel(model, world):
+    """Wraps a module for training on several processes.
+
+    Buffers are broadcast once, at the start; rank 0's BatchNorm statistics are shared again at
+    evaluation.
+    """
+    if world.size == 1:
+        return model
+    ids = [world.device.index] if world.device.type == "cuda" else None
+    model = torch.nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    model.broadcast_buffers = False  # not at every forward pass
+    return model

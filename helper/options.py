@@ -7,10 +7,30 @@ import dataclasses
 import math
 import sys
 
+from helper.distributed import ProcessSettings
 from helper.errors import UserError
+from helper.optim import Schedule
 
-# Flags that are younger than some runs, and what these ran with: they can be resumed all the same.
-LATER_FLAGS = {"optimizer": "sgd", "augment": "usual"}
+# Flags of the functions below that change the result of a run: a resumed run must share them.
+TRAINING_SETTINGS = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "warmup_epochs",
+    "seed",
+    "amp",
+    "compile",
+)
+SCHEDULE_SETTINGS = (
+    "optimizer",
+    "schedule",
+    "lr_decay_epochs",
+    "lr_decay_rate",
+    "min_lr",
+    "momentum",
+)
+NETWORK_SETTINGS = ("model_t", "mean_t", "std_t", "model_s", "mean_s", "std_s")
 
 
 class Parser(argparse.ArgumentParser):
@@ -154,6 +174,30 @@ def add_process_flags(parser):
     )
 
 
+def process_settings(options):
+    """Returns the ProcessSettings of the flags of `add_process_flags`."""
+    names = [field.name for field in dataclasses.fields(ProcessSettings)]
+    return ProcessSettings(**{name: getattr(options, name) for name in names})
+
+
+def schedule_of(options):
+    """Returns the learning-rate Schedule of the flags of `add_schedule_flags`."""
+    return Schedule(
+        options.schedule,
+        options.learning_rate,
+        options.epochs,
+        options.warmup_epochs,
+        tuple(options.lr_decay_epochs),
+        options.lr_decay_rate,
+        options.min_lr,
+    )
+
+
+def values_of(options, names):
+    """Returns {name: value} of some flags."""
+    return {name: getattr(options, name) for name in names}
+
+
 def add_training_flags(parser, *, epochs, batch_size, learning_rate, weight_decay):
     """Flags of the training scripts: data loading, precision, saving and resuming."""
     group = parser.add_argument_group("training")
@@ -236,9 +280,7 @@ def add_schedule_flags(
 ):
     """Optimizer and learning-rate schedule of the classifiers."""
     group = parser.add_argument_group("optimizer and schedule")
-    group.add_argument(
-        "--optimizer", choices=["sgd", "adam", "adamw"], default=LATER_FLAGS["optimizer"]
-    )
+    group.add_argument("--optimizer", choices=["sgd", "adam", "adamw"], default="sgd")
     group.add_argument("--schedule", choices=["step", "cosine"], default=schedule)
     group.add_argument(
         "--lr_decay_epochs",
@@ -251,39 +293,6 @@ def add_schedule_flags(
         "--min_lr", type=nonnegative_float, default=min_lr, help="where the cosine ends"
     )
     group.add_argument("--momentum", type=nonnegative_float, default=0.9, help="of sgd")
-
-
-def result_flags(options):
-    """The flags that change results, as a dict: what a resumed run must share with the one it
-    continues.
-
-    The teacher and the real data may have moved: the teacher's hash is compared instead.
-    """
-    free = {
-        "resume",
-        "num_workers",
-        "print_freq",
-        "device",
-        "gpu_id",
-        "multiprocessing_distributed",
-        "dist_url",
-        "world_size",
-        "rank",
-        "save_model",
-        "deterministic",
-        "evaluate",
-        "estimate",
-        "experiments_dir",
-        "experiments_name",
-        "model_name",
-        "save_dir",
-        "table",
-        "row",
-        "path_t",
-        "data_root",
-        "val_batch_size",
-    }
-    return {name: value for name, value in vars(options).items() if name not in free}
 
 
 def one_of(*names):
