@@ -54,7 +54,7 @@ class World:
         return bool(self.sum(torch.tensor(float(flag), dtype=torch.float64)))
 
     def average(self, tensors):
-        """Replaces float tensors on the device by their means over all processes (one all-reduce)."""
+        """Replaces float tensors on the device by their means over all processes, at once."""
         if self.size > 1:
             flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             dist.all_reduce(flat)
@@ -164,6 +164,7 @@ def session(settings, argv):
     world = start(settings)
     try:
         yield world
+        world.barrier()  # a process that leaves early would abort the others' last operations
     finally:
         world.close()
 
