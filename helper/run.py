@@ -13,9 +13,11 @@ The folder holds config.json, train.log, metrics.csv, curves.png, result.json, <
 <name>_best.pth.
 """
 
-import csv
+import fcntl
+import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -71,6 +73,7 @@ class Run:
         self.folder, self.name, self.parts, self.world = Path(folder), name, parts, world
         self.facts = {"model_name": name, **(facts or {})}
         self.progress, self.settings = Progress(), {}
+        self._lock, self._slim = None, False
         self._clock = time.monotonic()
 
     # Files
@@ -92,18 +95,24 @@ class Run:
         """
         self.settings = dict(sorted(settings.items()))
         refuse_existing(self.folder, self.name, resume)
-        if resume and self.latest.exists():
-            self._restore()
+        self._lock = self.world.from_main(lambda: lock_folder(make_folder(self.folder)))
+        notes = self._restore() if resume and self.latest.exists() else None
         if self.world.is_main:
-            remove_parts(make_folder(self.folder))
-            if self.progress.epoch == 0 and self.progress.step == 0:
+            remove_parts(self.folder)
+            config = {**config, "processes": self.world.size, "flags": self.settings}
+            if notes is None:
                 write_text(self.folder / "train.log", "")
-                config = {**config, "flags": self.settings, **environment()}
-                write_json(self.folder / "config.json", config)
+                write_json(self.folder / "config.json", {**config, **environment()})
+            elif not is_json(self.folder / "config.json"):
+                write_json(self.folder / "config.json", {**config, **environment()})
+                notes.append("config.json was missing or damaged and has been written again")
+        for note in notes or []:
+            self.log(f"note: {note}")
         self.world.barrier()
         self._clock = time.monotonic()
 
     def _restore(self):
+        """Restores parts and progress from the latest checkpoint; returns notes for the log."""
         state = checkpoints.load(self.latest)
         if not isinstance(state, dict) or "progress" not in state:
             raise UserError(f"{self.latest} is not the checkpoint of a run: choose another folder")
@@ -119,15 +128,37 @@ class Run:
         for name, part in self.parts.items():
             if name in state:
                 part.load_state_dict(state[name])
+        self._slim = "optimizer" not in state
+        notes, processes = [], state.get("processes", self.world.size)
+        if processes != self.world.size:
+            notes.append(
+                f"started on {processes} processes and resumed on {self.world.size}: the result "
+                "will differ from that of an uninterrupted run"
+            )
+        if self.progress.rows:
+            line = self._epoch_line(self.progress.rows[-1])
+            log = self.folder / "train.log"
+            if not log.exists() or line not in log.read_text(errors="replace"):
+                notes.append(f"the log of this epoch was lost: {line}")
+        return notes
 
-    def finished_result(self, epochs):
-        """Returns the content of result.json if all `epochs` are done, else None."""
+    def finished_result(self, epochs, panels):
+        """Returns the content of result.json if the run is finished, else None.
+
+        Other files of a finished run that are missing are written again.
+        panels: as in `finish`.
+        """
         path = self.folder / "result.json"
         if self.progress.epoch < epochs or not path.exists():
             return None
+        result = read_json(path, "result")
         if self.world.is_main:
+            self._write_curves(panels, again=False)
+            if not self._slim:
+                self.save(finished=True)
+            self._unlock()
             print(f"{self.folder} is finished ({epochs} epochs): nothing to do", flush=True)
-        return read_json(path, "result")
+        return result
 
     def save(self, finished=False):
         """Writes the latest checkpoint; that of a finished run holds no optimizer."""
@@ -139,7 +170,7 @@ class Run:
             name: part.state_dict() for name, part in self.parts.items() if name not in left_out
         }
         state |= {**self.facts, "flags": self.settings, "progress": vars(self.progress)}
-        checkpoints.save(self.latest, state)
+        checkpoints.save(self.latest, {**state, "processes": self.world.size})
 
     def log(self, line):
         """Prints a line and appends it to train.log (rank 0)."""
@@ -149,13 +180,31 @@ class Run:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def finish(self, result, panels):
-        """Draws curves.png and writes result.json.
+        """Writes curves.png, result.json and the final checkpoint, without the optimizer.
 
+        Whatever else belongs to a finished run must exist before: result.json declares it finished.
         panels: {title: [columns of metrics.csv]}, one plot each.
         """
         if self.world.is_main:
-            draw_curves(self.folder / "metrics.csv", self.folder / "curves.png", panels)
+            self._write_curves(panels, again=True)
             write_json(self.folder / "result.json", {"schema": RESULT_SCHEMA, **result})
+        self.save(finished=True)
+        self._unlock()
+
+    def _write_curves(self, panels, again):
+        """Writes metrics.csv and curves.png, those that are missing or (`again`) all."""
+        metrics, curves = self.folder / "metrics.csv", self.folder / "curves.png"
+        if again or not metrics.exists():
+            self._write_metrics()
+        if again or not curves.exists():
+            draw_curves(self.progress.rows, curves, panels)
+
+    def _unlock(self):
+        """Removes the lock file, which is only of use while the run is going on."""
+        if self._lock is not None:
+            Path(self._lock.name).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
 
     def accuracies(self):
         """Returns the accuracies of a finished classifier for result.json, in percent."""
@@ -242,6 +291,8 @@ class Run:
             )
             self.stop.restore()
             raise SystemExit(SIGTERM_EXIT)
+        if progress.step:
+            self.save()  # nothing of the epoch is lost if the evaluation is killed
         done = (steps - first_step) * loader.batch_size
         self._images_per_second = done / (time.monotonic() - started)
         self._last_rate = self._schedule(progress.epoch + (steps - 1) / steps)
@@ -282,9 +333,12 @@ class Run:
                 checkpoints.save(self.best, {**state, "epoch": progress.epoch, "score": score})
             self._write_metrics()
         progress.best = max(progress.best, score)
-        self.save(finished=progress.epoch == self._epochs)
+        self.save()
+        self.log(self._epoch_line(row))
+
+    def _epoch_line(self, row):
         values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-        self.log(f"{title}  {values}")
+        return f"epoch {row['epoch']}/{self.settings['epochs']}  {values}"
 
     @property
     def _title(self):
@@ -319,6 +373,41 @@ class Run:
             for row in self.progress.rows
         ]
         write_text(self.folder / "metrics.csv", csv_text(list(rows[0]), rows))
+
+
+def lock_folder(folder):
+    """Locks a run folder until the returned file is closed; None where locks do not exist.
+
+    `lockf` and not `flock`: a forked data loading process that outlives its parent must not keep
+    the lock.
+    Raises UserError, naming the other process, if another process has locked the folder.
+    """
+    file = open(folder / ".lock", "a+")  # noqa: SIM115
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise UserError(
+            f"{folder} is in use by {owner}: wait until it has ended, or choose another folder"
+        ) from None
+    except OSError:  # a file system without locks
+        file.close()
+        return None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
+
+
+def is_json(path):
+    """Whether a file exists and holds valid JSON."""
+    try:
+        json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def latest_path(folder, name):
@@ -364,15 +453,13 @@ def git_commit():
     return done.stdout.strip() or None
 
 
-def draw_curves(metrics, path, panels):
-    """Draws columns of a metrics.csv over its epochs, one panel a title, side by side."""
+def draw_curves(rows, path, panels):
+    """Draws columns of the metrics `rows` over the epochs, one panel per title, side by side."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    with open(metrics) as file:
-        rows = list(csv.DictReader(file))
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(4.5 * len(panels), 3.5), layout="constrained", squeeze=False
     )
