@@ -36,6 +36,9 @@ SETTINGS = (
 )
 
 
+PANELS = {"cross-entropy": ["loss", "val_loss"], "accuracy (%)": ["train_top1", "top1"]}
+
+
 def parse_option(argv=None):
     """Parses the flags. Raises UserError."""
     parser = flags.Parser(__doc__)
@@ -161,7 +164,7 @@ def main(argv=None):
         }
         settings = flags.values_of(options, SETTINGS) | {"images": len(images)}
         run.open(settings, config, options.resume)
-        if result := run.finished_result(options.epochs):
+        if result := run.finished_result(options.epochs, PANELS):
             return result
         run.log(
             f"{options.model} on {len(images)} images of "

@@ -315,7 +315,7 @@ class Run:
 
         A run killed between two of these writes repeats the epoch and writes the same.
         """
-        progress, title = self.progress, self._title
+        progress = self.progress
         count = progress.totals.pop("count")
         means = {name: total / count for name, total in progress.totals.items()}
         row = {

@@ -681,8 +681,9 @@ INTERRUPTIONS = {
     "SIGTERM in the evaluation": (train_student, "evaluate_classifier", 2, sigterm, True, (1, 1)),
     "killed at an epoch boundary": (Run, "end_epoch", 1, kill, True, (1, 0)),
     "killed in the middle of an epoch": (train_student, "update", 10, kill, True, (1, 0)),
-    "killed after the best was written": (Run, "_write_metrics", 2, kill, False, (1, 0)),
-    "killed after the metrics were written": (Run, "save", 2, kill, False, (1, 0)),
+    "killed in the evaluation": (train_student, "evaluate_classifier", 3, kill, False, (1, 6)),
+    "killed after the best was written": (Run, "_write_metrics", 2, kill, False, (1, 6)),
+    "killed after the metrics were written": (Run, "save", 4, kill, False, (1, 6)),
     "killed before the result": (Run, "finish", 1, kill, False, (2, 0)),
 }
 
@@ -762,7 +763,7 @@ def test_sigkill(workspace, student_argv):
     process.kill()
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    assert 1 <= checkpoints.load(latest)["progress"]["epoch"] < 8
+    assert 0 <= checkpoints.load(latest)["progress"]["epoch"] < 8
     train_student.main([*argv, "--experiments_name", "shot", "--resume"])
     train_student.main([*argv, "--experiments_name", "alive"])
     assert_same_run(folder_of("shot"), folder_of("alive"))
