@@ -15,6 +15,7 @@ The folder holds config.json, train.log, metrics.csv, curves.png, result.json, <
 
 import fcntl
 import json
+import math
 import os
 import platform
 import socket
@@ -274,14 +275,14 @@ class Run:
             bar.update()
             shown = progress.step % self._print_freq == 0
             if shown:
-                loss = progress.totals["loss"] / progress.totals["count"]
-                bar.set_postfix(loss=f"{float(loss):.4f}")
+                bar.set_postfix(loss=f"{self._finite_loss():.4f}")
             self._log_pace((progress.epoch * steps + progress.step) * loader.batch_size)
             # An epoch may have fewer steps than print_freq.
             if self.stop.agreed(world, shown or progress.step == steps):
                 stopped = True
                 break
         bar.close()
+        self._finite_loss()
         self._sum_over_processes()
         if stopped:
             self.save()
@@ -347,6 +348,21 @@ class Run:
     def _set_learning_rate(self, position):
         for group in self.parts["optimizer"].param_groups:
             group["lr"] = self._schedule(position)
+
+    def _finite_loss(self):
+        """Returns the mean loss of the epoch so far; waits for the device.
+
+        Raises UserError if it is not finite, so that no such network is evaluated or saved.
+        """
+        totals = self.progress.totals
+        loss = float(totals["loss"] / totals["count"])
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{self._title}, at most {self._print_freq} steps before step "
+                f"{self.progress.step}: the loss is {loss}: lower --learning_rate, or check the "
+                "teacher's checkpoint and the images"
+            )
+        return loss
 
     def _sum_over_processes(self):
         totals = self.progress.totals

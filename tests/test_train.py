@@ -1110,3 +1110,25 @@ FREE = {
 def test_every_flag_is_either_a_setting_of_the_run_or_free(script, argv):
     flags = vars(script.parse_option(argv)).keys()
     assert flags - FREE == set(script.SETTINGS)
+
+
+# Numbers that are not finite
+
+
+def test_a_diverging_run_stops_and_saves_nothing(student_argv):
+    argv = [*student_argv, "--learning_rate", "1e30", "--experiments_name", "diverging"]
+    with pytest.raises(UserError, match="--learning_rate"):
+        train_student.main(argv)
+    left = {file.name for file in folder_of("diverging").iterdir()}
+    assert not left & {"result.json", "metrics.csv", "resnet8_best.pth", "resnet8_latest.pth"}
+
+
+def test_a_teacher_whose_outputs_are_nan_is_refused(workspace, student_argv, teacher):
+    state = checkpoints.load(teacher)
+    state["model"]["fc.bias"][0] = float("nan")
+    damaged = workspace / "nan/resnet8/resnet8.pth"
+    damaged.parent.mkdir(parents=True)
+    checkpoints.save(damaged, state)
+    argv = [*student_argv, "--path-t", str(damaged), "--experiments_name", "nan"]
+    with pytest.raises(UserError, match="not all finite"):
+        train_student.main(argv)
