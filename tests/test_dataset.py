@@ -365,8 +365,9 @@ def test_class_folders_by_number_and_by_name(tmp_path):
 
 def test_unlabelled_folders_at_any_depth(tmp_path):
     write_images(tmp_path, ["a.png", "shard_b/c.png", "shard_a/deep/er/b.png", "shard_a/d.jpeg"])
-    (tmp_path / "contact_sheet.png").write_bytes(b"not an image of the set")
-    (tmp_path / "shard_a/notes.txt").write_text("nor this")
+    for name in ("contact_sheet.png", "shard_a_contact_sheet.png"):
+        (tmp_path / name).write_bytes(b"not an image of the set")
+    (tmp_path / "shard_a/notes.txt").write_text("no image")
     images = folders.read_training(tmp_path, 10)
     assert images.labels is None and sorted(names_of(images)) == [
         "a.png",
