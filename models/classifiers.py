@@ -102,7 +102,7 @@ def image_statistics(mean, std, who, default, path=None, name=None):
 
 
 def chosen_statistics(options, who, default, path=None, name=None):
-    """`image_statistics` with the flags in `options`."""
+    """`image_statistics` with the flags in `options`; to be removed with its last caller."""
     mean, std = getattr(options, f"mean_{who}"), getattr(options, f"std_{who}")
     return image_statistics(mean, std, who, default, path, name)
 

@@ -22,7 +22,7 @@ from safetensors import safe_open
 import train_dit
 from dataset import fashion_mnist, folders
 from diffusion.build import build_dit, build_vae, separate_embedders
-from diffusion.loss import TrainingChain, drop_labels, moving_average
+from diffusion.loss import GaussianDiffusion, drop_labels, moving_average
 from helper import checkpoints, loops
 from helper.errors import UserError
 from helper.run import RunFolder
@@ -35,7 +35,7 @@ BETAS = np.linspace(1e-4, 0.02, 1000)
 
 
 def chain_of(betas=BETAS):
-    return TrainingChain(torch.tensor(betas))
+    return GaussianDiffusion(torch.tensor(betas))
 
 
 def random_step(t, seed=0, shape=(2, 4, 4)):
