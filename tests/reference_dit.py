@@ -146,7 +146,7 @@ def ddpm(model, noise, steps):
 
 
 def ddim(model, noise, steps):
-    """Deterministic sampling (η = 0) at every (1000 / steps)-th timestep; noise: (1, N, C, S, S)."""
+    """Deterministic sampling (η = 0), equally spaced timesteps; noise: (1, N, C, S, S)."""
     used = np.arange(0, 1000, 1000 // steps)
     abar = _abar()[used]
     abar_before = np.append(1.0, abar[:-1])
