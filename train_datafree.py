@@ -31,7 +31,7 @@ from helper.cost import SynthesisCost, forward_operations, training_cost
 from helper.errors import UserError, run
 from helper.files import file_stem, make_folder, sha256
 from helper.loops import to_device
-from helper.run import RunFolder
+from helper.run_old import RunFolder
 from helper.seeds import seed_step
 from models.classifiers import architecture_of, image_statistics, load_teacher, make_student
 from models.generators import make_generator

@@ -29,7 +29,7 @@ from helper import checkpoints, distributed, loops
 from helper import options as flags
 from helper.errors import UserError, run
 from helper.files import make_folder
-from helper.run import RunFolder, latest_path, refuse_existing
+from helper.run_old import RunFolder, latest_path, refuse_existing
 
 VALIDATION_IMAGES = 2_000  # enough to follow a loss; always the same ones
 

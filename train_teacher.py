@@ -1,11 +1,12 @@
-"""Supervised training on real images: the teachers, and the tables' "Student" rows.
+"""Trains a classifier on labelled real images: the teachers, and the "Student" rows of the tables.
 
     python train_teacher.py --dataset cifar100 --model wrn_40_2
-    python train_teacher.py --dataset fashion_mnist --model resnet20 --epochs 4 --schedule cosine --batch_size 128
+    python train_teacher.py --dataset fashion_mnist --model resnet20 --epochs 4 \\
+        --schedule cosine --batch_size 128
     python train_teacher.py --dataset flowers102 --model ResNet18 --pretrained --learning_rate 0.01
 
-The run folder is save/models/<dataset>/<model>/; its checkpoint is a teacher for train_student.py
---path-t.
+The run folder is save/models/<dataset>/<model>/. Its checkpoint is a teacher for
+train_student.py --path-t.
 """
 
 import sys
@@ -13,17 +14,30 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from dataset import folders, real
-from helper import distributed, loops
+from dataset import folders, real, transforms
+from dataset.loader import make_loader
 from helper import options as flags
 from helper.cost import training_cost
-from helper.errors import UserError, run
+from helper.device import autocast, to_device
+from helper.distributed import parallel, session
+from helper.errors import UserError, run_script
+from helper.evaluate import evaluate_classifier
 from helper.files import file_stem
-from helper.run import RunFolder
+from helper.optim import make_optimizer, update
+from helper.run import Run
 from models.classifiers import Statistics, library_statistics, make_student, statistics_of
+
+# A resumed run must share these flags.
+SETTINGS = (
+    *flags.TRAINING_SETTINGS,
+    *flags.SCHEDULE_SETTINGS,
+    *real.SETTINGS,
+    *"model pretrained train_data label_smoothing".split(),
+)
 
 
 def parse_option(argv=None):
+    """Parses the flags. Raises UserError."""
     parser = flags.Parser(__doc__)
     parser.add_argument(
         "--model",
@@ -36,22 +50,23 @@ def parse_option(argv=None):
         const=True,
         default=False,
         metavar="CHECKPOINT",
-        help="start from the library's published weights, or those of a file; for another class count "
-        "the last layer starts at random",
+        help="start from the library's published weights, or from those of a "
+        "file; with another number of classes the last layer is re-initialised",
     )
     parser.add_argument(
         "--train_data",
         default=None,
-        help="labelled training images: a folder by class, or a list of "
-        "`path label` lines (default: the data set's own)",
+        help="labelled training images: an ImageFolder or a list of `path label` "
+        "lines (default: those of the data set)",
     )
     parser.add_argument("--label_smoothing", type=flags.share, default=0.0)
     parser.add_argument("--save_dir", default=None, help="default: save/models/<dataset>/<model>")
+    parser.add_argument("--table", default=None, help="name of the results table, for result.json")
     parser.add_argument(
-        "--table", default=None, help="the table that the result belongs to, for result.json"
-    )
-    parser.add_argument(
-        "--row", choices=["Teacher", "Student"], default="Teacher", help="its row there"
+        "--row",
+        choices=["Teacher", "Student"],
+        default="Teacher",
+        help="row of the results table (default: Teacher)",
     )
     flags.add_training_flags(
         parser, epochs=200, batch_size=256, learning_rate=0.1, weight_decay=5e-4
@@ -60,138 +75,147 @@ def parse_option(argv=None):
     real.add_flags(parser)
     flags.add_process_flags(parser)
     options = parser.parse_args(argv)
-    options.save_dir = (
-        options.save_dir or f"save/models/{options.dataset}/{file_stem(options.model)}"
-    )
+    stem = file_stem(options.model)
+    options.save_dir = options.save_dir or f"save/models/{options.dataset}/{stem}"
     return options
-
-
-def read_images(options, val_images):
-    """Returns the training ImageSet, of the classes of `val_images`. Raises UserError as
-    `dataset.folders` does.
-    """
-    if options.train_data is None:
-        images = real.load_split(options, "train")
-        real.check_classes(images, val_images, options)
-        return images
-    images = folders.read_training(
-        options.train_data, len(val_images.class_names), class_list=real.class_list(options)
-    )
-    images.grey = options.dataset == "fashion_mnist"
-    if images.labels is None:
-        raise UserError(
-            f"{options.train_data} has no labels, which a teacher learns from: give a folder by "
-            "class"
-        )
-    return images
 
 
 def main(argv=None):
     """Trains the classifier of `argv` and returns its result (a dict)."""
     options = parse_option(argv)
+    data = real.data_from(options)
+    with session(flags.process_settings(options), argv) as world:
+        device = world.device
 
-    with distributed.session(options, argv) as world:
-        val_images = real.load_validation(options)
-        train_images = read_images(options, val_images)
-        num_classes, info = len(val_images.class_names), real.REAL_SETS[options.dataset]
-        loader = real.make_loader(train_images, options, world, train=True)
-        val_loader = real.make_loader(val_images, options, world, train=False)
+        # Data
+        val_images = data.validation()
+        num_classes = len(val_images.class_names)
+        if options.train_data is None:
+            images = data.split("train")
+            real.check_classes(images, val_images, options.dataset)
+        else:
+            images = folders.read_training(
+                options.train_data, num_classes, class_list=data.class_list
+            )
+            images.grey = data.grey
+            if images.labels is None:
+                raise UserError(
+                    f"{options.train_data} has no labels, which training a teacher requires: "
+                    "give an ImageFolder"
+                )
+        size, workers = data.image_size, options.num_workers
+        loader = make_loader(
+            images,
+            transforms.training(size),
+            options.batch_size,
+            world,
+            options.seed,
+            workers=workers,
+        )
+        val_loader = make_loader(
+            val_images,
+            transforms.validation(size),
+            options.batch_size,
+            world,
+            val_batch_size=options.val_batch_size,
+            workers=workers,
+        )
 
-        notes, file = [], options.pretrained if isinstance(options.pretrained, str) else None
-        seen = Statistics(info.mean, info.std, "the data set's")
+        # Network
+        notes = []
+        file = options.pretrained if isinstance(options.pretrained, str) else None
+        statistics = Statistics(data.info.mean, data.info.std, "the data set's")
         if file:
-            seen = statistics_of(file, options.model, seen, published=True)
+            statistics = statistics_of(file, options.model, statistics, published=True)
         elif options.pretrained:
-            seen = library_statistics(options.model) or seen
+            statistics = library_statistics(options.model) or statistics
         torch.manual_seed(options.seed)
         model = make_student(
             options.model,
             num_classes,
-            *seen[:2],
+            *statistics[:2],
             checkpoint=file,
             new_head=notes.append,
             pretrained=options.pretrained is True,
-        ).to(world.device)
-        network = loops.compiled(loops.parallel(model, world), options)
-        optimizer = loops.make_optimizer(model, options)
-        run_folder = RunFolder(
+        ).to(device)
+        optimizer = make_optimizer(
+            options.optimizer,
+            model.parameters(),
+            options.learning_rate,
+            options.weight_decay,
+            options.momentum,
+        )
+
+        # Create or restore the run
+        run = Run(
             options.save_dir,
             options.model,
             {"model": model.net, "optimizer": optimizer},
-            options,
             world,
-            {"images": len(train_images)},
-            seen.facts,
+            statistics.facts,
         )
-        progress = run_folder.open(
-            options.resume,
-            {
-                "train": train_images.origin,
-                "validation": val_images.origin,
-                "normalisation": seen._asdict(),
-            },
-        )
-        if result := run_folder.finished_result(progress, options.epochs):
+        config = {
+            "train": images.origin,
+            "validation": val_images.origin,
+            "normalisation": statistics._asdict(),
+        }
+        settings = flags.values_of(options, SETTINGS) | {"images": len(images)}
+        run.open(settings, config, options.resume)
+        if result := run.finished_result(options.epochs):
             return result
-        run_folder.log(
-            f"{options.model} on {len(train_images)} images of "
-            f"{options.train_data or options.dataset}, "
-            f"validated on {len(val_images)} ({options.val_split})"
+        run.log(
+            f"{options.model} on {len(images)} images of "
+            f"{options.train_data or options.dataset}, validated on {len(val_images)} "
+            f"({options.val_split})"
         )
-        for note in [*notes, f"the images are normalised with {seen}"]:
-            run_folder.log(note)
-        run_folder.log(
-            str(
-                training_cost(
-                    model, real.image_size(options), loader, len(val_images), options.epochs
-                )
-            )
-        )
+        for note in [*notes, f"images are normalised with {statistics}"]:
+            run.log(note)
+        run.log(str(training_cost(model, size, loader, len(val_images), options.epochs)))
 
-        def step(batch):
-            images, labels = loops.to_device(batch, world.device)
-            with loops.autocast(options.amp, world.device):
+        # Train
+        network = parallel(model, world)
+        if options.compile:
+            network = torch.compile(network)
+
+        def step(images, labels):
+            """One optimisation step: images (N, 3, H, W) in [0, 1], labels (N,)."""
+            with autocast(options.amp, device):
                 logits = network(images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
-            loops.gradient_step(loss, optimizer)
-            count = len(images)
-            return {
-                "loss": loss.detach() * count,
-                "train_top1": 100.0 * (logits.argmax(1) == labels).sum(),
-                "count": count,
-            }
+            update(optimizer, loss)
+            return loss, logits.argmax(1) == labels
 
-        def evaluate():
-            metrics, _ = loops.evaluate_classifier(model, val_loader, world, options.amp)
-            return metrics, metrics["top1"]
+        schedule = flags.schedule_of(options)
+        for _ in run.epochs(options.epochs, schedule, options.seed, options.print_freq):
+            for batch in run.batches(loader):
+                loss, correct = step(*to_device(batch, device))
+                run.add(len(correct), loss=loss, train_top1=100.0 * correct)
+            metrics, _ = evaluate_classifier(model, val_loader, world, options.amp)
+            run.end_epoch(metrics, metrics["top1"])
 
-        loops.fit(
-            run_folder,
-            progress,
-            loader,
-            step,
-            evaluate,
-            optimizer,
-            loops.make_schedule(options),
-            options,
-        )
-        result = loops.classifier_result(
-            progress,
-            options,
-            loader,
-            val_loader,
-            method=options.row,
-            teacher=None,
-            student=options.model,
-            table=options.table,
-            source=options.train_data or "real",
-            images=len(train_images),
-        )
-        run_folder.finish(
+        # Results
+        result = {
+            "table": options.table,
+            "method": options.row,
+            "dataset": options.dataset,
+            "teacher": None,
+            "student": options.model,
+            "source": options.train_data or "real",
+            "images": len(images),
+            "epochs": options.epochs,
+            "seed": options.seed,
+            "val_split": options.val_split,
+            "val_images": len(val_images),
+            **run.accuracies(),
+            "teacher_top1": None,
+            "image_steps": options.epochs * len(loader) * loader.batch_size,
+            "seconds": run.seconds,
+        }
+        run.finish(
             result, {"cross-entropy": ["loss", "val_loss"], "accuracy (%)": ["train_top1", "top1"]}
         )
         return result
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

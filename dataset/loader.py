@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from dataset.transforms import Small
 from helper.errors import UserError
+from helper.image_size import is_small
 
 MEMORY_LIMIT = 1 << 30  # bytes of decoded images that are kept in memory
 
@@ -212,3 +213,27 @@ class Loader(Batches):
         )
         batch = torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64))
         return tuple(tensor.pin_memory() for tensor in batch) if self.pin else batch
+
+
+def make_loader(images, transform, batch_size, world, seed=0, val_batch_size=None, workers=None):
+    """Returns the Loader of an ImageSet; small images are decoded once and kept in memory.
+
+    batch_size: of all processes; val_batch_size: of the evaluation (default: batch_size; on a GPU
+    at least 512 per process for small images); workers: decoding processes of all ranks (default: 0
+    for images in memory, else the number of cores).
+    """
+    on_gpu = world.device.type == "cuda"
+    small = is_small(transform.size)
+    if val_batch_size is None:
+        val_batch_size = max(batch_size, 512 * world.size) if on_gpu and small else batch_size
+    return Loader(
+        keep_in_memory(images, transform.shrink) if small else images,
+        transform,
+        batch_size,
+        ordered_batch=val_batch_size,
+        workers=workers,
+        pin=on_gpu,
+        seed=seed,
+        rank=world.rank,
+        world_size=world.size,
+    )

@@ -1,68 +1,68 @@
-"""Real image sets by name, and the loaders that the training scripts read them through."""
+"""Real image sets by name: what is known of each, and its training and validation images."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from dataset import class_list as class_lists
-from dataset import fashion_mnist, folders, transforms
+from dataset import fashion_mnist, folders
 from dataset.image_set import ImageSet
-from dataset.loader import Loader, keep_in_memory
 from dataset.paths import Paths, image_names
 from helper.errors import UserError
+from helper.image_size import is_small
 from helper.options import positive_int
 
 IMAGENET_STATS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_SMALL = 64  # pixels: sets up to this size are kept in memory
 
 
 @dataclass(frozen=True)
-class RealSet:
-    """What is known of a data set: mean and std are of pixels in [0, 1], image_size in pixels."""
+class SetInfo:
+    """Facts of a data set."""
 
     num_classes: int | None  # None: counted in the validation folder
-    mean: tuple
+    mean: tuple  # of pixels in [0, 1], one value per channel
     std: tuple
-    image_size: int
-    class_list: str | None = (
-        None  # the file under dataset/class_lists/ that chooses its classes among ImageNet's
-    )
+    image_size: int  # pixels
+    class_list: str | None = None  # file in dataset/class_lists/: its classes among ImageNet's
+    grey: bool = False  # the three channels are equal
 
 
 REAL_SETS = {
-    "fashion_mnist": RealSet(10, (0.2190,) * 3, (0.3318,) * 3, 32),
-    "cifar10": RealSet(10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 32),
-    "cifar100": RealSet(100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32),
-    "imagenet": RealSet(1000, **IMAGENET_STATS, image_size=224),
-    "imagenet100": RealSet(100, **IMAGENET_STATS, image_size=224, class_list="imagenet100.txt"),
-    "imagenette": RealSet(10, **IMAGENET_STATS, image_size=224, class_list="imagenette.txt"),
-    "flowers102": RealSet(102, **IMAGENET_STATS, image_size=224),
-    "imagefolder": RealSet(None, **IMAGENET_STATS, image_size=224),
+    "fashion_mnist": SetInfo(10, (0.2190,) * 3, (0.3318,) * 3, 32, grey=True),
+    "cifar10": SetInfo(10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 32),
+    "cifar100": SetInfo(100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32),
+    "imagenet": SetInfo(1000, **IMAGENET_STATS, image_size=224),
+    "imagenet100": SetInfo(100, **IMAGENET_STATS, image_size=224, class_list="imagenet100.txt"),
+    "imagenette": SetInfo(10, **IMAGENET_STATS, image_size=224, class_list="imagenette.txt"),
+    "flowers102": SetInfo(102, **IMAGENET_STATS, image_size=224),
+    "imagefolder": SetInfo(None, **IMAGENET_STATS, image_size=224),
 }
+
+# The flags of `add_flags` that a resumed run must share; the data may have moved.
+SETTINGS = ("dataset", "class_list", "val_data", "val_split", "image_size")
 
 
 def add_flags(parser):
-    """Flags that name the real data."""
+    """Adds the flags of the real data, which `data_from` reads."""
     group = parser.add_argument_group("real data")
     group.add_argument("--dataset", choices=sorted(REAL_SETS), default="imagenet")
     group.add_argument(
         "--class-list",
         default=None,
         metavar="FILE",
-        help="a file of ImageNet synsets, such as dataset/class_lists/imagenet100.txt: only their "
-        "images are read, and a line's place is the class (default: the data set's own, if any)",
+        help="file of ImageNet synsets, such as dataset/class_lists/imagenet100.txt: only images "
+        "of these classes are used, labelled by line number (default: that of the data set)",
     )
     group.add_argument(
-        "--data_root",
-        default="true_dataset",
-        help="where the data sets are (default: true_dataset)",
+        "--data_root", default="true_dataset", help="folder of the data sets (default: %(default)s)"
     )
     group.add_argument(
         "--val_data",
         default=None,
-        help="validation images: an ImageFolder, or a list of `path label` lines (default: the data "
-        "set's own; imagenet: true_dataset/imagenet_val.txt or true_dataset/imagenet/val/)",
+        help="validation images: an ImageFolder or a list of `path label` lines (default: those of "
+        "the data set; imagenet: true_dataset/imagenet_val.txt or true_dataset/imagenet/val/)",
     )
     group.add_argument(
         "--val_split",
@@ -74,92 +74,138 @@ def add_flags(parser):
         "--val_batch_size",
         type=positive_int,
         default=None,
-        help="images an evaluation step, all processes (default: --batch_size; on a GPU at least 512 a "
-        "process up to 64 pixels)",
+        help="batch size of the evaluation, all processes (default: --batch_size; on a GPU at "
+        "least 512 per process for images up to 64 pixels)",
     )
     group.add_argument(
-        "--image_size", type=positive_int, default=None, help="pixels (default: the data set's)"
+        "--image_size", type=positive_int, default=None, help="pixels (default: of the data set)"
     )
 
 
-def class_list(options):
-    """Returns the ClassList of `--class-list`, else the data set's own, else None.
+def data_from(options):
+    """Returns the RealData that the flags of `add_flags` describe."""
+    return RealData(
+        options.dataset,
+        options.data_root,
+        options.class_list,
+        options.val_data,
+        options.val_split,
+        options.image_size,
+    )
 
-    Raises UserError if the file is no class list, or the data set's classes are not ImageNet's.
+
+@dataclass(frozen=True)
+class RealData:
+    """The real images of a run.
+
+    name: a key of REAL_SETS; root: folder of the data sets; class_file: `--class-list`;
+    val_data: folder or list of validation images, None for those of the data set;
+    val_split: test or holdout; size: `--image_size`.
     """
-    own = REAL_SETS[options.dataset].class_list
-    if options.class_list is None:
-        return class_lists.read_class_list(class_lists.FOLDER / own) if own else None
-    if own is None and options.dataset not in ("imagenet", "imagefolder"):
-        raise UserError(
-            f"--class-list chooses among ImageNet's classes and --dataset is {options.dataset}: "
-            "leave it out"
+
+    name: str
+    root: str = "true_dataset"
+    class_file: str | None = None
+    val_data: str | None = None
+    val_split: str = "test"
+    size: int | None = None
+
+    @property
+    def info(self):
+        return REAL_SETS[self.name]
+
+    @property
+    def grey(self):
+        return self.info.grey
+
+    @property
+    def image_size(self):
+        return self.size or self.info.image_size
+
+    @property
+    def default_statistics(self):
+        """(mean, std, whether the statistics that libraries publish for ImageNet weights apply)."""
+        info = self.info
+        like_imagenet = not is_small(self.image_size) or info.mean == IMAGENET_STATS["mean"]
+        return info.mean, info.std, like_imagenet
+
+    @cached_property
+    def class_list(self):
+        """The ClassList of `--class-list`, else that of the data set, else None.
+
+        Raises UserError if the file is not a class list, or the classes are not ImageNet's.
+        """
+        own = self.info.class_list
+        if self.class_file is None:
+            return class_lists.read_class_list(class_lists.FOLDER / own) if own else None
+        if own is None and self.name not in ("imagenet", "imagefolder"):
+            raise UserError(
+                f"--class-list selects classes of ImageNet and cannot be used with --dataset "
+                f"{self.name}"
+            )
+        return class_lists.read_class_list(self.class_file)
+
+    @property
+    def num_classes(self):
+        """The number of classes, None if only the validation folder tells."""
+        return self.info.num_classes if self.class_list is None else len(self.class_list)
+
+    def split(self, split):
+        """Returns the ImageSet of the data set's 'train', 'test' or 'holdout' images.
+
+        Raises UserError if the data is missing or does not match the classes of the data set.
+        """
+        root, train = Path(self.root), split == "train"
+        if split == "holdout" and self.name != "fashion_mnist":
+            raise UserError(
+                f"--val_split holdout exists for fashion_mnist only, not for {self.name}"
+            )
+        if self.name == "fashion_mnist":
+            return fashion_mnist.load(root, split)
+        if self.name in ("cifar10", "cifar100"):
+            return _cifar(self.name, root, train)
+        if self.name == "flowers102":
+            return _flowers102(root, train)
+        return self._read_folder(_find(root, self.name, train), train)
+
+    def training(self, amount=None):
+        """Returns the training ImageSet, or its class-balanced prefix of `amount` images.
+
+        Raises UserError as `split`, or if a class has too few images.
+        """
+        images = self.split("train")
+        if amount is None:
+            return images
+        prefix = folders.class_balanced_prefix(
+            range(len(images)), images.labels, amount, f"the real {self.name}"
         )
-    return class_lists.read_class_list(options.class_list)
+        return images.subset(prefix)
 
-
-def load_split(options, split):
-    """Returns the ImageSet of `--dataset`: split 'train', 'test' or 'holdout'.
-
-    Raises UserError if the data is not there or does not match the data set's classes.
-    """
-    name, root = options.dataset, Path(options.data_root)
-    if split == "holdout" and name != "fashion_mnist":
-        raise UserError(f"--val_split holdout is fashion_mnist's, --dataset is {name}")
-    if name == "fashion_mnist":
-        return fashion_mnist.load(root, split)
-    if name in ("cifar10", "cifar100"):
-        return _cifar(name, root, split == "train")
-    if name == "flowers102":
-        return _flowers102(root, split == "train")
-    return _read_folder(options, _find(root, name, split == "train"), split == "train")
-
-
-def load_training(options):
-    """Returns the training ImageSet of `--dataset`, a class-balanced prefix of it where
-    `--data_amount` is given.
-
-    Raises UserError as `load_split`, or if a class holds too few.
-    """
-    images = load_split(options, "train")
-    if options.data_amount is None:
+    def validation(self):
+        """Returns the validation ImageSet: `val_data`, else `val_split` of the data set."""
+        if self.class_list is not None and not self.class_list.is_sorted:
+            folders.note(
+                "the class list is not sorted: a teacher trained on an ImageFolder of these "
+                "classes has them in sorted order"
+            )
+        if self.val_data is None:
+            return self.split(self.val_split)
+        source = Path(self.val_data)
+        parts = folders.class_folders(source) if source.is_dir() else []
+        if "val" in parts and {"train", "val", "test"}.issuperset(parts):
+            source = source / "val"
+        images = self._read_folder(source, train=False)
+        images.grey = self.grey
         return images
-    return images.subset(
-        folders.class_balanced_prefix(
-            range(len(images)), images.labels, options.data_amount, f"the real {options.dataset}"
-        )
-    )
 
-
-def load_validation(options):
-    """Returns the validation ImageSet: `--val_data` where it is given, else the data set's own."""
-    listed = class_list(options)
-    if listed is not None and not listed.is_sorted:
-        folders.note(
-            "the class list is not sorted: a teacher that was trained on an ImageFolder of these "
-            "classes has "
-            "them in sorted order"
-        )
-    if options.val_data is None:
-        return load_split(options, options.val_split)
-    source = Path(options.val_data)
-    parts = folders.class_folders(source) if source.is_dir() else []
-    if "val" in parts and {"train", "val", "test"}.issuperset(parts):
-        source = source / "val"
-    images = _read_folder(options, source, train=False)
-    images.grey = options.dataset == "fashion_mnist"
-    return images
-
-
-def _read_folder(options, source, train):
-    """Returns the labelled ImageSet of a folder or list, whose paths may be relative to the data
-    set's folder too.
-    """
-    info, part = REAL_SETS[options.dataset], "train" if train else "val"
-    home = Path(options.data_root) / ("imagenet" if info.class_list else options.dataset) / part
-    return folders.read_validation(
-        source, info.num_classes, class_list(options), "training" if train else "validation", [home]
-    )
+    def _read_folder(self, source, train):
+        """Returns the labelled ImageSet of a folder or list; paths of a list may also be relative
+        to the folder of the data set.
+        """
+        part = "train" if train else "val"
+        home = Path(self.root) / ("imagenet" if self.info.class_list else self.name) / part
+        what = "training" if train else "validation"
+        return folders.read_validation(source, self.info.num_classes, self.class_list, what, [home])
 
 
 def _find(root, name, train):
@@ -241,7 +287,7 @@ def _flowers102(root, train):
     )
 
 
-def check_classes(train_images, val_images, options):
+def check_classes(train_images, val_images, name):
     """Raises UserError if training and validation images are not of the same classes.
 
     A list gives numbers for names, so names are compared only where both have them.
@@ -251,54 +297,56 @@ def check_classes(train_images, val_images, options):
     if named and len(ours) == len(theirs) and ours != theirs:
         first = next(pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1])
         raise UserError(
-            f"--dataset {options.dataset}: training class {first[0]} stands where validation has "
+            f"--dataset {name}: training class {first[0]} stands where validation has "
             f"{first[1]}: check --val_data"
         )
     if len(ours) != len(theirs):
         raise UserError(
-            f"--dataset {options.dataset}: {len(ours)} training classes and {len(theirs)} "
+            f"--dataset {name}: {len(ours)} training classes and {len(theirs)} "
             "validation "
             "classes: check --val_data"
         )
 
 
+# TEMPORARY: the old functions of the argparse namespace, for scripts that are not converted yet.
+
+
+def class_list(options):
+    return data_from(options).class_list
+
+
+def load_split(options, split):
+    return data_from(options).split(split)
+
+
+def load_training(options):
+    return data_from(options).training(options.data_amount)
+
+
+def load_validation(options):
+    return data_from(options).validation()
+
+
 def image_size(options):
-    """Returns `--image_size`, or the data set's."""
-    return options.image_size or REAL_SETS[options.dataset].image_size
+    return RealData(options.dataset, size=options.image_size).image_size
 
 
 def default_statistics(options):
-    """Returns (mean, std, whether the images are like ImageNet's, so that a library's statistics
-    fit them).
-    """
-    info = REAL_SETS[options.dataset]
-    return info.mean, info.std, image_size(options) > _SMALL or info.mean == IMAGENET_STATS["mean"]
+    return RealData(options.dataset, size=options.image_size).default_statistics
 
 
 def make_loader(images, options, world, *, train):
-    """Returns the Loader of an ImageSet with the transform of its use; small sets are kept in
-    memory.
+    from dataset import loader, transforms
 
-    `options.augment`, where a script has it, chooses the training transform: 'usual', or 'colour'
-    (One-Image's).
-    """
     size = image_size(options)
     colour = getattr(options, "augment", "usual") == "colour"
     transform = transforms.training(size, colour) if train else transforms.validation(size)
-    on_gpu = world.device.type == "cuda"
-    ordered = (
-        max(options.batch_size, 512 * world.size)
-        if on_gpu and size <= _SMALL
-        else options.batch_size
-    )
-    return Loader(
-        keep_in_memory(images, transform.shrink) if size <= _SMALL else images,
+    return loader.make_loader(
+        images,
         transform,
         options.batch_size,
-        seed=options.seed,
-        rank=world.rank,
-        world_size=world.size,
-        ordered_batch=options.val_batch_size or ordered,
-        workers=options.num_workers,
-        pin=on_gpu,
+        world,
+        options.seed,
+        options.val_batch_size,
+        options.num_workers,
     )

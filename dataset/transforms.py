@@ -13,6 +13,7 @@ from PIL import Image
 
 from dataset.colour import change, draw_jitter
 from helper.errors import UserError
+from helper.image_size import is_small
 
 _DRAWS = 3  # random numbers that a small image takes
 
@@ -188,7 +189,7 @@ def training(size, colour=False):
     `colour`: One-Image's changes of colour besides. Raises UserError for small images: its recipe
     has none for them.
     """
-    if size > 64:
+    if not is_small(size):
         return LargeColour(size) if colour else Large(size)
     if colour:
         raise UserError(
@@ -201,4 +202,4 @@ def training(size, colour=False):
 
 def validation(size):
     """Returns the validation transform for images of `size` pixels."""
-    return SmallValidation(size) if size <= 64 else LargeValidation(size)
+    return SmallValidation(size) if is_small(size) else LargeValidation(size)

@@ -14,8 +14,24 @@ from helper.errors import UserError
 
 
 @dataclass(frozen=True)
+class ProcessSettings:
+    """The flags of `helper.options.add_process_flags`."""
+
+    device: str = "auto"
+    gpu_id: str = "0"
+    multiprocessing_distributed: bool = False
+    dist_url: str | None = None
+    world_size: int = 1  # machines
+    rank: int = 0  # of this machine
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
 class World:
-    """This process among the others. `device` is where it computes."""
+    """Rank and device of this process, and the collective operations.
+
+    All of them work on one process, too. rank: 0 … size − 1; device: where this process computes.
+    """
 
     rank: int
     size: int
@@ -26,7 +42,7 @@ class World:
         return self.rank == 0
 
     def sum(self, tensor):
-        """Sums a float64 CPU tensor over all processes, in place, and returns it."""
+        """Sums a float64 CPU tensor over all processes in place and returns it."""
         if self.size > 1:
             shared = tensor.to(self.device)
             dist.all_reduce(shared)
@@ -38,9 +54,7 @@ class World:
         return bool(self.sum(torch.tensor(float(flag), dtype=torch.float64)))
 
     def average(self, tensors):
-        """Replaces float `tensors`, on this process's device, by their means over all processes, in
-        one exchange.
-        """
+        """Replaces float tensors on the device by their means over all processes, at once."""
         if self.size > 1:
             flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             dist.all_reduce(flat)
@@ -49,9 +63,7 @@ class World:
                 tensor.copy_(part.view(tensor.shape))
 
     def gather(self, tensor):
-        """Returns the tensors (n, …) of all processes, of one shape, as one (size · n, …), in order
-        of rank.
-        """
+        """Concatenates the tensors (n, …) of all processes to (size * n, …), in order of rank."""
         if self.size == 1:
             return tensor
         tensor = tensor.contiguous()
@@ -60,8 +72,9 @@ class World:
         return torch.cat(parts)
 
     def from_main(self, function):
-        """Calls `function()` on rank 0 alone; every process returns its result, or raises its
-        UserError or OSError.
+        """Calls `function()` on rank 0 only and returns its result on every process.
+
+        A UserError or OSError that it raises is raised on every process.
         """
         if self.size == 1:
             return function()
@@ -76,18 +89,23 @@ class World:
             raise answer[1]
         return answer[0]
 
+    def synchronize(self):
+        """Waits for the GPU, if there is one."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def barrier(self):
         if self.size > 1:
             dist.barrier()
 
     def share(self, tensors):
-        """Gives every process rank 0's values of `tensors`, in place."""
+        """Copies `tensors` from rank 0 to every process, in place."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
 
     def share_buffers(self, module):
-        """Gives every process rank 0's buffers (BatchNorm statistics differ from rank to rank)."""
+        """Copies the buffers of a module (BatchNorm statistics) from rank 0 to every process."""
         self.share(module.buffers())
 
     def close(self):
@@ -96,7 +114,7 @@ class World:
 
 
 def has_nvidia_gpu():
-    """Returns whether this machine shows an NVIDIA GPU, whatever torch thinks of it."""
+    """Whether this machine has an NVIDIA GPU, usable by torch or not."""
     return os.path.exists("/proc/driver/nvidia/gpus") and bool(
         os.listdir("/proc/driver/nvidia/gpus")
     )
@@ -105,7 +123,7 @@ def has_nvidia_gpu():
 def choose_device(name, local_rank=0, several=False):
     """Returns the torch.device for `--device` (auto, cpu, cuda, cuda:N).
 
-    With several processes on a machine each takes the GPU of its local rank.
+    several: whether several processes run on this machine; each uses the GPU of its local rank.
     Raises UserError if a GPU is present but torch cannot use it, or the name is unknown.
     """
     if name == "auto":
@@ -130,82 +148,79 @@ def choose_device(name, local_rank=0, several=False):
     index = local_rank if several else (device.index or 0)
     if index >= torch.cuda.device_count():
         raise UserError(
-            f"GPU {index} was asked for and this machine has {torch.cuda.device_count()}: "
+            f"GPU {index} does not exist, this machine has {torch.cuda.device_count()}: "
             "start fewer processes or change --device"
         )
     return torch.device("cuda", index)
 
 
 @contextlib.contextmanager
-def session(options, argv):
-    """Gives a script's `main(argv)` its World, under torchrun where `options` ask for it, and
-    leaves it at the end.
+def session(settings, argv):
+    """Context of a script's `main(argv)`: yields its World.
+
+    Re-executes the script under torchrun if `settings` say so.
     """
-    relaunch_under_torchrun(options, argv)
-    world = start(options)
+    relaunch_under_torchrun(settings, argv)
+    world = start(settings)
     try:
         yield world
+        world.barrier()  # a process that leaves early would abort the others' last operations
     finally:
         world.close()
 
 
-def start(options):
-    """Joins the process group that torchrun describes in the environment, if any, and returns the
-    World.
-    """
+def start(settings):
+    """Joins the process group that torchrun describes in the environment and returns the World."""
     size = int(os.environ.get("WORLD_SIZE", 1))
     rank = int(os.environ.get("RANK", 0)) if size > 1 else 0
-    device = choose_device(options.device, int(os.environ.get("LOCAL_RANK", 0)), several=size > 1)
+    device = choose_device(settings.device, int(os.environ.get("LOCAL_RANK", 0)), several=size > 1)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if options.deterministic:
+    if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = not options.deterministic
+    torch.backends.cudnn.benchmark = not settings.deterministic
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return World(rank, size, device)
 
 
 def fix_kernels(tf32):
-    """Lets the GPU's kernels for an image depend on its shapes alone; `tf32`: round products to
-    TF32.
+    """Makes the choice of GPU kernels depend on shapes alone, so that images are reproducible.
 
-    Kernels chosen by timing could differ from one process to the next, and with them the images.
+    Kernels chosen by timing may differ from one process to the next. tf32: use TF32 products.
     """
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = tf32
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
-def relaunch_under_torchrun(options, argv):
-    """Re-executes the script under torchrun for `--multiprocessing-distributed`; returns if that is
-    not needed.
+def relaunch_under_torchrun(settings, argv):
+    """Re-executes the script under torchrun, one process per GPU of --gpu_id.
 
-    One process for each id in --gpu_id; without a GPU one CPU process, and a line that says so.
+    Returns without --multiprocessing-distributed, under torchrun, or without a GPU (with a note).
     """
-    if not options.multiprocessing_distributed or "LOCAL_RANK" in os.environ:
+    if not settings.multiprocessing_distributed or "LOCAL_RANK" in os.environ:
         return
-    ids = [part for part in options.gpu_id.split(",") if part.strip()]
-    if choose_device(options.device).type == "cpu":
+    ids = [part for part in settings.gpu_id.split(",") if part.strip()]
+    if choose_device(settings.device).type == "cpu":
         print("no GPU: --multiprocessing-distributed runs as one CPU process", flush=True)
         return
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={len(ids)}"]
-    if options.world_size > 1:
-        address = re.fullmatch(r"tcp://(.+):(\d+)", options.dist_url or "")
+    if settings.world_size > 1:
+        address = re.fullmatch(r"tcp://(.+):(\d+)", settings.dist_url or "")
         if address is None:
             raise UserError(
                 "--world-size above 1 needs --dist-url tcp://HOST:PORT of the first machine"
             )
-        if not 0 <= options.rank < options.world_size:
+        if not 0 <= settings.rank < settings.world_size:
             raise UserError(
-                f"--rank {options.rank} is none of --world-size {options.world_size} machines: "
-                "give 0 to "
-                f"{options.world_size - 1}"
+                f"--rank {settings.rank} is outside of 0 to {settings.world_size - 1} "
+                f"(--world-size {settings.world_size})"
             )
         command += [
-            f"--nnodes={options.world_size}",
-            f"--node_rank={options.rank}",
+            f"--nnodes={settings.world_size}",
+            f"--node_rank={settings.rank}",
             f"--master_addr={address[1]}",
             f"--master_port={address[2]}",
         ]
@@ -217,11 +232,7 @@ def relaunch_under_torchrun(options, argv):
 
 
 class StopRequest:
-    """Set by SIGTERM: the loop saves and leaves. Use as a context manager around the loop.
-
-    One process looks at it every step. Several must leave at the same step: they agree on it in
-    `agreed`.
-    """
+    """Context manager that turns SIGTERM into a request to stop at the next step."""
 
     def __init__(self):
         self.asked = False
@@ -234,16 +245,37 @@ class StopRequest:
         return self
 
     def __exit__(self, *exception):
+        self.restore()
+
+    def restore(self):
+        """Restores the previous signal handler."""
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
 
     def _ask(self, *_):
         self.asked = True
 
     def agreed(self, world, at_checkpoint):
-        """Returns whether to stop now; with several processes only asked where `at_checkpoint` is
-        true for all.
+        """Whether all processes are to stop now.
+
+        Several processes must stop at the same step: they compare notes only where `at_checkpoint`
+        is true, at the same steps on all of them.
         """
         if world.size == 1:
             return self.asked
         return world.any(self.asked) if at_checkpoint else False
+
+
+def parallel(model, world):
+    """Wraps a module for training on several processes.
+
+    Buffers are broadcast once, at the start; rank 0's BatchNorm statistics are shared again at
+    evaluation.
+    """
+    if world.size == 1:
+        return model
+    ids = [world.device.index] if world.device.type == "cuda" else None
+    model = torch.nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    model.broadcast_buffers = False  # not at every forward pass
+    return model

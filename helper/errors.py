@@ -32,7 +32,7 @@ def describe_os_error(error):
     return f"cannot {'read' if unreadable else 'write'} {error.filename}: {remedy}"
 
 
-def run(main, argv=None):
+def run_script(main, argv=None):
     """Runs a script's `main(argv)` for the shell and returns its exit code: 0, 2 for a user's
     mistake, 130 for ^C.
 
@@ -55,3 +55,6 @@ def run(main, argv=None):
         time.sleep(RANK_PATIENCE)
     print(f"error: {message}", file=sys.stderr, flush=True)
     return 2
+
+
+run = run_script

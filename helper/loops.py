@@ -302,10 +302,9 @@ def parallel(model, world):
     """
     if world.size == 1:
         return model
-    ids = [world.device.index] if world.device.type == "cuda" else None
-    return torch.nn.parallel.DistributedDataParallel(
-        model, device_ids=ids, forward_sync_buffers=False
-    )
+    from helper import distributed
+
+    return distributed.parallel(model, world)
 
 
 def compiled(network, options):

@@ -1,5 +1,16 @@
-"""A run folder: config.json, train.log, metrics.csv, curves.png, the checkpoints and
-result.json.
+"""A run: its folder, its checkpoints, and the state of the training loop.
+
+    run = Run(folder, "resnet8", {"model": student.net, "optimizer": optimizer}, world)
+    run.open(settings, config, resume)
+    for _ in run.epochs(240, schedule, seed):       # resumes, saves, stops on SIGTERM
+        for batch in run.batches(loader):           # seeds, learning rate, progress bar
+            ...
+            run.add(len(images), loss=loss)
+        run.end_epoch(metrics, metrics["top1"])     # metrics row and checkpoints
+    run.finish(result, panels)
+
+The folder holds config.json, train.log, metrics.csv, curves.png, result.json, <name>_latest.pth and
+<name>_best.pth.
 """
 
 import csv
@@ -12,8 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from helper import checkpoints
+from helper.cost import Pace
+from helper.distributed import StopRequest
 from helper.errors import UserError
 from helper.files import (
     csv_text,
@@ -25,39 +39,41 @@ from helper.files import (
     write_json,
     write_text,
 )
-from helper.options import LATER_FLAGS, result_flags
+from helper.seeds import seed_step
 
 RESULT_SCHEMA = 1  # of result.json
+SIGTERM_EXIT = 143  # exit code that a shell reports for a process ended by SIGTERM
+# Flags that are younger than some runs, and the values that those runs used.
+LATER_FLAGS = {"optimizer": "sgd", "augment": "usual"}
 
 
 @dataclass
 class Progress:
-    """Where a run stands: `epoch` epochs are done, and `step` steps of the next, whose sums are
-    `totals`.
-    """
+    """State of a run: finished epochs, and the finished steps of the current epoch."""
 
     epoch: int = 0
     step: int = 0
-    totals: dict = field(default_factory=dict)
-    rows: list = field(default_factory=list)  # metrics.csv, a dict an epoch
+    totals: dict = field(default_factory=dict)  # sums over the samples of the current epoch
+    rows: list = field(default_factory=list)  # metrics.csv, one dict per epoch
     best: float = -1.0
     seconds: float = 0.0
 
 
-class RunFolder:
-    """The files of one run; only rank 0 writes.
+class Run:
+    """Trains the networks in `parts` and writes their run folder (rank 0 only).
 
-    `name` is the network's: the checkpoints are `<name>_latest.pth` and `<name>_best.pth`, a slash
-    as `_`. `parts` maps names to what has a state_dict (model, optimizer, …); the entry 'model' is
-    what loads back as `--path-t`. `inputs` (hashes, counts) are what the run was given besides its
-    flags: like these they must be the same on resuming. `facts` stand in the checkpoints beside the
-    weights, for whoever loads them: `mean` and `std` of a classifier.
+    parts: {name: object with a state_dict}; 'model' is the network that is saved as best and that
+    loads as a teacher, 'optimizer' the optimizer whose learning rate is scheduled.
+    facts: entries stored beside the weights, such as the `mean` and `std` of a classifier.
     """
 
-    def __init__(self, folder, name, parts, options, world, inputs=None, facts=None):
+    def __init__(self, folder, name, parts, world, facts=None):
         self.folder, self.name, self.parts, self.world = Path(folder), name, parts, world
-        self.flags = dict(sorted({**result_flags(options), **(inputs or {})}.items()))
         self.facts = {"model_name": name, **(facts or {})}
+        self.progress, self.settings = Progress(), {}
+        self._clock = time.monotonic()
+
+    # Files
 
     @property
     def latest(self):
@@ -67,114 +83,242 @@ class RunFolder:
     def best(self):
         return self.folder / f"{file_stem(self.name)}_best.pth"
 
-    def open(self, resume, config):
-        """Makes the folder, or continues what is in it, and returns the Progress.
+    def open(self, settings, config, resume):
+        """Creates the run folder, or restores the run in it.
 
-        Raises UserError if the folder holds a run and `resume` is not given, or one of other
-        settings.
+        settings: flags and inputs that change the result; a resumed run must have the same ones.
+        config: further content of config.json.
+        Raises UserError if the folder holds a run and `resume` is false, or if settings differ.
         """
+        self.settings = dict(sorted(settings.items()))
         refuse_existing(self.folder, self.name, resume)
-        progress = self._restore() if resume and self.latest.exists() else Progress()
+        if resume and self.latest.exists():
+            self._restore()
         if self.world.is_main:
             remove_parts(make_folder(self.folder))
-            if progress.epoch == 0 and progress.step == 0:
+            if self.progress.epoch == 0 and self.progress.step == 0:
                 write_text(self.folder / "train.log", "")
-                write_json(
-                    self.folder / "config.json", {**config, "flags": self.flags, **environment()}
-                )
+                config = {**config, "flags": self.settings, **environment()}
+                write_json(self.folder / "config.json", config)
         self.world.barrier()
-        return progress
-
-    def finished_result(self, progress, epochs):
-        """Returns the result.json of a run whose `epochs` are all done, and says so; None if there
-        is work left.
-        """
-        path = self.folder / "result.json"
-        if progress.epoch < epochs or not path.exists():
-            return None
-        if self.world.is_main:
-            print(f"{self.folder} is finished: {epochs} epochs, nothing to do", flush=True)
-        return read_json(path, "result")
+        self._clock = time.monotonic()
 
     def _restore(self):
         state = checkpoints.load(self.latest)
         if not isinstance(state, dict) or "progress" not in state:
-            raise UserError(
-                f"{self.latest} is not a run's checkpoint to resume from: choose another folder"
-            )
-        for key, value in self.flags.items():
+            raise UserError(f"{self.latest} is not the checkpoint of a run: choose another folder")
+        for key, value in self.settings.items():
             before = state["flags"].get(key, LATER_FLAGS.get(key))
-            # A run made before a flag existed went on as if it had not been given.
+            # A run that is older than a flag behaved as if the flag had not been given.
             if before != value and (key in state["flags"] or value):
                 raise UserError(
-                    f"--resume: {key} was {before} in {self.folder} and is {value} now: "
-                    "give the run's own settings, or another folder"
+                    f"--resume: {self.folder} was started with {key} {before}, not {value}: "
+                    "use the settings of the run, or another folder"
                 )
-        progress = Progress(**state["progress"])
+        self.progress = Progress(**state["progress"])
         for name, part in self.parts.items():
             if name in state:
                 part.load_state_dict(state[name])
-        return progress
 
-    def save(self, progress, finished=False):
-        """Writes the latest checkpoint; a finished run's holds the weights without what trained
-        them.
-        """
+    def finished_result(self, epochs):
+        """Returns the content of result.json if all `epochs` are done, else None."""
+        path = self.folder / "result.json"
+        if self.progress.epoch < epochs or not path.exists():
+            return None
+        if self.world.is_main:
+            print(f"{self.folder} is finished ({epochs} epochs): nothing to do", flush=True)
+        return read_json(path, "result")
+
+    def save(self, finished=False):
+        """Writes the latest checkpoint; that of a finished run holds no optimizer."""
+        self._count_time()
         if not self.world.is_main:
             return
+        left_out = ("optimizer", "method") if finished else ()
         state = {
-            name: part.state_dict()
-            for name, part in self.parts.items()
-            if not finished or name not in ("optimizer", "method")
+            name: part.state_dict() for name, part in self.parts.items() if name not in left_out
         }
-        checkpoints.save(
-            self.latest, {**state, **self.facts, "flags": self.flags, "progress": vars(progress)}
-        )
-
-    def end_epoch(self, progress, row, score, finished):
-        """Adds `row` to the metrics and writes best (if `score` is the highest yet), metrics and
-        latest, in that order.
-
-        A run killed between two of these writes does the epoch again and writes the same.
-        """
-        progress.rows.append(row)
-        progress.epoch, progress.step, progress.totals = progress.epoch + 1, 0, {}
-        if self.world.is_main:
-            if score > progress.best:
-                checkpoints.save(
-                    self.best,
-                    {
-                        "model": self.parts["model"].state_dict(),
-                        **self.facts,
-                        "epoch": progress.epoch,
-                        "score": score,
-                    },
-                )
-            self._write_metrics(progress.rows)
-        progress.best = max(progress.best, score)
-        self.save(progress, finished)
-
-    def _write_metrics(self, rows):
-        shown = [
-            {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()}
-            for row in rows
-        ]
-        write_text(self.folder / "metrics.csv", csv_text(list(rows[0]), shown))
+        state |= {**self.facts, "flags": self.settings, "progress": vars(self.progress)}
+        checkpoints.save(self.latest, state)
 
     def log(self, line):
-        """Prints a line and adds it to train.log (rank 0)."""
+        """Prints a line and appends it to train.log (rank 0)."""
         if self.world.is_main:
             print(line, flush=True)
             with open(self.folder / "train.log", "a") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def finish(self, result, panels):
-        """Writes result.json and curves.png; `panels` maps a title to the metrics columns drawn
-        under it.
+        """Draws curves.png and writes result.json.
+
+        panels: {title: [columns of metrics.csv]}, one plot each.
         """
         if self.world.is_main:
-            write_json(self.folder / "result.json", {"schema": RESULT_SCHEMA, **result})
             draw_curves(self.folder / "metrics.csv", self.folder / "curves.png", panels)
+            write_json(self.folder / "result.json", {"schema": RESULT_SCHEMA, **result})
+
+    def accuracies(self):
+        """Returns the accuracies of a finished classifier for result.json, in percent."""
+        rows = self.progress.rows
+        return {
+            "top1_last": rows[-1]["top1"],
+            "top1_best": max(row["top1"] for row in rows),
+            "top5_last": rows[-1]["top5"],
+            "agreement": rows[-1].get("agreement"),
+        }
+
+    @property
+    def seconds(self):
+        """Time of training and evaluation, in seconds, of all sessions."""
+        return round(self.progress.seconds, 1)
+
+    # The training loop
+
+    def epochs(self, epochs, schedule, seed, print_freq=50):
+        """Yields the numbers of the epochs that are left, counted from 0.
+
+        schedule: learning rate as a function of the finished epochs (a float). The caller iterates
+        over `batches()` and ends every epoch with `end_epoch()`. SIGTERM saves the run at the next
+        step and exits with code 143.
+        """
+        self._epochs, self._schedule, self._seed, self._print_freq = (
+            epochs,
+            schedule,
+            seed,
+            print_freq,
+        )
+        self._pace = None
+        with StopRequest() as self.stop:
+            while self.progress.epoch < epochs:
+                yield self.progress.epoch
+
+    def batches(self, loader):
+        """Yields the batches of the current epoch that are left.
+
+        Before each one torch is seeded with (seed, epoch, step, rank) and the learning rate is set;
+        after each one the progress bar is updated and SIGTERM is obeyed.
+        loader: has `len()` (steps per epoch), `batch_size` (of all processes) and
+        `epoch_batches(epoch, first_step)`.
+        """
+        progress, world, steps = self.progress, self.world, len(loader)
+        if progress.step and not world.is_main:
+            # Rank 0 carries the sums of the steps before the interruption.
+            progress.totals = dict.fromkeys(progress.totals, 0.0)
+        if self._pace is None:
+            self._pace = Pace(self._epochs * steps * loader.batch_size, "image")
+        started, first_step = time.monotonic(), progress.step
+        bar = tqdm(
+            total=steps,
+            initial=first_step,
+            desc=self._title,
+            unit="step",
+            leave=False,
+            mininterval=1,
+            disable=not world.is_main,
+        )
+        stopped = False
+        for batch in loader.epoch_batches(progress.epoch, first_step):
+            seed_step(self._seed, progress.epoch, progress.step, world.rank)
+            self._set_learning_rate(progress.epoch + progress.step / steps)
+            yield batch
+            progress.step += 1
+            bar.update()
+            shown = progress.step % self._print_freq == 0
+            if shown:
+                loss = progress.totals["loss"] / progress.totals["count"]
+                bar.set_postfix(loss=f"{float(loss):.4f}")
+            self._log_pace((progress.epoch * steps + progress.step) * loader.batch_size)
+            # An epoch may have fewer steps than print_freq.
+            if self.stop.agreed(world, shown or progress.step == steps):
+                stopped = True
+                break
+        bar.close()
+        self._sum_over_processes()
+        if stopped:
+            self.save()
+            self.log(
+                f"stopped by SIGTERM at step {progress.step} of {self._title}: saved, "
+                "continue with --resume"
+            )
+            self.stop.restore()
+            raise SystemExit(SIGTERM_EXIT)
+        done = (steps - first_step) * loader.batch_size
+        self._images_per_second = done / (time.monotonic() - started)
+        self._last_rate = self._schedule(progress.epoch + (steps - 1) / steps)
+
+    def add(self, count, **values):
+        """Adds a step of `count` samples to the epoch's means, without waiting for the device.
+
+        values: means over the samples (0-d tensors), or one value per sample, (count,).
+        """
+        totals = self.progress.totals
+        for name, value in values.items():
+            value = value.detach()
+            total = value.sum() if value.dim() else value * count
+            totals[name] = totals.get(name, 0.0) + total.double()
+        totals["count"] = totals.get("count", 0.0) + count
+
+    def end_epoch(self, metrics, score):
+        """Ends the epoch: a row of metrics.csv, <name>_best.pth if `score` is the highest so far,
+        <name>_latest.pth, and a line of train.log.
+
+        A run killed between two of these writes repeats the epoch and writes the same.
+        """
+        progress, title = self.progress, self._title
+        count = progress.totals.pop("count")
+        means = {name: total / count for name, total in progress.totals.items()}
+        row = {
+            "epoch": progress.epoch + 1,
+            "lr": self._last_rate,
+            **means,
+            "images_s": round(self._images_per_second, 1),
+            **metrics,
+        }
+        progress.rows.append(row)
+        progress.epoch, progress.step, progress.totals = progress.epoch + 1, 0, {}
+        if self.world.is_main:
+            if score > progress.best:
+                state = {"model": self.parts["model"].state_dict(), **self.facts}
+                checkpoints.save(self.best, {**state, "epoch": progress.epoch, "score": score})
+            self._write_metrics()
+        progress.best = max(progress.best, score)
+        self.save(finished=progress.epoch == self._epochs)
+        values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        self.log(f"{title}  {values}")
+
+    @property
+    def _title(self):
+        return f"epoch {self.progress.epoch + 1}/{self._epochs}"
+
+    def _set_learning_rate(self, position):
+        for group in self.parts["optimizer"].param_groups:
+            group["lr"] = self._schedule(position)
+
+    def _sum_over_processes(self):
+        totals = self.progress.totals
+        sums = torch.tensor([float(value) for value in totals.values()], dtype=torch.float64)
+        self.progress.totals = dict(zip(totals, self.world.sum(sums).tolist(), strict=True))
+
+    def _log_pace(self, images):
+        """Logs, once, the remaining time at the rate of the first batches (rank 0)."""
+        if self.world.is_main and (line := self._pace.batch(images, self.world.synchronize)):
+            with tqdm.external_write_mode():  # the progress bar makes room
+                self.log(line)
+
+    def _count_time(self):
+        now = time.monotonic()
+        self.progress.seconds += now - self._clock
+        self._clock = now
+
+    def _write_metrics(self):
+        rows = [
+            {
+                key: f"{value:.6g}" if isinstance(value, float) else value
+                for key, value in row.items()
+            }
+            for row in self.progress.rows
+        ]
+        write_text(self.folder / "metrics.csv", csv_text(list(rows[0]), rows))
 
 
 def latest_path(folder, name):
@@ -186,7 +330,7 @@ def refuse_existing(folder, name, resume):
     """Raises UserError if `folder` holds a run of network `name` that is not to be resumed."""
     if latest_path(folder, name).exists() and not resume:
         raise UserError(
-            f"{folder} holds a run already: give --resume to go on with it, or another folder"
+            f"{folder} already holds a run: give --resume to continue it, or choose another folder"
         )
 
 

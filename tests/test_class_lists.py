@@ -2,7 +2,6 @@
 choose.
 """
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +69,7 @@ def test_shipped_lists(name, count):
     assert list(found.indices) == sorted(found.indices)  # ImageNet's order is the synsets'
     assert [class_list.imagenet_synsets()[index] for index in found.indices] == list(found.synsets)
     assert real.REAL_SETS[name].num_classes == count
-    assert real.class_list(options_of("--dataset", name)) == found
+    assert real.data_from(options_of("--dataset", name)).class_list == found
 
 
 def test_lines(tmp_path):
@@ -244,7 +243,9 @@ def thousand(tmp_path_factory):
 
 
 def test_imagenet_by_synset(thousand, tmp_path):
-    images = real.load_validation(options_of("--dataset", "imagenet", "--data_root", str(thousand)))
+    images = real.data_from(
+        options_of("--dataset", "imagenet", "--data_root", str(thousand))
+    ).validation()
     assert pairs(images) == [(f"{i}.JPEG", i) for i in range(1000)]
     assert images.class_names == list(class_list.imagenet_synsets())
     # The folder that holds val/, as torchvision's root does, is as good.
@@ -253,7 +254,7 @@ def test_imagenet_by_synset(thousand, tmp_path):
     (tmp_path / "tv/meta.bin").touch()
     again = real.load_validation(
         options_of("--dataset", "imagenet", "--val_data", str(tmp_path / "tv"))
-    )
+    ).validation()
     assert pairs(again) == pairs(images)
 
 
@@ -264,10 +265,10 @@ def test_an_incomplete_imagenet_is_refused(tmp_path):
     with pytest.raises(
         UserError, match=rf"no images of 1 of the 1000 classes \(the first: {CHURCH}\)"
     ):
-        real.load_validation(options)
+        real.data_from(options).validation()
     touch(tmp_path / "imagenet/val", ["n99999999/x.JPEG"])
     with pytest.raises(UserError, match="n99999999 is neither a number nor a synset"):
-        real.load_validation(options)
+        real.data_from(options).validation()
 
 
 @pytest.mark.parametrize("name, count", [("imagenet100", 100), ("imagenette", 10)])
@@ -275,11 +276,13 @@ def test_parts_of_imagenet(thousand, tmp_path, name, count, capsys):
     """From the set's own folder, else from ImageNet's list, else from its folders: the same images
     and labels.
     """
-    chosen = real.class_list(options_of("--dataset", name))
+    chosen = real.data_from(options_of("--dataset", name)).class_list
     expected = [(f"{index}.JPEG", place) for place, index in enumerate(chosen.indices)]
 
     def found(root):
-        images = real.load_validation(options_of("--dataset", name, "--data_root", str(root)))
+        images = real.data_from(
+            options_of("--dataset", name, "--data_root", str(root))
+        ).validation()
         assert images.class_names == list(chosen.synsets)
         return pairs(images)
 
@@ -305,7 +308,9 @@ def test_parts_of_imagenet(thousand, tmp_path, name, count, capsys):
         tmp_path / name / "train",
         [f"{synset}/{i}.JPEG" for synset in chosen.synsets for i in range(2)],
     )
-    images = real.load_split(options_of("--dataset", name, "--data_root", str(tmp_path)), "train")
+    images = real.data_from(options_of("--dataset", name, "--data_root", str(tmp_path))).split(
+        "train"
+    )
     assert images.labels.tolist() == [label for label in range(count) for _ in range(2)]
     assert str(training) in images.images[0]
 
@@ -315,7 +320,7 @@ def test_imagenet_with_a_class_list(thousand, tmp_path, capsys):
     options = options_of(
         "--dataset", "imagenet", "--data_root", str(thousand), "--class-list", str(file)
     )
-    images = real.load_validation(options)
+    images = real.data_from(options).validation()
     assert sorted(pairs(images)) == [("0.JPEG", 1), ("701.JPEG", 0)] and images.class_names == [
         PARACHUTE,
         TENCH,
@@ -324,9 +329,9 @@ def test_imagenet_with_a_class_list(thousand, tmp_path, capsys):
     with pytest.raises(
         UserError, match="no train images of imagenet: none of .*imagenet_train.txt"
     ):
-        real.load_split(options, "train")
+        real.data_from(options).split("train")
     with pytest.raises(UserError, match="--dataset is cifar100"):
-        real.load_validation(options_of("--dataset", "cifar100", "--class-list", str(file)))
+        real.data_from(options_of("--dataset", "cifar100", "--class-list", str(file))).validation()
 
 
 # Through the scripts
@@ -337,7 +342,7 @@ def test_a_teacher_and_a_student_of_listed_classes(tmp_path, monkeypatch, capsys
     ImageNet's classes.
     """
     monkeypatch.chdir(tmp_path)
-    chosen = real.class_list(argparse.Namespace(dataset="imagenette", class_list=None))
+    chosen = real.RealData("imagenette").class_list
     rng = np.random.default_rng(0)
     for part, count in (("train", 16), ("val", 4)):
         for place, synset in enumerate(chosen.synsets):

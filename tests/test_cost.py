@@ -10,7 +10,8 @@ from torch import nn
 
 import train_student
 import train_teacher
-from helper import cost, loops
+from helper import cost
+from helper import run as helper_run
 from helper.cost import Pace, duration, forward_operations, with_prefix
 from helper.errors import UserError
 from models.architectures import create_model
@@ -131,7 +132,7 @@ def place(tmp_path, monkeypatch, tiny_fashion_mnist):
 def test_a_run_says_its_cost_and_its_pace(place, tiny_image_folder, monkeypatch):
     real_pace = Pace
     monkeypatch.setattr(
-        loops, "Pace", lambda total, unit: real_pace(total, unit, batches=2, seconds=0)
+        helper_run, "Pace", lambda total, unit: real_pace(total, unit, batches=2, seconds=0)
     )
     train_student.main(
         [
@@ -267,10 +268,10 @@ def test_a_resumed_run_counts_what_is_left(place, tiny_image_folder, monkeypatch
     def stop(*_, **__):
         raise Stopped
 
-    monkeypatch.setattr(loops, "Pace", Noted)
+    monkeypatch.setattr(helper_run, "Pace", Noted)
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(
-            "helper.run.RunFolder.log", lambda self, line: stop() if "epoch 1/2" in line else None
+            "helper.run.Run.log", lambda self, line: stop() if "epoch 1/2" in line else None
         )
         train_student.main([*argv, "--epochs", "2"])
     train_student.main([*argv, "--epochs", "2", "--resume"])

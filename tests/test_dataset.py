@@ -401,12 +401,12 @@ def test_training_and_validation_have_the_same_classes():
         return ImageSet([], None, list(names))
 
     options = argparse.Namespace(dataset="imagefolder")
-    real.check_classes(named("cat", "dog"), named("cat", "dog"), options)
-    real.check_classes(named("cat", "dog"), named("0", "1"), options)  # a list has no names
+    real.check_classes(named("cat", "dog"), named("cat", "dog"), options.dataset)
+    real.check_classes(named("cat", "dog"), named("0", "1"), options.dataset)  # a list has no names
     with pytest.raises(UserError, match="training class dog stands where validation has cow"):
-        real.check_classes(named("cat", "dog"), named("cat", "cow"), options)
+        real.check_classes(named("cat", "dog"), named("cat", "cow"), options.dataset)
     with pytest.raises(UserError, match="2 training classes and 3 validation classes"):
-        real.check_classes(named("cat", "dog"), named("0", "1", "2"), options)
+        real.check_classes(named("cat", "dog"), named("0", "1", "2"), options.dataset)
 
 
 def test_released_names_flat_and_in_lists(tmp_path, monkeypatch):
@@ -865,12 +865,12 @@ def test_holdout_is_never_in_train(tiny_fashion_mnist):
             "holdout",
         ]
     )
-    train, val = real.load_split(options, "train"), real.load_validation(options)
+    train, val = real.data_from(options).split("train"), real.data_from(options).validation()
     assert len(val) == 30 and val.origin["split"] == "holdout"
     assert not {image.tobytes() for image in train.images} & {
         image.tobytes() for image in val.images
     }
-    real.check_classes(train, val, options)
+    real.check_classes(train, val, options.dataset)
 
 
 def test_the_package_is_fetched_where_the_lists_of_packages_are_missing(

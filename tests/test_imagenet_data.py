@@ -29,7 +29,7 @@ def options_of(*argv):
 
 
 def validation(root, name="imagenet"):
-    return real.load_validation(options_of("--dataset", name, "--data_root", str(root)))
+    return real.data_from(options_of("--dataset", name, "--data_root", str(root))).validation()
 
 
 def jpeg():
@@ -359,7 +359,7 @@ def test_flowers_as_torchvision_reads_them(flowers, monkeypatch):
     }
     options = options_of("--dataset", "flowers102", "--data_root", str(flowers))
     for split, parts in {"train": ("train", "val"), "test": ("test",)}.items():
-        images = real.load_split(options, split)
+        images = real.data_from(options).split(split)
         expected = [
             (str(path), label)
             for part in parts
@@ -373,22 +373,22 @@ def test_flowers_as_torchvision_reads_them(flowers, monkeypatch):
         )
         assert images.load(0).size == (8, 8) and not images.in_memory
     assert {0, 101} <= set(images.labels.tolist()) | set(
-        real.load_split(options, "train").labels.tolist()
+        real.data_from(options).split("train").labels.tolist()
     )
-    assert real.image_size(options) == 224
+    assert real.data_from(options).image_size == 224
 
 
 def test_flowers_that_cannot_be_read(flowers, tmp_path, monkeypatch):
     options = options_of("--dataset", "flowers102", "--data_root", str(flowers))
     (flowers / "flowers-102/jpg/image_00005.jpg").unlink()
     with pytest.raises(UserError, match="lacks 1 images of flowers102, image_00005.jpg among them"):
-        real.load_split(options, "test")
+        real.data_from(options).split("test")
     (flowers / "flowers-102/setid.mat").write_bytes(b"cut short")
     with pytest.raises(UserError, match="flowers102 is not in .*, or damaged: run .*Flowers102"):
-        real.load_split(options, "test")
+        real.data_from(options).split("test")
     with pytest.raises(UserError, match="flowers102 is not in"):
         validation(tmp_path / "elsewhere", "flowers102")
     monkeypatch.setitem(sys.modules, "scipy", None)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(UserError, match="pip install scipy"):
-        real.load_split(options, "train")
+        real.data_from(options).split("train")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from helper import loops, losses
+from helper import losses
+from helper.options import schedule_of
 from helper.seeds import seed_step
 
 
@@ -169,7 +170,7 @@ class Flags:
 
 
 def test_step_schedule_drops_after_its_milestones():
-    rate = loops.make_schedule(Flags())
+    rate = schedule_of(Flags())
     # Epochs count from 1: the thirtieth (29 done) is the last at the full rate.
     for done, expected in (
         (0, 0.1),
@@ -186,7 +187,7 @@ def test_step_schedule_drops_after_its_milestones():
 def test_cosine_schedule_and_warm_up():
     options = Flags()
     options.schedule, options.warmup_epochs = "cosine", 10
-    rate = loops.make_schedule(options)
+    rate = schedule_of(options)
     assert [rate(done) for done in (0, 5, 10, 100)] == pytest.approx([0, 0.05, 0.1, 0.001])
     assert rate(55) == pytest.approx((0.1 + 0.001) / 2)
     assert rate(32.5) == pytest.approx(0.001 + 0.099 * (1 + math.cos(math.pi / 4)) / 2)

@@ -534,7 +534,7 @@ def test_train_dit(place, capsys, name):
 @pytest.mark.parametrize("script", RIGHT)
 def test_batch_that_cannot_be_shared(place, capsys, monkeypatch, script):
     monkeypatch.setattr("helper.distributed.start", lambda _: World(0, 2, torch.device("cpu")))
-    monkeypatch.setattr("helper.loops.parallel", lambda model, _: model)
+    monkeypatch.setattr("train_student.parallel", lambda model, _: model)
     monkeypatch.setattr(World, "close", lambda _: None)
     assert run(script.main, [*RIGHT[script], "--batch_size", "33"]) == 2
     assert_message(

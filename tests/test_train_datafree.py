@@ -24,7 +24,7 @@ from dataset.pool import Pool, PoolLoader
 from helper import checkpoints, loops
 from helper.distributed import World
 from helper.errors import UserError, run
-from helper.run import RunFolder
+from helper.run_old import RunFolder
 from models.architectures import create_model
 
 ROOT = Path(__file__).resolve().parent.parent

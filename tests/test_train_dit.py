@@ -25,7 +25,7 @@ from diffusion.build import build_dit, build_vae, separate_embedders
 from diffusion.loss import GaussianDiffusion, drop_labels, moving_average
 from helper import checkpoints, loops
 from helper.errors import UserError
-from helper.run import RunFolder
+from helper.run_old import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 BETAS = np.linspace(1e-4, 0.02, 1000)

@@ -1,0 +1,71 @@
+"""Evaluation of a classifier on the real validation set."""
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from helper.device import autocast, to_device
+
+
+@torch.no_grad()
+def predict(model, loader, world, amp="off"):
+    """Returns (logits (M, K) float32, labels (M,)) on the CPU for the images of this rank.
+
+    The model is in eval mode meanwhile; its previous mode is restored.
+    """
+    was_training = model.training
+    model.eval()
+    logits, labels = [], []
+    bar = tqdm(
+        total=len(loader.images),
+        desc="evaluation",
+        unit="image",
+        disable=not world.is_main,
+        leave=False,
+        mininterval=1,
+    )
+    with bar:
+        for batch in loader.ordered_batches():
+            images, targets = to_device(batch, world.device)
+            with autocast(amp, world.device):
+                logits.append(model(images).float())
+            labels.append(targets)
+            bar.update(len(images) * world.size)
+    model.train(was_training)
+    return torch.cat(logits).cpu(), torch.cat(labels).cpu()
+
+
+def evaluate_classifier(model, loader, world, amp="off", teacher_classes=None):
+    """Measures a classifier on every image of `loader` exactly once, over all processes.
+
+    teacher_classes: the teacher's predictions (M,) for the images of this rank, for the agreement.
+    Returns ({top1, top5, val_loss and, with a teacher, agreement}, predictions (M,) of this rank);
+    accuracies and agreement are in percent.
+    """
+    world.share_buffers(model)
+    logits, labels = predict(model, loader, world, amp)
+    classes = logits.argmax(1)
+    top5 = logits.topk(min(5, logits.shape[1])).indices
+    sums = [
+        len(labels),
+        (classes == labels).sum(),
+        (top5 == labels[:, None]).sum(),
+        F.cross_entropy(logits, labels, reduction="sum"),
+    ]
+    if teacher_classes is not None:
+        sums.append((classes == teacher_classes).sum())
+    sums = torch.tensor([float(value) for value in sums], dtype=torch.float64)
+    count, top1, top5, loss, *agreement = world.sum(sums).tolist()
+    metrics = {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "val_loss": loss / count}
+    if agreement:
+        metrics["agreement"] = 100 * agreement[0] / count
+    return metrics, classes
+
+
+def warn_about_chance(run, top1, num_classes):
+    """Logs a warning if a teacher with `top1` percent is hardly better than chance."""
+    if top1 < 3 * 100 / num_classes:
+        run.log(
+            "warning: the teacher is below three times chance: its classes may be in another order "
+            "or its images normalised differently (--mean_t, --std_t)"
+        )
