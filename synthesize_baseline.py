@@ -44,7 +44,7 @@ from helper.options import (
 )
 from helper.run import environment
 from models.biggan import find_biggan, load_biggan
-from models.classifiers import architecture_of, chosen_statistics, load_teacher
+from models.classifiers import architecture_of, image_statistics, load_teacher
 
 ROWS = {
     "one-image": "One-Image",
@@ -431,7 +431,9 @@ def frozen_network(options, who, world, say):
     what = {"t": "teacher", "s": "student"}[who]
     path = getattr(options, f"path_{who}")
     name = getattr(options, f"model_{who}") or architecture_of(path)
-    statistics = chosen_statistics(options, who, real.default_statistics(options), path, name)
+    mean, std = getattr(options, f"mean_{who}"), getattr(options, f"std_{who}")
+    default = real.default_statistics(options)
+    statistics = image_statistics(mean, std, who, default, path, name)
     network = load_teacher(path, options.num_classes, statistics.mean, statistics.std, name).to(
         world.device
     )

@@ -11,7 +11,6 @@ import train_teacher
 from benchmarks import device
 from helper import checkpoints
 from helper.errors import UserError
-from models import architectures
 from models.architectures import create_model
 from tools import compare, contact_sheet, digits, fetch_weights
 
@@ -99,13 +98,13 @@ def test_compare_needs_pairs_of_one_size(tmp_path):
 
 
 def test_downloaded_teachers_are_found_by_path_t(tmp_path, monkeypatch):
-    published = create_model("ResNet18", 1000).state_dict()
-    monkeypatch.setattr(architectures, "_download", lambda name, fetch: published)
+    published, download = create_model("ResNet18", 1000).state_dict(), "load_state_dict_from_url"
+    monkeypatch.setattr(f"torchvision.models._api.{download}", lambda *_, **__: published)
     path = fetch_weights.main(["ResNet18", "--root", str(tmp_path)])
     assert path == tmp_path / "ResNet18/resnet18.pth"
     fetched = create_model("ResNet18", 1000, checkpoint=path).state_dict()
     assert all(torch.equal(value, published[key]) for key, value in fetched.items())
-    monkeypatch.setattr(architectures, "_download", None)  # the file exists: no download
+    monkeypatch.setattr(f"torchvision.models._api.{download}", None)  # no second download
     assert fetch_weights.main(["ResNet18", "--root", str(tmp_path)]) == path
     with pytest.raises(UserError, match="invalid choice"):
         fetch_weights.main(["resnet20"])
