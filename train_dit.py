@@ -272,7 +272,6 @@ def main(argv=None):
             **{key: last[key] for key in last if key not in ("epoch", "lr", "images_s")},
         }
         run.finish(result, PANELS[stage])
-        world.barrier()
         return result
 
 

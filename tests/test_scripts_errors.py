@@ -435,7 +435,7 @@ DIT = {
     "unfinished autoencoder": (
         lambda: vae_file({"flags": {}, "optimizer": {}}),
         ["--stage", "dit"],
-        "of an unfinished run",
+        "unfinished run",
     ),
     "other autoencoder": (
         lambda: vae_file({"flags": {"vae_channels": [8, 8], "latent_channels": 4}}),
@@ -452,7 +452,7 @@ DIT = {
         ["--save_dir", "resnet8/teacher.pth/x"],
         "a part of this path is a file",
     ),
-    "folder holds a run": (lambda: vae_file({"weight": torch.zeros(1)}), [], "holds a run already"),
+    "folder holds a run": (lambda: vae_file({"weight": torch.zeros(1)}), [], "holds a run"),
     "unknown flag": STUDENT["unknown flag"],
     "no width": (None, ["--width", "0"], "0 is not a positive integer"),
 }

@@ -17,15 +17,15 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from safetensors import safe_open
+from safetensors.torch import load_file
 
 import train_dit
 from dataset import fashion_mnist, folders
 from diffusion.build import build_dit, build_vae, separate_embedders
 from diffusion.loss import TrainingChain, drop_labels, moving_average
-from helper import checkpoints, loops
+from helper import checkpoints
 from helper.errors import UserError
-from helper.run_old import RunFolder
+from helper.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 BETAS = np.linspace(1e-4, 0.02, 1000)
@@ -431,8 +431,8 @@ def test_pipeline_folder_is_diffusers_own(pipeline, capfd):
     }
     assert expected.items() <= dict(loaded.scheduler.config).items()
     for part in ("transformer", "vae"):
-        with safe_open(folder / part / "diffusion_pytorch_model.safetensors", "pt") as file:
-            assert {str(file.get_slice(key).get_dtype()) for key in file} == {"F16"}
+        weights = load_file(folder / part / "diffusion_pytorch_model.safetensors")
+        assert {weight.dtype for weight in weights.values()} == {torch.float16}
     info = json.loads((folder / "generator.json").read_text())
     expected = {
         "cfg_channels": 4,
@@ -490,26 +490,16 @@ def _kill():
     raise Killed
 
 
+def _terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.parametrize(
     "name, target, function, call, action, state",
     [
-        (
-            "middle",
-            loops,
-            "gradient_step",
-            14,
-            lambda: os.kill(os.getpid(), signal.SIGTERM),
-            (1, 4),
-        ),
-        ("boundary", RunFolder, "end_epoch", 2, _kill, (2, 0)),
-        (
-            "end",
-            RunFolder,
-            "end_epoch",
-            3,
-            _kill,
-            (3, 0),
-        ),  # trained, and the pipeline not yet written
+        ("middle", train_dit, "update", 14, _terminate, (1, 4)),
+        ("boundary", Run, "end_epoch", 2, _kill, (2, 0)),
+        ("end", Run, "end_epoch", 3, _kill, (3, 0)),  # before the pipeline is written
     ],
 )
 def test_interrupted_and_resumed_is_never_interrupted(
@@ -593,7 +583,7 @@ def test_a_pipeline_without_its_training_gives_the_same_reconstructions(pipeline
     images = folders.read_training(written, 10)
     assert len(images) == 10
     vae = AutoencoderKL.from_pretrained(alone / "vae").eval()
-    from_checkpoint = train_dit.load_vae(train_dit.parse_option([*argv, str(pipeline[0])]))
+    from_checkpoint = train_dit.load_vae(pipeline[0], [8, 8, 16], 4, 32)
     for name, value in vae.state_dict().items():  # a pipeline's weights are in half precision
         torch.testing.assert_close(value, from_checkpoint.state_dict()[name], rtol=1e-3, atol=1e-6)
 
@@ -605,9 +595,11 @@ def test_a_finished_stage_reads_no_image_and_writes_nothing(
     folder, argv = (autoencoder, VAE) if stage == "vae" else (pipeline[0], DIT)
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with monkeypatch.context() as patch:
-        patch.setattr(train_dit.real, "load_split", None)
+        patch.setattr(train_dit.real.RealData, "split", None)
         result = train_dit.main([*data, *argv, "--save_dir", str(folder), "--resume"])
-        with pytest.raises(UserError, match="learning_rate was"):
+        with pytest.raises(
+            UserError, match="learning_rate 0.01" if stage == "dit" else "learning_rate 0.003"
+        ):
             train_dit.main(
                 [*data, *argv, "--save_dir", str(folder), "--resume", "--learning_rate", "0.5"]
             )
@@ -617,20 +609,20 @@ def test_a_finished_stage_reads_no_image_and_writes_nothing(
 
 
 def test_interrupted_autoencoder(autoencoder, data, monkeypatch, tmp_path):
-    real, calls = loops.gradient_step, []
+    real, calls = train_dit.update, []
 
     def interrupted(*arguments):
         real(*arguments)
         calls.append(1)
         if len(calls) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            _terminate()
 
     argv = [*data, *VAE, "--save_dir", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(loops, "gradient_step", interrupted)
+        patch.setattr(train_dit, "update", interrupted)
         with pytest.raises(SystemExit):
             train_dit.main(argv)
-    with pytest.raises(UserError, match="is of an unfinished run"):
+    with pytest.raises(UserError, match="unfinished run.* --stage vae --resume"):
         train_dit.main([*data, *DIT, "--save_dir", str(tmp_path)])
     train_dit.main([*argv, "--resume"])
     one, other = (
