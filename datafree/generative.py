@@ -1,8 +1,6 @@
-"""The methods whose generator learns beside the student, each image of which is seen once: DAFL,
-DFQ.
+"""Methods that train a generator beside the student and use each image once: DAFL, DFQ.
 
-A method is its `Settings` and its `losses`; the rest is here. torch is imported where it computes:
-the flags need `Settings` alone.
+Each of them consists of its `Settings` and its `losses`; the rest is here.
 """
 
 import torch
@@ -11,42 +9,32 @@ from datafree.batchnorm import evaluating
 
 
 class Generative:
-    """A generator that takes one step of Adam before every `settings.student_steps` steps of the
-    student.
+    """A generator that takes one step of Adam before every `settings.student_steps` student steps.
 
-    All methods are made with (teacher, num_classes, image_size, settings, world, …), those with a
-    generator with `generator=`: noise (N, *z_shape) → images (N, 3, S, S) in [0, 1], the same on
-    all processes. It stays in training mode: its BatchNorm uses the batch's statistics, as the
-    published codes do.
+    generator: noise (N, *z_shape) → images (N, 3, S, S) in [0, 1], the same on all processes. It
+    stays in training mode, as in the published code: its BatchNorm uses the batch's statistics.
     """
 
-    BETAS = (0.5, 0.999)  # Adam's
+    BETAS = (0.5, 0.999)  # of Adam
 
-    def __init__(self, teacher, num_classes, image_size, settings, world, generator):
-        self.teacher, self.settings, self.world, self.generator = (
-            teacher,
-            settings,
-            world,
-            generator.train(),
-        )
+    def __init__(self, teacher, generator, settings, world):
+        self.teacher, self.settings, self.world = teacher, settings, world
+        self.generator = generator.train()
         self.optimizer = torch.optim.Adam(generator.parameters(), settings.lr_g, self.BETAS)
         self.loss = torch.zeros((), device=world.device)  # of the last step
 
     def losses(self, images, student):
-        """Returns {name: weighted term, a 0-d tensor}, whose sum the generator makes small on
-        images (N, 3, S, S).
-        """
+        """The weighted terms {name: 0-d tensor} of the generator's loss on images (N, 3, S, S)."""
         raise NotImplementedError
 
     def update(self, student, count):
-        """Makes one step of the generator on `count` new images of this process; returns the terms
-        of its loss.
+        """Takes one step of the generator on `count` new images per process; returns the terms.
 
-        The noise is drawn by torch's global generators. `student` maps images in [0, 1] to logits;
-        it is in eval mode meanwhile and its parameters get no gradients.
+        Noise comes from torch's global generators. `student` maps images in [0, 1] to logits; it is
+        in eval mode meanwhile and its parameters get no gradients.
         """
         parameters = list(self.generator.parameters())
-        self.world.share_buffers(student)  # while training they differ from process to process
+        self.world.share_buffers(student)  # in training they differ between processes
         with evaluating(student):
             terms = self.losses(self.generator(self._noise(count)), student)
             loss = sum(terms.values())
@@ -59,7 +47,7 @@ class Generative:
         return {name: term.detach() for name, term in terms.items()}
 
     def images(self, count):
-        """Returns `count` new images (count, 3, S, S) in [0, 1] without a graph."""
+        """`count` new images (count, 3, S, S), float32 in [0, 1], without a graph."""
         with torch.no_grad():
             return self.generator(self._noise(count)).float()
 
