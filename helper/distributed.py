@@ -28,7 +28,10 @@ class ProcessSettings:
 
 @dataclass(frozen=True)
 class World:
-    """This process among the others. `device` is where it computes."""
+    """Rank and device of this process, and the collective operations.
+
+    All of them work on one process, too. rank: 0 … size − 1; device: where this process computes.
+    """
 
     rank: int
     size: int
@@ -39,7 +42,7 @@ class World:
         return self.rank == 0
 
     def sum(self, tensor):
-        """Sums a float64 CPU tensor over all processes, in place, and returns it."""
+        """Sums a float64 CPU tensor over all processes in place and returns it."""
         if self.size > 1:
             shared = tensor.to(self.device)
             dist.all_reduce(shared)
@@ -51,9 +54,7 @@ class World:
         return bool(self.sum(torch.tensor(float(flag), dtype=torch.float64)))
 
     def average(self, tensors):
-        """Replaces float `tensors`, on this process's device, by their means over all processes, in
-        one exchange.
-        """
+        """Replaces float tensors on the device by their means over all processes, at once."""
         if self.size > 1:
             flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             dist.all_reduce(flat)
@@ -62,9 +63,7 @@ class World:
                 tensor.copy_(part.view(tensor.shape))
 
     def gather(self, tensor):
-        """Returns the tensors (n, …) of all processes, of one shape, as one (size · n, …), in order
-        of rank.
-        """
+        """Concatenates the tensors (n, …) of all processes to (size * n, …), in order of rank."""
         if self.size == 1:
             return tensor
         tensor = tensor.contiguous()
@@ -73,8 +72,9 @@ class World:
         return torch.cat(parts)
 
     def from_main(self, function):
-        """Calls `function()` on rank 0 alone; every process returns its result, or raises its
-        UserError or OSError.
+        """Calls `function()` on rank 0 only and returns its result on every process.
+
+        A UserError or OSError that it raises is raised on every process.
         """
         if self.size == 1:
             return function()
@@ -90,7 +90,7 @@ class World:
         return answer[0]
 
     def synchronize(self):
-        """Waits until the GPU has finished its queue."""
+        """Waits for the GPU, if there is one."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -99,13 +99,13 @@ class World:
             dist.barrier()
 
     def share(self, tensors):
-        """Gives every process rank 0's values of `tensors`, in place."""
+        """Copies `tensors` from rank 0 to every process, in place."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
 
     def share_buffers(self, module):
-        """Gives every process rank 0's buffers (BatchNorm statistics differ from rank to rank)."""
+        """Copies the buffers of a module (BatchNorm statistics) from rank 0 to every process."""
         self.share(module.buffers())
 
     def close(self):
@@ -114,7 +114,7 @@ class World:
 
 
 def has_nvidia_gpu():
-    """Returns whether this machine shows an NVIDIA GPU, whatever torch thinks of it."""
+    """Whether this machine has an NVIDIA GPU, usable by torch or not."""
     return os.path.exists("/proc/driver/nvidia/gpus") and bool(
         os.listdir("/proc/driver/nvidia/gpus")
     )
@@ -123,7 +123,7 @@ def has_nvidia_gpu():
 def choose_device(name, local_rank=0, several=False):
     """Returns the torch.device for `--device` (auto, cpu, cuda, cuda:N).
 
-    With several processes on a machine each takes the GPU of its local rank.
+    several: whether several processes run on this machine; each uses the GPU of its local rank.
     Raises UserError if a GPU is present but torch cannot use it, or the name is unknown.
     """
     if name == "auto":
@@ -148,7 +148,7 @@ def choose_device(name, local_rank=0, several=False):
     index = local_rank if several else (device.index or 0)
     if index >= torch.cuda.device_count():
         raise UserError(
-            f"GPU {index} was asked for and this machine has {torch.cuda.device_count()}: "
+            f"GPU {index} does not exist, this machine has {torch.cuda.device_count()}: "
             "start fewer processes or change --device"
         )
     return torch.device("cuda", index)
@@ -156,21 +156,21 @@ def choose_device(name, local_rank=0, several=False):
 
 @contextlib.contextmanager
 def session(settings, argv):
-    """Gives a script's `main(argv)` its World, under torchrun where `settings` ask for it, and
-    leaves it at the end.
+    """Context of a script's `main(argv)`: yields its World.
+
+    Re-executes the script under torchrun if `settings` say so.
     """
     relaunch_under_torchrun(settings, argv)
     world = start(settings)
     try:
         yield world
+        world.barrier()  # a process that leaves early would abort the others' last operations
     finally:
         world.close()
 
 
 def start(settings):
-    """Joins the process group that torchrun describes in the environment, if any, and returns the
-    World.
-    """
+    """Joins the process group that torchrun describes in the environment and returns the World."""
     size = int(os.environ.get("WORLD_SIZE", 1))
     rank = int(os.environ.get("RANK", 0)) if size > 1 else 0
     device = choose_device(settings.device, int(os.environ.get("LOCAL_RANK", 0)), several=size > 1)
@@ -186,10 +186,9 @@ def start(settings):
 
 
 def fix_kernels(tf32):
-    """Lets the GPU's kernels for an image depend on its shapes alone; `tf32`: round products to
-    TF32.
+    """Makes the choice of GPU kernels depend on shapes alone, so that images are reproducible.
 
-    Kernels chosen by timing could differ from one process to the next, and with them the images.
+    Kernels chosen by timing may differ from one process to the next. tf32: use TF32 products.
     """
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = tf32
@@ -197,10 +196,9 @@ def fix_kernels(tf32):
 
 
 def relaunch_under_torchrun(settings, argv):
-    """Re-executes the script under torchrun for `--multiprocessing-distributed`; returns if that is
-    not needed.
+    """Re-executes the script under torchrun, one process per GPU of --gpu_id.
 
-    One process for each id in --gpu_id; without a GPU one CPU process, and a line that says so.
+    Returns without --multiprocessing-distributed, under torchrun, or without a GPU (with a note).
     """
     if not settings.multiprocessing_distributed or "LOCAL_RANK" in os.environ:
         return
@@ -217,9 +215,8 @@ def relaunch_under_torchrun(settings, argv):
             )
         if not 0 <= settings.rank < settings.world_size:
             raise UserError(
-                f"--rank {settings.rank} is none of --world-size {settings.world_size} machines: "
-                "give 0 to "
-                f"{settings.world_size - 1}"
+                f"--rank {settings.rank} is outside of 0 to {settings.world_size - 1} "
+                f"(--world-size {settings.world_size})"
             )
         command += [
             f"--nnodes={settings.world_size}",
@@ -235,11 +232,7 @@ def relaunch_under_torchrun(settings, argv):
 
 
 class StopRequest:
-    """Set by SIGTERM: the loop saves and leaves. Use as a context manager around the loop.
-
-    One process looks at it every step. Several must leave at the same step: they agree on it in
-    `agreed`.
-    """
+    """Context manager that turns SIGTERM into a request to stop at the next step."""
 
     def __init__(self):
         self.asked = False
@@ -255,7 +248,7 @@ class StopRequest:
         self.restore()
 
     def restore(self):
-        """Restores the signal handler of before."""
+        """Restores the previous signal handler."""
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
             self._previous = None
@@ -264,8 +257,10 @@ class StopRequest:
         self.asked = True
 
     def agreed(self, world, at_checkpoint):
-        """Returns whether to stop now; with several processes only asked where `at_checkpoint` is
-        true for all.
+        """Whether all processes are to stop now.
+
+        Several processes must stop at the same step: they compare notes only where `at_checkpoint`
+        is true, at the same steps on all of them.
         """
         if world.size == 1:
             return self.asked

@@ -302,7 +302,6 @@ def parallel(model, world):
     """
     if world.size == 1:
         return model
-    ids = [world.device.index] if world.device.type == "cuda" else None
     from helper import distributed
 
     return distributed.parallel(model, world)

@@ -1,5 +1,6 @@
-"""Flags: a parser whose names take `-` or `_`, whose errors are one line, and the flags that
-scripts share.
+"""Command-line flags: the parser, argparse types, and the flags that several scripts have.
+
+Each `add_…_flags` has a converter beside it that turns the parsed flags into a value.
 """
 
 import argparse
@@ -34,12 +35,12 @@ NETWORK_SETTINGS = ("model_t", "mean_t", "std_t", "model_s", "mean_s", "std_s")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with `--some-flag` and `--some_flag` as one name, no abbreviations, and one-line
-    errors.
+    """argparse without abbreviations, with one-line errors; `--some-flag` is `--some_flag`.
+
+    description: the docstring of the script, which --help prints unchanged.
     """
 
     def __init__(self, description):
-        """`description` is the script's docstring, shown by --help as it is written."""
         super().__init__(
             description=description,
             allow_abbrev=False,
@@ -95,7 +96,7 @@ def nonnegative_float(text):
     """argparse type: a finite number ≥ 0."""
     value = float(text)
     if not (value >= 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+        raise argparse.ArgumentTypeError(f"{text} is negative or not a finite number")
     return value
 
 
@@ -108,57 +109,53 @@ def share(text):
 
 
 def amount(text):
-    """argparse type: a count of images, `200000` or `200k` or `1.28m`."""
+    """argparse type: a number of images, `200000` or `200k` or `1.28m`."""
     factor = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 1)
     value = float(text[:-1] if factor > 1 else text) * factor
     if value < 1 or value != int(value):
-        raise argparse.ArgumentTypeError(f"{text} is not a count of images (such as 3000, 200k)")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of images (such as 3000 or 200k)")
     return int(value)
 
 
 def int_list(text):
-    """argparse type: integers separated by commas, `150,180,210`; an empty text is an empty
-    list.
-    """
+    """argparse type: comma-separated integers, `150,180,210`; an empty string is an empty list."""
     return [int(part) for part in text.split(",") if part.strip()]
 
 
 def float_list(text):
-    """argparse type: three numbers separated by commas, `0.5,0.5,0.5` (one number stands for
-    three).
-    """
+    """argparse type: three comma-separated numbers, `0.5,0.5,0.5`; a single one is repeated."""
     values = [float(part) for part in text.split(",")]
     values = values * 3 if len(values) == 1 else values
     if len(values) != 3:
         raise argparse.ArgumentTypeError(
-            f"{text} is not one number or three, such as 0.485,0.456,0.406"
+            f"{text} must be one number or three, such as 0.485,0.456,0.406"
         )
     return values
 
 
 def index_ranges(text):
-    """argparse type: indices and inclusive ranges, `0-9,17` → [0, …, 9, 17], sorted, each once."""
+    """argparse type: indices and inclusive ranges, `0-9,17` → [0, …, 9, 17], sorted and unique."""
     indices = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
         indices.update(range(int(first), int(last or first) + 1))
     if not indices:
-        raise argparse.ArgumentTypeError(f"{text} holds no index (such as 0-9,17)")
+        raise argparse.ArgumentTypeError(f"{text} contains no index (such as 0-9,17)")
     return sorted(indices)
 
 
 def add_process_flags(parser):
-    """Device and process flags, the same in every script."""
+    """Adds the flags of device and processes, which `process_settings` reads."""
     group = parser.add_argument_group("device and processes")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     group.add_argument(
-        "--gpu_id", default="0", help="GPU ids of --multiprocessing-distributed (default: 0)"
+        "--gpu_id", default="0", help="GPUs of --multiprocessing-distributed (default: 0)"
     )
     group.add_argument(
         "--multiprocessing-distributed",
         action="store_true",
         dest="multiprocessing_distributed",
-        help="run under torchrun, one process for each id in --gpu_id",
+        help="run under torchrun with one process per GPU of --gpu_id",
     )
     group.add_argument(
         "--dist-url",
@@ -166,9 +163,7 @@ def add_process_flags(parser):
         help="tcp://host:port of the first machine (default: this machine)",
     )
     group.add_argument("--world-size", type=int, default=1, help="number of machines (default: 1)")
-    group.add_argument(
-        "--rank", type=int, default=0, help="this machine's number among them (default: 0)"
-    )
+    group.add_argument("--rank", type=int, default=0, help="rank of this machine (default: 0)")
     group.add_argument(
         "--deterministic", action="store_true", help="deterministic GPU kernels (slower)"
     )
@@ -199,170 +194,192 @@ def values_of(options, names):
 
 
 def add_training_flags(parser, *, epochs, batch_size, learning_rate, weight_decay):
-    """Flags of the training scripts: data loading, precision, saving and resuming."""
+    """Adds the flags of every training script, with the given defaults."""
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=positive_int, default=epochs)
+    group.add_argument("--epochs", type=positive_int, default=epochs, help=_default(epochs))
     group.add_argument(
-        "--batch_size", type=positive_int, default=batch_size, help="images a step, all processes"
-    )
-    group.add_argument("--learning_rate", type=positive_float, default=learning_rate)
-    group.add_argument("--weight_decay", type=nonnegative_float, default=weight_decay)
-    group.add_argument(
-        "--warmup_epochs", type=nonnegative_float, default=0, help="linear warm-up, in epochs"
+        "--batch_size",
+        type=positive_int,
+        default=batch_size,
+        help=f"batch size, all processes {_default(batch_size)}",
     )
     group.add_argument(
-        "--seed", type=natural, default=0, help="initialisation, order, augmentation (default: 0)"
+        "--learning_rate",
+        type=positive_float,
+        default=learning_rate,
+        help="" if learning_rate is None else _default(learning_rate),
+    )
+    group.add_argument(
+        "--weight_decay",
+        type=nonnegative_float,
+        default=weight_decay,
+        help=_default(weight_decay),
+    )
+    group.add_argument(
+        "--warmup_epochs",
+        type=nonnegative_float,
+        default=0,
+        help="epochs of linear learning-rate warm-up (default: 0)",
+    )
+    group.add_argument(
+        "--seed",
+        type=natural,
+        default=0,
+        help="seed of initialisation, data order and augmentation (default: 0)",
     )
     group.add_argument(
         "--num_workers",
         type=natural,
         default=None,
-        help="decoding processes, all ranks (default: 0 for sets kept in memory, else the cores)",
+        help="data loading processes, all ranks (default: 0 for images kept in memory, else the "
+        "number of cores)",
     )
     group.add_argument(
         "--amp",
         choices=["auto", "bf16", "off"],
         default="auto",
-        help="bf16 autocast; auto: on GPU only (default: auto)",
+        help="bf16 autocast; auto: on a GPU only (default: auto)",
     )
-    group.add_argument("--compile", action="store_true", help="torch.compile the networks")
+    group.add_argument("--compile", action="store_true", help="use torch.compile")
     group.add_argument(
         "--print-freq",
         type=positive_int,
         default=50,
-        help="steps between updates of the loss shown",
+        help="steps between updates of the printed loss (default: 50)",
     )
     group.add_argument(
-        "--resume", action="store_true", help="go on from the run folder's last checkpoint"
+        "--resume", action="store_true", help="continue from the latest checkpoint, if there is one"
     )
+
+
+def _default(value):
+    return f"(default: {value:g})"
 
 
 def add_teacher_flags(group):
-    """The teacher, and what its images are normalised with."""
+    """Adds the flags of the teacher and of the normalisation of its images."""
     group.add_argument(
         "--path-t",
         default=None,
-        help="teacher checkpoint; the architecture is its folder's name, or "
-        "else recognised by its tensors",
+        help="checkpoint of the teacher; its architecture is taken from the checkpoint, from the "
+        "name of its folder, or from its tensors",
     )
     group.add_argument(
-        "--model_t", default=None, help="teacher architecture, where neither says it"
+        "--model_t", default=None, help="architecture of the teacher, if these do not tell"
     )
     _add_statistics_flags(
-        group, "t", "teacher", "its checkpoint's or library's own, else the data set's"
+        group, "t", "teacher", "the checkpoint's or library's, else the data set's"
     )
 
 
 def add_network_flags(group):
-    """Teacher and student of a distillation, and what their images are normalised with."""
+    """Adds the flags of teacher and student and of the normalisation of their images."""
     add_teacher_flags(group)
     group.add_argument(
         "--model_s",
         default=None,
-        help="student: a name of models/, torchvision/NAME or timm/NAME "
-        "(default: resnet8; with --evaluate, the checkpoint's own)",
+        help="student: a name of models/, torchvision/NAME or timm/NAME (default: resnet8; with "
+        "--evaluate, that of the checkpoint)",
     )
     _add_statistics_flags(group, "s", "student", "the data set's")
 
 
-def _add_statistics_flags(group, who, name, default):
+def _add_statistics_flags(group, suffix, name, default):
     for what in ("mean", "std"):
         group.add_argument(
-            f"--{what}_{who}",
+            f"--{what}_{suffix}",
             type=float_list,
             default=None,
-            help=f"{what} of the {name}'s images in [0, 1] (default: {default})",
+            help=f"{what} for normalising the images of the {name} (default: {default})",
         )
 
 
 def add_schedule_flags(
     parser, *, lr_decay_epochs=(), lr_decay_rate=0.1, schedule="step", min_lr=0.0
 ):
-    """Optimizer and learning-rate schedule of the classifiers."""
+    """Adds the flags of optimizer and learning-rate schedule, which `schedule_of` reads."""
     group = parser.add_argument_group("optimizer and schedule")
-    group.add_argument("--optimizer", choices=["sgd", "adam", "adamw"], default="sgd")
-    group.add_argument("--schedule", choices=["step", "cosine"], default=schedule)
+    group.add_argument(
+        "--optimizer", choices=["sgd", "adam", "adamw"], default="sgd", help="(default: sgd)"
+    )
+    group.add_argument(
+        "--schedule", choices=["step", "cosine"], default=schedule, help=f"(default: {schedule})"
+    )
     group.add_argument(
         "--lr_decay_epochs",
         type=int_list,
         default=list(lr_decay_epochs),
-        help="the rate drops after these epochs",
+        help="epochs after which the step schedule lowers the learning rate",
     )
-    group.add_argument("--lr_decay_rate", type=positive_float, default=lr_decay_rate)
     group.add_argument(
-        "--min_lr", type=nonnegative_float, default=min_lr, help="where the cosine ends"
+        "--lr_decay_rate",
+        type=positive_float,
+        default=lr_decay_rate,
+        help=f"factor of the step schedule {_default(lr_decay_rate)}",
     )
-    group.add_argument("--momentum", type=nonnegative_float, default=0.9, help="of sgd")
+    group.add_argument(
+        "--min_lr",
+        type=nonnegative_float,
+        default=min_lr,
+        help=f"final learning rate of the cosine schedule {_default(min_lr)}",
+    )
+    group.add_argument(
+        "--momentum", type=nonnegative_float, default=0.9, help="momentum of sgd (default: 0.9)"
+    )
 
 
 def one_of(*names):
-    """Returns an argparse type: one of `names`, for a setting (a flag's own `choices` say it
-    better).
-    """
+    """Returns an argparse type that accepts `names`, for a field of a Settings dataclass."""
 
-    def chosen(text):
+    def checked(text):
         if text not in names:
-            raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(names)}")
+            raise argparse.ArgumentTypeError(f"{text} is not one of {', '.join(names)}")
         return text
 
-    return chosen
+    return checked
 
 
 def setting(default, kind, text):
-    """Returns a field of a `Settings` dataclass: its default, the argparse type and the help of its
-    flag.
-    """
+    """Returns a dataclass field with the default, argparse type and help text of its flag."""
     return dataclasses.field(default=default, metadata={"type": kind, "help": text})
 
 
 def add_settings_flags(parser, title, settings):
-    """Adds a flag for each field of the dataclasses in `settings` {method: dataclass}, one flag for
-    fields of one name.
+    """Adds a flag for each field of the dataclasses `settings` {method: dataclass of `setting`s}.
 
-    A field's metadata may hold `help` and `type` (an argparse type; default: the type of the
-    field's default). Flags that are not given are None: `settings_of` then takes the method's own
-    value.
+    Fields of the same name share a flag. The default of every flag is None, which means the
+    method's own default; `settings_of` reads them.
     """
     group = parser.add_argument_group(title)
-    methods_of = {}
+    fields = {}
     for method, kind in settings.items():
         for field in dataclasses.fields(kind):
-            methods_of.setdefault(field.name, []).append((method, field))
-    for name, users in methods_of.items():
+            fields.setdefault(field.name, []).append((method, field))
+    for name, users in fields.items():
         field = users[0][1]
-        values = ", ".join(f"{method} {_shown(field.default)}" for method, field in users)
+        defaults = ", ".join(f"{method} {field.default}" for method, field in users)
         group.add_argument(
             f"--{name}",
-            type=field.metadata.get("type", type(field.default)),
+            type=field.metadata["type"],
             default=None,
-            help=f"{field.metadata.get('help', '')} ({values})".strip(),
+            help=f"{field.metadata['help']} ({defaults})",
         )
 
 
-def _shown(value):
-    """A default as it would be given on the command line."""
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
 def settings_of(options, method, settings, defaults=None):
-    """Returns the dataclass `settings[method]` filled from the flags; `defaults` {field: value} go
-    before its own.
+    """Returns the dataclass `settings[method]` with the values of the flags.
 
-    Raises UserError for a flag that is given and belongs to other methods only.
+    defaults: {field: value} that replace the dataclass's own defaults.
+    Raises UserError for a flag that belongs to other methods only.
     """
-    own = {field.name for field in dataclasses.fields(settings[method])}
-    for name in sorted(
-        {field.name for kind in settings.values() for field in dataclasses.fields(kind)} - own
-    ):
-        if getattr(options, name) is not None:
-            users = [
-                other
-                for other, kind in settings.items()
-                if name in {f.name for f in dataclasses.fields(kind)}
-            ]
-            raise UserError(
-                f"--{name} is a setting of {', '.join(users)} and plays no part in {method}: leave "
-                "it out"
-            )
-    given = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
+    names = {
+        method: [field.name for field in dataclasses.fields(kind)]
+        for method, kind in settings.items()
+    }
+    for name in sorted({name for others in names.values() for name in others}):
+        if name not in names[method] and getattr(options, name) is not None:
+            users = ", ".join(other for other in names if name in names[other])
+            raise UserError(f"--{name} applies to {users}, not to {method}")
+    values = values_of(options, names[method])
+    given = {name: value for name, value in values.items() if value is not None}
     return settings[method](**{**(defaults or {}), **given})

@@ -58,7 +58,7 @@ def test_several_machines_meet_at_the_first_ones_address(executed, monkeypatch):
             UserError, match="--world-size above 1 needs --dist-url tcp://HOST:PORT"
         ):
             distributed.relaunch_under_torchrun(options(world_size=2, dist_url=url), [])
-    with pytest.raises(UserError, match="--rank 2 is none of --world-size 2 machines: give 0 to 1"):
+    with pytest.raises(UserError, match="--rank 2 .*0 to 1"):
         distributed.relaunch_under_torchrun(
             options(world_size=2, rank=2, dist_url="tcp://first:2333"), []
         )

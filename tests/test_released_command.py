@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import train_student
+from dataset import folders, real
 from dataset.class_list import FOLDER, read_class_list
 from helper.errors import UserError
 from models.architectures import create_model
@@ -188,10 +189,8 @@ def test_the_released_list_for_other_classes(place, monkeypatch, tiny_fashion_mn
     result = train_student.main(argv)
     assert (result["images"], result["image_steps"]) == (IMAGES, IMAGES)
     log = Path("save/student_model/fashion_mnist_resnet8/fold-1/train.log").read_text()
-    assert "the training images' own labels play no part" in log
-    with pytest.raises(
-        UserError, match="-r 0.5 weighs a cross-entropy and .* has labels that play no part"
-    ):
+    assert "labels of the training images are ignored" in log
+    with pytest.raises(UserError, match="-r 0.5 .*--ignore_labels"):
         train_student.main([*argv, "-r", "0.5"])
     # The same images as a folder: their classes are refused, or ignored if that is asked for.
     folder = [*argv, "--train_data", "syn_dataset/syn_s2_st100"]
@@ -244,7 +243,9 @@ def test_the_released_list_for_some_of_imagenets_classes(place, monkeypatch):
     options = train_student.parse_option(
         ["--dataset", "imagenette", "--path-t", "x", "--data_amount", "20"]
     )
-    images = train_student.read_images(options, 10)
+    data = real.data_from(options)
+    source = folders.find_released_list(4, 100, 20)
+    images = train_student.read_images(data, source, 20, 10, options.ignore_labels)
     for index in range(20):
         assert f"class_{indices[images.label(index)]}_" in str(images.images[index])
     assert not options.ignore_labels
