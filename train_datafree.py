@@ -39,24 +39,26 @@ from helper.optim import make_optimizer, update
 from helper.run import Run
 from helper.seeds import seed_step
 from models.classifiers import architecture_of, chosen_statistics, load_teacher, make_student
-from models.generators import make_generator
 
 
 class Method(NamedTuple):
     """A method, and the defaults of its student's training."""
 
     row: str  # of the results tables
-    settings: type
+    settings: type  # dataclass whose fields are flags
+    kind: type  # class of the method
     kd_T: float
     learning_rate: float
     has_pool: bool
 
 
 METHODS = {
-    "dafl": Method("DAFL", dafl.Settings, 1.0, 0.1, False),
-    "dfq": Method("DFQ", dfq.Settings, 1.0, 0.1, False),
-    "fastdfkd": Method("FastDFKD", fastdfkd.Settings, 20.0, 0.2, True),
-    "deepinversion": Method("DeepInv", deepinversion.Settings, 20.0, 0.1, True),
+    "dafl": Method("DAFL", dafl.Settings, dafl.DAFL, 1.0, 0.1, False),
+    "dfq": Method("DFQ", dfq.Settings, dfq.DFQ, 1.0, 0.1, False),
+    "fastdfkd": Method("FastDFKD", fastdfkd.Settings, fastdfkd.FastDFKD, 20.0, 0.2, True),
+    "deepinversion": Method(
+        "DeepInv", deepinversion.Settings, deepinversion.DeepInversion, 20.0, 0.1, True
+    ),
 }
 METHOD_SETTINGS = {name: method.settings for name, method in METHODS.items()}
 SAMPLES = 100  # images of the final generator that are saved
@@ -68,7 +70,7 @@ SETTINGS = (
     *flags.SCHEDULE_SETTINGS,
     *real.SETTINGS,
     *"method kd_T steps_per_epoch rounds_per_epoch pool pool_data".split(),
-    *{field.name: None for kind in METHOD_SETTINGS.values() for field in fields(kind)},
+    *(field.name for kind in METHOD_SETTINGS.values() for field in fields(kind)),
 )
 # The loss in the terms of train_student.py's flags, for config.json.
 LOSS = {"alpha": 1.0, "gamma": 0.0, "no_tau2": False, "use_aug": "none", "mix_beta": None}
@@ -185,7 +187,9 @@ def main(argv=None):
             options.weight_decay,
             options.momentum,
         )
-        method = make_method(options.method, teacher, num_classes, data, settings, world)
+        method = METHODS[options.method].kind(
+            teacher, num_classes, size, data.grey, settings, world
+        )
         parts = {"model": student.net, "optimizer": optimizer, "method": method}
 
         # Pool
@@ -369,21 +373,6 @@ def main(argv=None):
             f"{result['top1_best']:.2f} %; teacher {result['teacher_top1']:.2f} %: {folder}"
         )
         return result
-
-
-def make_method(name, teacher, num_classes, data, settings, world):
-    """Builds the method `name`; the weights of its generator come from torch's global generator.
-
-    Raises UserError if teacher, image size or settings do not fit.
-    """
-    size, grey = data.image_size, data.grey
-    if name == "deepinversion":
-        return deepinversion.DeepInversion(teacher, num_classes, size, settings, world, grey)
-    generator = make_generator(settings.z_dim, size, grey).to(world.device)
-    if name == "fastdfkd":
-        return fastdfkd.FastDFKD(teacher, generator, num_classes, settings, world)
-    kind = {"dafl": dafl.DAFL, "dfq": dfq.DFQ}[name]
-    return kind(teacher, generator, settings, world)
 
 
 def read_images_beside(source, data):

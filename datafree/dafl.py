@@ -25,9 +25,9 @@ class Settings:
 
 
 class DAFL(Generative):
-    def __init__(self, teacher, generator, settings, world):
+    def __init__(self, teacher, *arguments):
         """Raises UserError if the teacher has no layer whose input could be its features."""
-        super().__init__(teacher, generator, settings, world)
+        super().__init__(teacher, *arguments)
         self.features = LastFeatures(teacher)
 
     def losses(self, images, student):

@@ -205,14 +205,14 @@ def random_view(pixels, divisor, settings):
 class DeepInversion:
     """Rounds of inverted images for a student in training; `rounds` counts the finished ones."""
 
-    def __init__(self, teacher, num_classes, image_size, settings, world, grey=False):
+    def __init__(self, teacher, num_classes, image_size, grey, settings, world):
         """Raises UserError if the settings do not fit, the teacher has no BatchNorm layer, or the
         processes cannot divide the batch.
         """
         settings.check(image_size)
         BatchNormMatch(teacher)  # raises without BatchNorm
         self.teacher, self.num_classes, self.image_size = teacher, num_classes, image_size
-        self.settings, self.grey, self.rounds = settings, grey, 0
+        self.grey, self.settings, self.rounds = grey, settings, 0
         self.count = per_process(settings.batch, world)
 
     def synthesize(self, student, should_stop=None):

@@ -26,9 +26,9 @@ class Settings:
 
 
 class DFQ(Generative):
-    def __init__(self, teacher, generator, settings, world):
+    def __init__(self, teacher, *arguments):
         """Raises UserError if the teacher has no BatchNorm layer."""
-        super().__init__(teacher, generator, settings, world)
+        super().__init__(teacher, *arguments)
         self.match = BatchNormMatch(teacher)
 
     def losses(self, images, student):

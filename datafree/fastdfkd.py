@@ -24,6 +24,7 @@ from helper.options import (
     setting,
     share,
 )
+from models.generators import make_generator
 
 # Learning rates of generator and noise by k, from the published scripts
 RATES = {
@@ -97,23 +98,26 @@ class Settings:
 class FastDFKD:
     """Rounds of images for a student in training; `rounds` counts the finished ones.
 
-    generator: noise (N, *z_shape) → images (N, 3, S, S) in [0, 1], the same on all processes. It
-    stays in training mode.
+    The generator maps noise (N, *z_shape) to images (N, 3, S, S) in [0, 1]. Its first weights come
+    from torch's global generator, which has the same state on all processes.
+    It stays in training mode.
     """
 
     BETAS = (0.5, 0.999)  # of Adam
 
-    def __init__(self, teacher, generator, num_classes, settings, world):
-        """Raises UserError if the teacher has no BatchNorm layer, or the processes cannot divide
-        the batch.
+    def __init__(self, teacher, num_classes, image_size, grey, settings, world):
+        """Raises UserError if the teacher has no BatchNorm layer, the generator cannot make images
+        of `image_size` pixels, or the processes cannot divide the batch.
         """
         self.teacher, self.num_classes = teacher, num_classes
         self.settings, self.world = settings, world
         self.count = per_process(settings.batch, world)
-        self.generator = generator.train()
+        self.generator = make_generator(settings.z_dim, image_size, grey).to(world.device).train()
         self.match = BatchNormMatch(teacher, settings.bn_momentum)
         self.optimizer = torch.optim.Adam(
-            generator.parameters(), settings.lr_g_meta or settings.lr_g * settings.k, self.BETAS
+            self.generator.parameters(),
+            settings.lr_g_meta or settings.lr_g * settings.k,
+            self.BETAS,
         )
         # With z_rounds > 1: noise (batch, *z_shape) of all processes
         self.noise = self.noise_optimizer = None

@@ -6,21 +6,28 @@ Each of them consists of its `Settings` and its `losses`; the rest is here.
 import torch
 
 from datafree.batchnorm import evaluating
+from models.generators import make_generator
 
 
 class Generative:
     """A generator that takes one step of Adam before every `settings.student_steps` student steps.
 
-    generator: noise (N, *z_shape) → images (N, 3, S, S) in [0, 1], the same on all processes. It
-    stays in training mode, as in the published code: its BatchNorm uses the batch's statistics.
+    The generator maps noise (N, *z_shape) to images (N, 3, S, S) in [0, 1]. Its first weights come
+    from torch's global generator, which has the same state on all processes.
+    It stays in training mode, as in the published code: its BatchNorm uses the batch's statistics.
     """
 
     BETAS = (0.5, 0.999)  # of Adam
 
-    def __init__(self, teacher, generator, settings, world):
+    def __init__(self, teacher, num_classes, image_size, grey, settings, world):
+        """All methods, those with a pool too, are built with these arguments.
+
+        grey: the three channels of an image are equal. Raises UserError if the generator cannot
+        make images of `image_size` pixels.
+        """
         self.teacher, self.settings, self.world = teacher, settings, world
-        self.generator = generator.train()
-        self.optimizer = torch.optim.Adam(generator.parameters(), settings.lr_g, self.BETAS)
+        self.generator = make_generator(settings.z_dim, image_size, grey).to(world.device).train()
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), settings.lr_g, self.BETAS)
         self.loss = torch.zeros((), device=world.device)  # of the last step
 
     def losses(self, images, student):
