@@ -384,16 +384,14 @@ def inversion(options, world, say):
 
     def make(mine, advance):
         torch.backends.cudnn.deterministic = True  # the gradient's kernels are not, by themselves
-        total = sum(steps for _, steps in chosen.stages)
         for batch in mine:
             torch.manual_seed(batch_seed(options.seed, number(batch[0]) // chosen.batch))
             labels = torch.tensor([label for label, _ in batch])
             with torch.autocast(
                 world.device.type, torch.bfloat16, enabled=options.precision == "bf16"
             ):
-                images = invert(
-                    teacher, labels, size, chosen, student, grey, on_step=lambda: advance(1 / total)
-                )
+                images = invert(teacher, labels, size, chosen, student, grey)
+            advance(1)
             yield to_pixels(2 * images - 1, grey).cpu().numpy()  # (N, S, S, 3) or (N, S, S)
 
     # A step takes the networks' way forward and the gradient's way back to the pixels, which costs

@@ -101,12 +101,6 @@ def image_statistics(mean, std, who, default, path=None, name=None):
     return statistics._replace(**flags, origin=" and ".join(f"--{key}_{who}" for key in flags))
 
 
-def chosen_statistics(options, who, default, path=None, name=None):
-    """`image_statistics` with the flags in `options`; to be removed with its last caller."""
-    mean, std = getattr(options, f"mean_{who}"), getattr(options, f"std_{who}")
-    return image_statistics(mean, std, who, default, path, name)
-
-
 def statistics_of(path, name, default, published):
     """The Statistics in checkpoint `path`, where our runs save them.
 
