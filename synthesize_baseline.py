@@ -44,7 +44,7 @@ from helper.options import (
 )
 from helper.run import environment
 from models.biggan import find_biggan, load_biggan
-from models.classifiers import architecture_of, chosen_statistics, load_teacher
+from models.classifiers import architecture_of, image_statistics, load_teacher
 
 ROWS = {
     "one-image": "One-Image",
@@ -384,16 +384,14 @@ def inversion(options, world, say):
 
     def make(mine, advance):
         torch.backends.cudnn.deterministic = True  # the gradient's kernels are not, by themselves
-        total = sum(steps for _, steps in chosen.stages)
         for batch in mine:
             torch.manual_seed(batch_seed(options.seed, number(batch[0]) // chosen.batch))
             labels = torch.tensor([label for label, _ in batch])
             with torch.autocast(
                 world.device.type, torch.bfloat16, enabled=options.precision == "bf16"
             ):
-                images = invert(
-                    teacher, labels, size, chosen, student, grey, on_step=lambda: advance(1 / total)
-                )
+                images = invert(teacher, labels, size, chosen, student, grey)
+            advance(1)
             yield to_pixels(2 * images - 1, grey).cpu().numpy()  # (N, S, S, 3) or (N, S, S)
 
     # A step takes the networks' way forward and the gradient's way back to the pixels, which costs
@@ -431,7 +429,9 @@ def frozen_network(options, who, world, say):
     what = {"t": "teacher", "s": "student"}[who]
     path = getattr(options, f"path_{who}")
     name = getattr(options, f"model_{who}") or architecture_of(path)
-    statistics = chosen_statistics(options, who, real.default_statistics(options), path, name)
+    mean, std = getattr(options, f"mean_{who}"), getattr(options, f"std_{who}")
+    default = real.default_statistics(options)
+    statistics = image_statistics(mean, std, who, default, path, name)
     network = load_teacher(path, options.num_classes, statistics.mean, statistics.std, name).to(
         world.device
     )

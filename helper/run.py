@@ -187,7 +187,7 @@ class Run:
             seed,
             print_freq,
         )
-        self._pace = None
+        self._pace, self._stop_checks = None, 0
         with StopRequest() as self.stop:
             while self.progress.epoch < epochs:
                 yield self.progress.epoch
@@ -200,12 +200,24 @@ class Run:
         loader: has `len()` (steps per epoch), `batch_size` (of all processes) and
         `epoch_batches(epoch, first_step)`.
         """
-        progress, world, steps = self.progress, self.world, len(loader)
+        progress = self.progress
+        batches = loader.epoch_batches(progress.epoch, progress.step)
+        yield from self._steps(batches, len(loader), loader.batch_size)
+
+    def steps(self, steps, batch_size):
+        """Yields the numbers of the current epoch's steps that are left, from 0 to `steps` − 1.
+
+        For training without a loader; what `batches()` does around a batch is done around a step.
+        """
+        yield from self._steps(range(self.progress.step, steps), steps, batch_size)
+
+    def _steps(self, batches, steps, batch_size):
+        progress, world = self.progress, self.world
         if progress.step and not world.is_main:
             # Rank 0 carries the sums of the steps before the interruption.
             progress.totals = dict.fromkeys(progress.totals, 0.0)
         if self._pace is None:
-            self._pace = Pace(self._epochs * steps * loader.batch_size, "image")
+            self._pace = Pace(self._epochs * steps * batch_size, "image")
         started, first_step = time.monotonic(), progress.step
         bar = tqdm(
             total=steps,
@@ -217,7 +229,7 @@ class Run:
             disable=not world.is_main,
         )
         stopped = False
-        for batch in loader.epoch_batches(progress.epoch, first_step):
+        for batch in batches:
             seed_step(self._seed, progress.epoch, progress.step, world.rank)
             self._set_learning_rate(progress.epoch + progress.step / steps)
             yield batch
@@ -227,7 +239,7 @@ class Run:
             if shown:
                 loss = progress.totals["loss"] / progress.totals["count"]
                 bar.set_postfix(loss=f"{float(loss):.4f}")
-            self._log_pace((progress.epoch * steps + progress.step) * loader.batch_size)
+            self._log_pace((progress.epoch * steps + progress.step) * batch_size)
             # An epoch may have fewer steps than print_freq.
             if self.stop.agreed(world, shown or progress.step == steps):
                 stopped = True
@@ -236,15 +248,24 @@ class Run:
         self._sum_over_processes()
         if stopped:
             self.save()
-            self.log(
-                f"stopped by SIGTERM at step {progress.step} of {self._title}: saved, "
-                "continue with --resume"
-            )
-            self.stop.restore()
-            raise SystemExit(SIGTERM_EXIT)
-        done = (steps - first_step) * loader.batch_size
+            self.exit_stopped(f"at step {progress.step} of {self._title}: saved")
+        done = (steps - first_step) * batch_size
         self._images_per_second = done / (time.monotonic() - started)
         self._last_rate = self._schedule(progress.epoch + (steps - 1) / steps)
+
+    def should_stop(self):
+        """Whether SIGTERM asks the run to stop, for long work outside of `batches()`.
+
+        Several processes call this equally often and agree at every `print_freq`th call.
+        """
+        self._stop_checks += 1
+        return self.stop.agreed(self.world, self._stop_checks % self._print_freq == 0)
+
+    def exit_stopped(self, where):
+        """Logs where SIGTERM stopped the run and exits with code 143."""
+        self.log(f"stopped by SIGTERM {where}, continue with --resume")
+        self.stop.restore()
+        raise SystemExit(SIGTERM_EXIT)
 
     def add(self, count, **values):
         """Adds a step of `count` samples to the epoch's means, without waiting for the device.
