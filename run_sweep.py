@@ -635,7 +635,7 @@ def run_cells(sweep, cells, runs):
         if sampling:
             estimate += f" and {duration(sampling)} of sampling"
         print(
-            f"{clock.cells_an_hour:.3g} cells per hour; {len(todo) - number} left, {estimate}",
+            f"{clock.cells_per_hour:.3g} cells per hour; {len(todo) - number} left, {estimate}",
             flush=True,
         )
 
@@ -776,7 +776,7 @@ def write_report(sweep, cells, runs, fidelity, out):
         short_name(sweep.baseline),
         label,
         title,
-        note,
+        note=note,
         # Panels of the images' figures, if the images differ.
         fidelity=bool(set(varied) & set(SAMPLING_FLAGS)),
     )

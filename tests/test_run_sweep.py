@@ -148,7 +148,7 @@ def test_t_quantile_is_scipys():
             )
 
 
-def test_t_quantile_has_the_printed_tables_values():
+def test_t_quantile_has_the_values_of_printed_tables():
     printed = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 30: 2.042}
     assert {degrees: round(sweeps.t_quantile(degrees), 3) for degrees in printed} == printed
 
@@ -163,14 +163,14 @@ def test_paired_difference_by_hand():
     assert sweeps.paired_difference({0: 1.0}, {1: 5.0}) == (None, None)
 
 
-def test_clock_gives_each_kind_of_work_its_rate():
+def test_clock_gives_each_kind_of_work_its_speed():
     clock = sweeps.Clock()
     assert clock.seconds(10, 10) == (None, None)
     clock.sampled(400, 20.0)
     clock.trained(1000, 50.0)
     clock.trained(3000, 110.0)
     assert clock.seconds(500, 100) == (pytest.approx(20.0), pytest.approx(5.0))
-    assert clock.cells_an_hour == pytest.approx(2 * 3600 / 180)
+    assert clock.cells_per_hour == pytest.approx(2 * 3600 / 180)
 
 
 # A sweep
@@ -318,7 +318,7 @@ def test_a_stopped_sweep_continues(swept, argv, calls, tmp_path, monkeypatch, ca
     )
     figures = ("label_top1", "entropy")  # not asked for here
     assert timeless(again) == timeless([record | dict.fromkeys(figures) for record in records])
-    # A damaged result is named and made again from the checkpoint; one line is its only trace.
+    # A damaged result is reported, and made again from the checkpoint.
     path = Path(again[0]["run"]) / "result.json"
     path.write_text('{"schema": 1, "top1_last": ')
     assert timeless(run_sweep.main(argv)) == timeless(again)
@@ -328,7 +328,7 @@ def test_a_stopped_sweep_continues(swept, argv, calls, tmp_path, monkeypatch, ca
     )
     Path(again[1]["run"], "result.json").write_text('{"schema": 99}')
     assert timeless(run_sweep.main(argv)) == timeless(again)
-    assert "of schema 99" in capsys.readouterr().err
+    assert "schema 99" in capsys.readouterr().err
 
 
 def test_damaged_figures_are_ignored(swept, argv, monkeypatch, capsys):
@@ -519,7 +519,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
     for arguments, words in (
         (["out", "s"], "usage"),
         (["out", "s", first], "usage"),
-        (["out", "s", f"1={first}", f"1={first}"], "already"),
+        (["out", "s", f"1={first}", f"1={first}"], "value 1, seed 0"),
         (["out", "s", f"1={first}", f"2={second}"], "different images"),
         (["out", "s", "1=save/none"], "save/none"),
     ):
