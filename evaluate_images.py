@@ -23,7 +23,7 @@ from helper import options as flags
 from helper.errors import UserError, run
 from helper.files import file_stem, make_folder, sha256, write_json
 from helper.run import environment
-from models.classifiers import architecture_of, chosen_statistics, load_teacher
+from models.classifiers import architecture_of, image_statistics, load_teacher
 from report import fidelity
 from report.inception import FEATURES, check_weights, inception_measures
 
@@ -182,15 +182,14 @@ def open_classifier(options, num_classes, world):
     files have.
     """
     name, size = options.model_t or architecture_of(options.path_t), real.image_size(options)
-    seen_with = chosen_statistics(
-        options, "t", real.default_statistics(options), options.path_t, name
-    )
-    classifier = load_teacher(options.path_t, num_classes, *seen_with[:2], name).to(world.device)
+    default = real.default_statistics(options)
+    statistics = image_statistics(options.mean_t, options.std_t, "t", default, options.path_t, name)
+    classifier = load_teacher(options.path_t, num_classes, *statistics[:2], name).to(world.device)
     facts = {
         "name": name,
         "path": options.path_t,
         "sha256": sha256(options.path_t),
-        **seen_with._asdict(),
+        **statistics._asdict(),
     }
     return classifier, {
         "dataset": options.dataset,

@@ -39,7 +39,7 @@ from helper.errors import UserError, run_script
 from helper.files import free_bytes, sha256
 from helper.run import environment
 from models.biggan import find_biggan, load_biggan
-from models.classifiers import architecture_of, chosen_statistics, load_teacher
+from models.classifiers import architecture_of, image_statistics, load_teacher
 
 # Rows of the paper's tables; train_student.py passes them on to result.json
 ROWS = {"one-image": "One-Image", "deepinversion": "DeepInv", "biggan": "BigGAN"}
@@ -224,10 +224,14 @@ def main(argv=None):
             inversion.check(size)
             networks, facts = {"teacher": None, "student": None}, {}
             for role in ("teacher", "student") if options.path_s else ("teacher",):
-                file = getattr(options, f"path_{role[0]}")
-                model = getattr(options, f"model_{role[0]}") or architecture_of(file)
-                default = data.default_statistics
-                statistics = chosen_statistics(options, role[0], default, file, model)
+                suffix = role[0]
+                file, model, mean, std = (
+                    getattr(options, f"{flag}_{suffix}") for flag in ("path", "model", "mean", "std")
+                )
+                model = model or architecture_of(file)
+                statistics = image_statistics(
+                    mean, std, suffix, data.default_statistics, file, model
+                )
                 network = load_teacher(file, num_classes, *statistics[:2], model)
                 networks[role] = network.to(device)
                 say(f"{role} {model}, images normalised with {statistics}")

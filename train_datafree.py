@@ -33,7 +33,7 @@ from helper.files import file_stem, make_folder, sha256
 from helper.loops import to_device
 from helper.run_old import RunFolder
 from helper.seeds import seed_step
-from models.classifiers import architecture_of, chosen_statistics, load_teacher, make_student
+from models.classifiers import architecture_of, image_statistics, load_teacher, make_student
 from models.generators import make_generator
 
 
@@ -165,8 +165,10 @@ def distill(options, val_loader, world):
     num_classes, default = len(val_loader.images.class_names), real.default_statistics(options)
     options.model_t = options.model_t or architecture_of(options.path_t)
     seen = {
-        "teacher": chosen_statistics(options, "t", default, options.path_t, options.model_t),
-        "student": chosen_statistics(options, "s", default),
+        "teacher": image_statistics(
+            options.mean_t, options.std_t, "t", default, options.path_t, options.model_t
+        ),
+        "student": image_statistics(options.mean_s, options.std_s, "s", default),
     }
     teacher = load_teacher(options.path_t, num_classes, *seen["teacher"][:2], options.model_t).to(
         world.device

@@ -22,8 +22,9 @@ from dataset import real
 from dataset.image_writer import ImageWriter, to_pixels
 from dataset.loader import Loader, TensorLoader
 from dataset.transforms import validation
-from diffusion.build import BETAS, Reconstruction, build_dit, build_vae, save_pipeline
-from diffusion.loss import TrainingChain, drop_labels, moving_average
+from diffusion.build import Reconstruction, build_dit, build_vae, save_pipeline
+from diffusion.loss import GaussianDiffusion, drop_labels, moving_average
+from diffusion.schedule import linear_betas
 from helper import checkpoints, distributed, loops
 from helper import options as flags
 from helper.errors import UserError, run
@@ -229,10 +230,7 @@ def train_transformer(options, world):
         model.parameters(), options.learning_rate, weight_decay=options.weight_decay
     )
     network = loops.parallel(model, world)
-    betas = torch.linspace(
-        BETAS["beta_start"], BETAS["beta_end"], BETAS["num_train_timesteps"], dtype=torch.float64
-    )
-    chain = TrainingChain(betas, world.device)
+    diffusion = GaussianDiffusion(linear_betas(), world.device)
     loader = TensorLoader(
         moments,
         labels,
@@ -250,12 +248,12 @@ def train_transformer(options, world):
         x0 = vae.config.scaling_factor * (
             mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
         )
-        t = torch.randint(chain.steps, (len(x0),), device=world.device)
+        t = torch.randint(diffusion.steps, (len(x0),), device=world.device)
         noise = torch.randn_like(x0)
-        xt = chain.add_noise(x0, t, noise)
+        xt = diffusion.add_noise(x0, t, noise)
         with loops.autocast(options.amp, world.device):
             output = transformer(xt, t, labels.to(world.device)).sample
-        return *chain.losses(output, x0, xt, t, noise), t
+        return *diffusion.losses(output, x0, xt, t, noise), t
 
     def step(batch):
         prepare_for_training(model)
@@ -263,7 +261,7 @@ def train_transformer(options, world):
         mse, bound, t = losses(
             network, moments, drop_labels(labels, num_classes, options.label_dropout)
         )
-        loss = (chain.min_snr_weight(t, options.snr_gamma) * mse).mean() + bound.mean()
+        loss = (diffusion.min_snr_weight(t, options.snr_gamma) * mse).mean() + bound.mean()
         loops.gradient_step(loss, optimizer)
         ema.update_parameters(model)
         return {

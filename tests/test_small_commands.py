@@ -13,7 +13,6 @@ import train_teacher
 from benchmarks import device
 from helper import checkpoints
 from helper.errors import UserError
-from models import architectures
 from models.architectures import create_model
 from tools import compare, contact_sheet, digits, fetch_weights
 
@@ -102,16 +101,14 @@ def test_compare_refuses_what_has_no_pairs(tmp_path):
         compare.main([one, write_folder(tmp_path / "larger", np.zeros((1, 9, 9, 3), np.uint8))])
 
 
-def test_fetched_teachers_lie_where_path_t_finds_them(tmp_path, monkeypatch):
-    published = create_model("ResNet18", 1000).state_dict()
-    monkeypatch.setattr(architectures, "_download", lambda name, fetch: published)
+def test_fetched_teachers_are_where_path_t_finds_them(tmp_path, monkeypatch):
+    published, download = create_model("ResNet18", 1000).state_dict(), "load_state_dict_from_url"
+    monkeypatch.setattr(f"torchvision.models._api.{download}", lambda *_, **__: published)
     path = fetch_weights.main(["ResNet18", "--root", str(tmp_path)])
     assert path == tmp_path / "ResNet18/resnet18.pth"
     fetched = create_model("ResNet18", 1000, checkpoint=path).state_dict()
     assert all(torch.equal(value, published[key]) for key, value in fetched.items())
-    monkeypatch.setattr(
-        architectures, "_download", None
-    )  # it is there: nothing is asked of the network
+    monkeypatch.setattr(f"torchvision.models._api.{download}", None)  # no second download
     assert fetch_weights.main(["ResNet18", "--root", str(tmp_path)]) == path
     with pytest.raises(UserError, match="invalid choice"):
         fetch_weights.main(["resnet20"])
