@@ -226,7 +226,8 @@ def main(argv=None):
             for role in ("teacher", "student") if options.path_s else ("teacher",):
                 suffix = role[0]
                 file, model, mean, std = (
-                    getattr(options, f"{flag}_{suffix}") for flag in ("path", "model", "mean", "std")
+                    getattr(options, f"{flag}_{suffix}")
+                    for flag in ("path", "model", "mean", "std")
                 )
                 model = model or architecture_of(file)
                 statistics = image_statistics(
