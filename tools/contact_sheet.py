@@ -1,6 +1,6 @@
 """Draws a contact sheet of several image sets: one row per set, ten images spread over the set.
 
-    python -m tools.contact_sheet sheet.png One-Image=syn_dataset/FOLDER DAFL=save/…/samples
+python -m tools.contact_sheet sheet.png One-Image=syn_dataset/FOLDER DAFL=save/…/samples
 """
 
 import sys

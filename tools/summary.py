@@ -1,6 +1,6 @@
 """Prints the summary at the end of the quickstart.
 
-    python -m tools.summary RUN_FOLDER IMAGE_FOLDER SECONDS
+python -m tools.summary RUN_FOLDER IMAGE_FOLDER SECONDS
 """
 
 import sys
