@@ -384,9 +384,9 @@ def read_images(data, source, amount, num_classes, ignore_labels):
     """
     if source == "real":
         return data.training(amount)
-    images = folders.read_training(source, num_classes, amount, data.class_list, ignore_labels)
-    images.grey = data.grey
-    return images
+    return folders.read_training(
+        source, num_classes, amount, data.class_list, ignore_labels, data.grey
+    )
 
 
 def method_of(images, source):

@@ -95,9 +95,8 @@ def main(argv=None):
             real.check_classes(images, val_images, options.dataset)
         else:
             images = folders.read_training(
-                options.train_data, num_classes, class_list=data.class_list
+                options.train_data, num_classes, class_list=data.class_list, grey=data.grey
             )
-            images.grey = data.grey
             if images.labels is None:
                 raise UserError(
                     f"{options.train_data} has no labels, which training a teacher requires: "
