@@ -68,7 +68,7 @@ GPUS=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
 step "the device" "the GPU's name; bf16 several times as fast as fp32" 3 \
     "$PYTHON" -m benchmarks.device --device "$DEVICE"
 step "the real Fashion-MNIST" "60,000 and 10,000 images" 1 "$PYTHON" -m tools.fashion_mnist --root "$DATA"
-step "sampling" "$IMAGES images made; look at $OUT/images/contact_sheet.png: garments" 1 \
+step "sampling" "$IMAGES images made; look at $OUT/images_contact_sheet.png: garments" 1 \
     synthesize "$OUT/images" "$IMAGES" --device "$DEVICE"
 step "the same images on the CPU" "64 images made" 1 synthesize "$OUT/on_cpu" 64 --device cpu
 step "device against CPU" "at least 99 % equal or one level apart" 1 "$PYTHON" -m tools.compare "$OUT/images" "$OUT/on_cpu"
