@@ -79,7 +79,7 @@ step "the device" "the GPU's name; bf16 several times as fast as fp32" 3 \
     "$PYTHON" -m benchmarks.device --device "$DEVICE"
 step "real Fashion-MNIST" "60,000 and 10,000 images" 1 \
     "$PYTHON" -m tools.fashion_mnist --root "$DATA"
-step "sampling" "$IMAGES images; garments in ${OUT}/images_contact_sheet.png" 1 \
+step "sampling" "$IMAGES images; garments in $OUT/images_contact_sheet.png" 1 \
     synthesize "$OUT/images" "$IMAGES" --device "$DEVICE"
 step "the same images on the CPU" "64 images" 1 synthesize "$OUT/on_cpu" 64 --device cpu
 step "device against CPU" "at least 99 % equal or one level apart" 1 \

@@ -112,9 +112,8 @@ def test_sampler_prints_a_table(capsys):
 
 
 def test_samplers_generate_the_same_images():
-    options = sampler.parse_option(["--quick", "--num-sampling-steps", "4"])
-    ours, theirs = sampler.load_both(options, CPU)
-    functions = sampler.samplers(ours, theirs, options, 3, CPU)
+    ours, theirs = sampler.load_both("DiT-S/8", 64, "small", "ddim", CPU, layers=2)
+    functions = sampler.samplers(ours, theirs, sampler.Sampler("ddim", 4, ours.schedule), 3)
     pictures = functions[sampler.OURS]()
     others = np.stack([np.asarray(picture) for picture in functions[sampler.DIFFUSERS]()])
     assert pictures.shape == others.shape == (3, 64, 64, 3)
@@ -124,7 +123,7 @@ def test_samplers_generate_the_same_images():
         pictures.std() > 5 and np.abs(pictures[0].astype(int) - pictures[1].astype(int)).mean() > 1
     )
 
-    parts = sampler.parts(ours, theirs, options, 3, CPU)
+    parts = sampler.parts(ours, theirs, 4, 3)
     torch.testing.assert_close(
         parts[sampler.OURS, sampler.DECODER](),
         parts[sampler.DIFFUSERS, sampler.DECODER](),

@@ -343,7 +343,7 @@ WRONG = {
     "class list": (
         SMALL,
         ["--class-list", "dataset/class_lists/imagenette.txt"],
-        "--class-list names classes of ImageNet-1K and DiT-S/8 has 5 classes",
+        "DiT-S/8 has 5 classes",
     ),
     "checkpoint of a folder": (
         SMALL,

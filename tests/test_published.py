@@ -310,7 +310,7 @@ IMAGENET = "mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225"
 
 def teacher_statistics(*flags, path, name):
     options = train_student.parse_option(["--path-t", str(path), *flags])
-    default = real.default_statistics(options)
+    default = real.data_from(options).default_statistics
     return str(image_statistics(options.mean_t, options.std_t, "t", default, path, name))
 
 

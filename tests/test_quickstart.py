@@ -69,10 +69,11 @@ def quickstart(folder, data, script="quickstart.sh", **more):
 def test_the_quickstart_writes_images_student_and_summary_once(tmp_path, tiny_fashion_mnist):
     copy_of_the_repository(tmp_path)
     first = quickstart(tmp_path, tiny_fashion_mnist)
-    (images,) = (tmp_path / "syn_dataset").glob("quickstart_*")
+    (images,) = (tmp_path / "syn_dataset").glob("quickstart_*/")
     (run_folder,) = (tmp_path / "save/student_model/quickstart").iterdir()
     result = json.loads((run_folder / "result.json").read_text())
-    assert len(list(images.glob("*/*.png"))) == 20 and (images / "contact_sheet.png").is_file()
+    assert len(list(images.glob("*/*.png"))) == 20
+    assert images.with_name(f"{images.name}_contact_sheet.png").is_file()
     assert (run_folder / "curves.png").is_file()
     assert (result["teacher"], result["student"], result["images"], result["epochs"]) == (
         "resnet20",
@@ -133,7 +134,7 @@ def test_the_gap_to_real_images(tmp_path, tiny_fashion_mnist):
     for mean in means:
         assert f" {mean:.2f} ± " in summary
     assert f"real − generated  {means[1] - means[0]:.2f}" in summary
-    assert "20 real images of" not in summary and "having seen 20 real images" in printed
+    assert "20 real images of" not in summary and "trained on 20 real images" in printed
 
 
 def test_accuracies_on_different_images_are_not_averaged(tmp_path):
