@@ -35,7 +35,7 @@ from diffusion.pipeline import read_pipeline
 from diffusion.sampler import check_steps
 from helper import options as flags
 from helper.cost import duration
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from helper.files import make_folder, sha256
 from models.classifiers import architecture_of
 from report import sweeps
@@ -784,4 +784,4 @@ def write_report(sweep, cells, runs, fidelity, out):
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

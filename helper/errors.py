@@ -54,6 +54,3 @@ def run_script(main, argv=None):
         time.sleep(RANK_PATIENCE)
     print(f"error: {message}", file=sys.stderr, flush=True)
     return 2
-
-
-run = run_script

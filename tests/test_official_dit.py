@@ -16,7 +16,7 @@ import synthesize_dit
 from diffusion.official import OfficialDiT, names, to_diffusers
 from diffusion.pipeline import load_pipeline, read_pipeline
 from diffusion.sampler import Sampler, batch_noise
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from helper.files import sha256
 
 CLASSES, IMAGE_SIZE = 5, 128
@@ -384,7 +384,7 @@ def test_wrong_input_is_one_clear_message(files, tmp_path, monkeypatch, capsys, 
         torch.save(content, "FILE")
     valid = ["--model", "DiT-S/8", "--ckpt", "FILE", "--vae", "VAE", "--save_dir", "set"]
     valid += ["--num-sampling-steps", "2", "--images_per_class", "1"]
-    assert run(synthesize_dit.main, [*valid, *flags]) == 2
+    assert run_script(synthesize_dit.main, [*valid, *flags]) == 2
     message = capsys.readouterr().err
     assert expected in message and message.startswith("error: ") and message.count("\n") <= 2
     assert not Path("set").exists() and not Path("CODE_HAS_RUN").exists()

@@ -18,7 +18,7 @@ import synthesize_dit
 import train_student
 from diffusion import sampler
 from helper import checkpoints
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from models import classifiers
 from report import sweeps
 from tools import sweeps as sweeps_tool
@@ -301,7 +301,7 @@ def test_a_stopped_sweep_continues(swept, argv, calls, tmp_path, monkeypatch, ca
 
     with monkeypatch.context() as patch:
         patch.setattr(train_student, "main", stop_in_the_third)
-        assert run(run_sweep.main, argv) == 130
+        assert run_script(run_sweep.main, argv) == 130
     assert len(calls[synthesize_dit]) == 3 and len(calls[train_student]) == 2
     out = capsys.readouterr().out
     assert "to do: 4 cells, 160 image-steps, 80 images to sample (240 network evaluations)" in out
@@ -383,7 +383,7 @@ def test_wrong_input_is_refused_before_any_work(
         if name not in flags and (name, flags[1]) != ("--path_t", "teacher")
         for word in (name, value)
     ]
-    assert run(run_sweep.main, [*flags, *rest]) == 2
+    assert run_script(run_sweep.main, [*flags, *rest]) == 2
     error = capsys.readouterr().err
     assert (
         error.startswith("error: ")
@@ -409,7 +409,7 @@ def test_wrong_input_is_refused_before_any_work(
 )
 def test_wrong_input_for_the_recipes(flags, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert run(run_sweep.main, ["--dataset", *flags]) == 2
+    assert run_script(run_sweep.main, ["--dataset", *flags]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") <= 2 and all(word in error for word in words), error
     assert not list(tmp_path.iterdir())
@@ -453,7 +453,7 @@ def test_another_generators_images_are_not_taken(swept, argv, calls, tmp_path, m
     path = Path("DiT-6x160-2/vae/diffusion_pytorch_model.safetensors")
     state = safetensors.torch.load_file(path)
     safetensors.torch.save_file({name: value * 0.5 for name, value in state.items()}, path)
-    assert run(run_sweep.main, [*argv, "--model", "DiT-6x160-2"]) == 2
+    assert run_script(run_sweep.main, [*argv, "--model", "DiT-6x160-2"]) == 2
     assert (
         "sweep_DiT-6x160-2_ddim_s1_T2_seed0" in capsys.readouterr().err and not calls[train_student]
     )

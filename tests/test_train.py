@@ -889,7 +889,8 @@ from helper.distributed import World
 World.close = lambda self: None
 for argv in {argvs!r}:
     train_student.main(argv)
-torch.distributed.destroy_process_group()  # left to the interpreter, gloo's threads abort now and then
+# Left to the interpreter, gloo's threads abort now and then.
+torch.distributed.destroy_process_group()
 """
 
 
@@ -979,7 +980,8 @@ except SystemExit as stopped:
     assert stopped.code == 143 and len(calls) == 5
 train_student.update = step
 train_student.main([*argv, "stopped", "--resume"])
-torch.distributed.destroy_process_group()  # left to the interpreter, gloo's threads abort now and then
+# Left to the interpreter, gloo's threads abort now and then.
+torch.distributed.destroy_process_group()
 """
 
 

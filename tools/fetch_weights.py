@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from helper import checkpoints
-from helper.errors import run
+from helper.errors import run_script
 from helper.files import make_folder
 from helper.options import Parser
 from models.architectures import ARCHITECTURES, create_model
@@ -36,4 +36,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

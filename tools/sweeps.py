@@ -9,7 +9,7 @@ baseline. Runs with the same value differ in their seeds.
 import sys
 from pathlib import Path
 
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from helper.files import file_stem, read_json
 from report.results import read_run
 from report.sweeps import LABELS, read_figures, record_of, write
@@ -52,4 +52,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))
