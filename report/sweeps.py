@@ -198,7 +198,7 @@ def draw(records, panels, title, label, path):
 
 
 def record_of(result, value, name, figures=None):
-    """The record of a report.results.Run in the sweep `name`: a dict of COLUMNS.
+    """The record of a report.results.RunResult in the sweep `name`: a dict of COLUMNS.
 
     figures: of its images, by column of FIDELITY.
     """
