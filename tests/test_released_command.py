@@ -147,8 +147,8 @@ def test_its_other_flags(place, monkeypatch):
     """
     monkeypatch.chdir(place)
     others = """--print-freq 10 --lr_decay_rate 0.2 --momentum 0.8 --model_t ResNet18
-        --use_aug cutmix --save_model --dist-url tcp://127.0.0.1:8081 --rank 0 --deterministic --resume
-        --image_size 72 --num_workers 0"""
+        --use_aug cutmix --save_model --dist-url tcp://127.0.0.1:8081 --rank 0 --deterministic
+        --resume --image_size 72 --num_workers 0"""
     result = train_student.main([*smaller(RELEASED), *shlex.split(others), "--device", "cpu"])
     flags = json.loads((RUN / "config.json").read_text())["flags"]
     assert (flags["lr_decay_rate"], flags["momentum"], flags["use_aug"]) == (0.2, 0.8, "cutmix")
