@@ -1,13 +1,12 @@
-"""Makes the paper's tables from the runs under save/: each entry what was measured, and the
-published figure beside it.
+"""Makes the paper's tables from the runs under save/: measured figures beside the published ones.
 
     python make_tables.py
     python make_tables.py --runs save/student_model --out /tmp/tables
 
-Reads every result.json below --runs, prints the tables and writes each as Markdown and CSV. Runs of
-the same table, method, data set, networks, images and epochs are averaged over their seeds; where a
-seed has two runs all are shown and none is averaged. Runs that were measured on holdout images are
-in no table.
+Reads every result.json below --runs, prints the tables and writes each as Markdown and CSV. Runs
+with the same table, method, data set, networks, number of images and epochs are averaged over their
+seeds; if a seed has two runs, all are shown and none is averaged. Runs evaluated on holdout images
+are not in the tables.
 """
 
 import sys
@@ -15,15 +14,15 @@ from collections import Counter
 from pathlib import Path
 
 from helper import options as flags
-from helper.errors import run
+from helper.errors import run_script
 from helper.files import csv_text, make_folder, read_json, write_text
 from report import tables
-from report.results import averaged, read_runs
+from report.results import groups_to_average, read_runs
 from report.tables import Slot, Table
 
 PUBLISHED = Path(__file__).parent / "results/paper_tables.json"
-SMALL = "fashion_mnist"  # the table that the paper does not have
-SMALL_METHODS = (
+FASHION_MNIST = "fashion_mnist"  # a table that the paper does not have
+FASHION_MNIST_METHODS = (
     "Teacher",
     "Student",
     "KD",
@@ -37,242 +36,198 @@ SMALL_METHODS = (
 )
 LEGEND = (
     "Top-1 (%) on the real validation set, *measured (published)*. Measured: last epoch / best "
-    "epoch; of n seeds "
-    "the mean ± the sample standard deviation. Published: best epoch. —: not run."
+    "epoch; of n seeds the mean ± the sample standard deviation. Published: best epoch. —: not run."
 )
-SMALL_LEGEND = (
+FASHION_MNIST_LEGEND = (
     "On the 10,000 real test images, in %; of several seeds the mean ± the sample standard "
-    "deviation. "
-    "Image-steps: images that the student has learnt from, counted each time. Minutes: of training "
-    "and "
-    "evaluation, images that are made meanwhile included, those made beforehand not. —: not run."
+    "deviation. Image-steps: images that the student has learnt from, counted each time. Minutes: "
+    "of training and evaluation, images that are made meanwhile included, those made beforehand "
+    "not. —: not run."
 )
 
 
 def parse_option(argv=None):
+    """Parses the flags. Raises UserError."""
     parser = flags.Parser(__doc__)
+    parser.add_argument("--runs", default="save", help="folder with the runs (default: save)")
     parser.add_argument(
-        "--runs", default="save", help="folder below which the runs are (default: save)"
-    )
-    parser.add_argument(
-        "--out", default="results/tables", help="folder of the tables (default: results/tables)"
+        "--out", default="results/tables", help="output folder (default: results/tables)"
     )
     return parser.parse_args(argv)
 
 
 def main(argv=None):
-    """Prints and writes the tables of `argv`; returns {table: its CSV's lines, dicts of
-    `report.tables.COLUMNS`}.
-    """
+    """Prints and writes the tables; returns {table: the lines of its CSV, as dicts}."""
     options = parse_option(argv)
+
+    # The tables of the paper, and the runs that belong to each
     published = read_json(PUBLISHED, "published figures")
-    paper = [
+    paper_tables = [
         cifar100(published["cifar100"]),
         imagenet(published["imagenet"]),
         other_sets(published["other"]),
     ]
-    found, faults = read_runs(options.runs)
-    runs, notes = by_table(found, paper)
-    out, records = make_folder(options.out), {}
-    for table in paper:
-        lines = tables.place(table, runs[table.name])
-        records[table.name] = write(out, table.name, paper_page(table, lines), lines)
-    lines = small_lines(runs[SMALL])
-    records[SMALL] = write(out, SMALL, small_page(lines), lines)
+    runs, faults = read_runs(options.runs)
+    runs_of, notes = runs_by_table(runs, paper_tables)
+
+    # Print and write
+    out = make_folder(options.out)
+    records = {}
+    for table in paper_tables:
+        entries = tables.table_entries(table, runs_of[table.name])
+        records[table.name] = write(out, table.name, paper_page(table, entries), entries)
+    entries = fashion_mnist_entries(runs_of[FASHION_MNIST])
+    records[FASHION_MNIST] = write(out, FASHION_MNIST, fashion_mnist_page(entries), entries)
     for fault in faults:
-        print(f"left out: {fault}", file=sys.stderr)
+        print(f"skipped: {fault}", file=sys.stderr)
     for note in notes:
         print(note)
-    print(f"{sum(map(len, runs.values()))} runs in the tables of {out}/", flush=True)
+    print(f"{sum(map(len, runs_of.values()))} runs in the tables of {out}/", flush=True)
     return records
 
 
-def by_table(found, paper):
-    """Returns ({table: its Runs}, lines that say which runs are in none). A run without a table has
-    its data set's.
+def runs_by_table(runs, paper_tables):
+    """Assigns runs to tables: `table` of their result.json, else the table of their data set.
+
+    Returns ({table: runs}, messages about runs that are in none of the tables).
     """
-    home = {dataset: table.name for table in paper for dataset in table.datasets} | {SMALL: SMALL}
-    runs, elsewhere = {name: [] for name in home.values()}, Counter()
-    for one in found:
-        name = one.table or home.get(one.dataset)
-        if one.val_split != "test":
-            elsewhere[f"measured on {one.val_split} images"] += 1
-        elif name in runs:
-            runs[name].append(one)
+    table_of = {dataset: table.name for table in paper_tables for dataset in table.datasets}
+    table_of[FASHION_MNIST] = FASHION_MNIST
+    runs_of, others = {name: [] for name in table_of.values()}, Counter()
+    for run in runs:
+        name = run.table or table_of.get(run.dataset)
+        if run.val_split != "test":
+            others[f"evaluated on {run.val_split} images"] += 1
+        elif name in runs_of:
+            runs_of[name].append(run)
         else:
-            elsewhere[f"made for the table {name}" if name else f"on {one.dataset}"] += 1
-    return runs, [
-        f"in no table, {count} of the runs: {what}" for what, count in sorted(elsewhere.items())
-    ]
+            others[f"of the table {name}" if name else f"of the data set {run.dataset}"] += 1
+    notes = [f"runs not in these tables: {count} {what}" for what, count in sorted(others.items())]
+    return runs_of, notes
 
 
-def write(out, name, page, lines):
-    """Prints a table's page and writes it and its CSV, whose lines it returns."""
-    records = [tables.record(name, slot, group) for slot, group in lines]
-    write_text(out / f"{name}.md", page)
+def write(out, name, page_text, entries):
+    """Prints a table's page, writes it and its CSV, and returns the lines of the CSV as dicts."""
+    records = [tables.csv_record(name, slot, group) for slot, group in entries]
+    write_text(out / f"{name}.md", page_text)
     write_text(out / f"{name}.csv", csv_text(tables.COLUMNS, records))
-    print(page)
+    print(page_text)
     return records
 
 
-def pair(heading):
-    """Returns (teachers, student) of a heading: 'T:RN-50/18 S:RN-50' → (('RN-50', 'RN-18'),
-    'RN-50').
-    """
+# The paper's tables
+
+
+def networks_of(heading):
+    """Teachers and student of a heading: 'T:RN-50/18 S:RN-50' → (('RN-50', 'RN-18'), 'RN-50')."""
     teacher, student = (part[2:] for part in heading.split())
     family, _, sizes = teacher.rpartition("-")
     return tuple(f"{family}-{size}" for size in sizes.split("/")), student
 
 
-def cifar100(facts):
-    """Returns the paper's first table: methods by pairs. Teacher and Student learn from labels."""
+def cifar100(published):
+    """Table 1: methods by pairs of networks. The rows Teacher and Student are trained on labels."""
     slots = []
-    for row in facts["rows"]:
-        for column, top1 in zip(facts["pairs"], row["top1"], strict=True):
-            teachers, student = pair(column)
-            if row["method"] in ("Teacher", "Student"):
-                teachers, student = (), teachers[0] if row["method"] == "Teacher" else student
+    for row in published["rows"]:
+        method, leading_cells = row["method"], (row["method"], row["synthesis"] or "–")
+        for heading, top1 in zip(published["pairs"], row["top1"], strict=True):
+            teachers, student = networks_of(heading)
+            if method == "Teacher":
+                teachers, student = (), teachers[0]
+            elif method == "Student":
+                teachers = ()
+            slots.append(Slot(leading_cells, heading, "cifar100", method, teachers, student, top1))
+    name, title, leading = "table1_cifar100", "Table 1: CIFAR-100", ("method", "synthesis")
+    return Table(name, title, ("cifar100",), leading, decimals=2, slots=tuple(slots))
+
+
+def imagenet(published):
+    """Table 2: methods, each with its images and epochs, by students."""
+    slots = []
+    for row in published["rows"]:
+        method, images, epochs = row["method"], row["images"], row["epochs"]
+        leading_cells = (method, row["synthesis"] or "–", images, str(epochs))
+        for heading, top1 in zip(published["columns"], row["top1"], strict=True):
+            teachers, student = networks_of(heading)
             slots.append(
                 Slot(
-                    (row["method"], row["synthesis"] or "–"),
-                    column,
-                    "cifar100",
-                    row["method"],
+                    leading_cells,
+                    heading,
+                    "imagenet",
+                    method,
                     teachers,
                     student,
                     top1,
+                    flags.amount(images),
+                    epochs,
                 )
             )
-    return Table(
-        "table1_cifar100",
-        "Table 1: CIFAR-100",
-        ("cifar100",),
-        ("method", "synthesis"),
-        2,
-        tuple(slots),
-    )
-
-
-def imagenet(facts):
-    """Returns the second table: methods, each with its images and epochs, by students."""
-    slots = []
-    for row in facts["rows"]:
-        cells = (row["method"], row["synthesis"] or "–", row["images"], str(row["epochs"]))
-        for column, top1 in zip(facts["columns"], row["top1"], strict=True):
-            slots.append(
-                Slot(
-                    cells,
-                    column,
-                    "imagenet",
-                    row["method"],
-                    *pair(column),
-                    top1,
-                    flags.amount(row["images"]),
-                    row["epochs"],
-                )
-            )
+    name, title = "table2_imagenet", "Table 2: ImageNet-1K"
     leading = ("method", "synthesis", "images", "epochs")
-    return Table("table2_imagenet", "Table 2: ImageNet-1K", ("imagenet",), leading, 2, tuple(slots))
+    return Table(name, title, ("imagenet",), leading, decimals=2, slots=tuple(slots))
 
 
-def other_sets(facts):
-    """Returns the third table: data sets by methods, the teacher among them."""
-    headings = [
-        column.split() for column in facts["columns"]
-    ]  # ['Teacher', 'T:RN-18'], ['DM-KD', 'S:RN-50'], …
-    teacher = headings[0][1][2:]
+def other_sets(published):
+    """Table 3: data sets by methods, including the teacher."""
+    # Headings are 'Teacher T:RN-18', 'DM-KD S:RN-50', …
+    teacher = published["columns"][0].split()[1][2:]
     slots = []
-    for row in facts["rows"]:
-        for (method, network), column, top1 in zip(
-            headings, facts["columns"], row["top1"], strict=True
-        ):
-            slots.append(
-                Slot(
-                    (row["dataset"], str(row["classes"])),
-                    column,
-                    row["dataset"].lower().replace("-", ""),
-                    method,
-                    () if method == "Teacher" else (teacher,),
-                    network[2:],
-                    top1,
-                )
-            )
-    datasets = ("imagenet100", "flowers102")
-    return Table(
+    for row in published["rows"]:
+        leading_cells = (row["dataset"], str(row["classes"]))
+        dataset = row["dataset"].lower().replace("-", "")
+        for heading, top1 in zip(published["columns"], row["top1"], strict=True):
+            method, network = heading.split()
+            teachers = () if method == "Teacher" else (teacher,)
+            slots.append(Slot(leading_cells, heading, dataset, method, teachers, network[2:], top1))
+    name, title, datasets = (
         "table3_other",
         "Table 3: other data sets",
-        datasets,
-        ("data set", "classes"),
-        1,
-        tuple(slots),
+        ("imagenet100", "flowers102"),
     )
+    return Table(name, title, datasets, ("data set", "classes"), decimals=1, slots=tuple(slots))
 
 
-def paper_page(table, lines):
-    """Returns the page of a table of the paper: entries, the runs behind them, and those that have
-    no place in it.
+def paper_page(table, entries):
+    """Page of a paper's table: the table, its runs, and the runs that belong to none of its
+    cells.
     """
-    inside = [group for slot, group in lines if slot and group]
-    outside = [group for slot, group in lines if not slot]
-    return page(
-        table.title,
-        LEGEND,
-        tables.grid(table, lines),
-        {
-            "The runs": inside,
-            "Runs that the paper has no place for, or another number of images": outside,
-        },
-    )
+    runs_inside = [group for slot, group in entries if slot and group]
+    runs_outside = [group for slot, group in entries if not slot]
+    lists = {
+        "The runs": runs_inside,
+        "Runs that the paper has no place for, or another number of images": runs_outside,
+    }
+    return page(table.title, LEGEND, tables.grid(table, entries), lists)
 
 
-def page(title, legend, grid, lists):
-    """Returns a page in Markdown; `lists` maps the headings below the table to the runs that are
-    named there.
-    """
-    parts = [f"# {title}", legend, grid]
+def page(title, legend, table_text, lists):
+    """A page in Markdown; `lists`: {heading: groups of runs}, listed below the table."""
+    parts = [f"# {title}", legend, table_text]
     for heading, groups in lists.items():
         if groups:
-            parts += [f"{heading} (last / best epoch):", tables.sources(groups)]
+            parts += [f"{heading} (last / best epoch):", tables.run_list(groups)]
     return "\n\n".join(parts) + "\n"
 
 
-def small_lines(runs):
-    """Returns the Fashion-MNIST table's lines, as `report.tables.place` does: a method's runs, or
-    its empty row.
+# The table of Fashion-MNIST
+
+
+def fashion_mnist_entries(runs):
+    """The entries of the table, pairs (slot, runs to average), with an empty row for each method
+    without runs.
     """
-    groups = averaged(runs)
-    lines = []
-    for method in SMALL_METHODS:
+    groups = groups_to_average(runs)
+    entries = []
+    for method in FASHION_MNIST_METHODS:
         own = [(None, group) for group in groups if group[0].method == method]
-        lines += own or [(Slot((method,), "", SMALL, method, (), "", None), [])]
-    return lines + [(None, group) for group in groups if group[0].method not in SMALL_METHODS]
+        empty = Slot((method,), "", FASHION_MNIST, method, (), "", None)
+        entries += own or [(empty, [])]
+    others = [group for group in groups if group[0].method not in FASHION_MNIST_METHODS]
+    return entries + [(None, group) for group in others]
 
 
-def small_page(lines):
-    """Returns the page of the Fashion-MNIST table: a row for each list of runs that are
-    averaged.
-    """
-    rows = []
-    for slot, group in lines:
-        if not group:
-            rows.append([slot.method, *["—"] * 9])
-            continue
-        first, record = group[0], tables.record(SMALL, slot, group)
-        rows.append(
-            [
-                first.method,
-                first.teacher or "–",
-                first.student,
-                *(
-                    tables.spread_of(group, name)
-                    for name in ("top1_last", "top1_best", "agreement")
-                ),
-                f"{first.images:,}",
-                f"{record['image_steps']:,}",
-                f"{record['minutes']:.1f}",
-                record["seeds"],
-            ]
-        )
+def fashion_mnist_page(entries):
+    """Page of the Fashion-MNIST table, with a row for each group of runs."""
     headings = [
         "method",
         "teacher",
@@ -285,13 +240,29 @@ def small_page(lines):
         "minutes",
         "seeds",
     ]
-    return page(
-        "Fashion-MNIST",
-        SMALL_LEGEND,
-        tables.markdown(headings, rows),
-        {"The runs": [group for _, group in lines if group]},
-    )
+    rows = []
+    for slot, group in entries:
+        if not group:
+            rows.append([slot.method, *["—"] * (len(headings) - 1)])
+            continue
+        first, record = group[0], tables.csv_record(FASHION_MNIST, slot, group)
+        rows.append(
+            [
+                first.method,
+                first.teacher or "–",
+                first.student,
+                tables.metric_text(group, "top1_last"),
+                tables.metric_text(group, "top1_best"),
+                tables.metric_text(group, "agreement"),
+                f"{first.images:,}",
+                f"{record['image_steps']:,}",
+                f"{record['minutes']:.1f}",
+                record["seeds"],
+            ]
+        )
+    lists = {"The runs": [group for _, group in entries if group]}
+    return page("Fashion-MNIST", FASHION_MNIST_LEGEND, tables.markdown(headings, rows), lists)
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

@@ -1,23 +1,31 @@
-"""Varies one setting of DM-KD on Fashion-MNIST over paired seeds, in one process: images, students,
-table and plot.
+"""Varies one setting of DM-KD over paired seeds: images, students, table and plot.
 
     python run_sweep.py --sweep scale
-    python run_sweep.py --sweep temperature --values 1,4,16 --seeds 0,1,2,3,4 --data_amount 4k --epochs 20 --fidelity
+    python run_sweep.py --sweep temperature --values 1,4,16 --data_amount 4k --epochs 20 --fidelity
+    python run_sweep.py --dataset imagenet --sweep fidelity --gpus 8
 
-A cell is a value with a seed, which sets the noise of the images and the student's initialisation:
-so values are compared at equal seeds. Everything else is the quickstart's recipe or as its flag
-says. A value of several flags has them with colons, as 2:100. Run again with the same flags,
-finished cells are read and the one that was stopped goes on. Sweeps share the cells that they have
-in common: run them one after the other. Writes <out>/<sweep>.csv, .md and .png.
+A cell is one value with one seed. The seed sets the noise of the images and the initialisation of
+the student, so values are compared at equal seeds. All other settings are those of the recipe or of
+the flags. A value of several flags joins them with colons: 2:100.
+
+Fashion-MNIST runs in this process, with the quickstart's settings for fewer images and epochs.
+ImageNet and CIFAR-100 run scripts/imagenet_synthesize.sh and scripts/<dataset>_distill.sh, whose
+other variables (CKPT, VAE, …) can be given in the environment.
+
+Run it again with the same flags to continue: finished cells are read, a stopped one is resumed.
+Sweeps share the cells that they have in common, so run them one after the other. Writes
+<out>/<sweep>.csv, .md and .png, for ImageNet and CIFAR-100 <out>/<dataset>_<sweep>.
 """
 
 import hashlib
 import json
+import os
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import evaluate_images
 import synthesize_dit
@@ -27,502 +35,753 @@ from diffusion.pipeline import read_pipeline
 from diffusion.sampler import check_steps
 from helper import options as flags
 from helper.cost import duration
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from helper.files import make_folder, sha256
-from helper.shared import Shared
 from models.classifiers import architecture_of
 from report import sweeps
 from report.fidelity import LEAST_FRECHET_IMAGES, LEAST_NEIGHBOUR_IMAGES
 from report.results import read_run
 
+ROOT = Path(__file__).resolve().parent
 WEIGHTS = "save/models/fashion_mnist"
-SAMPLING_BATCH = 100
-# Flags of synthesize_dit.py and of train_student.py: the quickstart's values, of fewer images and
-# epochs. `generated` stands for the cell's image folder.
-SAMPLING = {"cfg_scale": "1", "num_sampling_steps": "25", "sampler": "ddim"}
-STUDENT = {
-    "path_t": f"{WEIGHTS}/resnet20/resnet20_latest.pth",
-    "model_s": "resnet8",
-    "train_data": "generated",
-    "data_amount": "1000",
-    "epochs": "10",
-    "batch_size": "32",
-    "learning_rate": "0.05",
-    "schedule": "cosine",
-    "warmup_epochs": "1",
-    "weight_decay": "5e-4",
-    "kd_T": "4",
-    "use_aug": "mixup",
-    "alpha": "1",
-    "gamma": "0",
+TITLES = {"fashion_mnist": "Fashion-MNIST", "imagenet": "ImageNet", "cifar100": "CIFAR-100"}
+SAMPLING_BATCH = 100  # of Fashion-MNIST
+SAMPLING_FLAGS = ("cfg_scale", "num_sampling_steps", "sampler")  # the rest are the student's
+
+# The flags that each sweep varies. What their values are called: report.sweeps.LABELS.
+FLAGS = {
+    "scale": ("cfg_scale",),
+    "steps": ("num_sampling_steps",),
+    "fidelity": ("cfg_scale", "num_sampling_steps"),
+    "teacher": ("path_t",),
+    "images": ("data_amount",),
+    "epochs": ("epochs",),
+    "temperature": ("kd_T",),
+    "augmentation": ("use_aug",),
+    "labels": ("alpha", "gamma"),
+    "source": ("train_data",),
 }
+# Default settings by flag of synthesize_dit.py and train_student.py. `generated` stands for the
+# image folder of the cell. For ImageNet and CIFAR-100 the recipes hold all other settings, and
+# `path_t` is the name of a teacher.
+SETTINGS = {
+    "fashion_mnist": {
+        "cfg_scale": "1",
+        "num_sampling_steps": "25",
+        "sampler": "ddim",
+        "path_t": f"{WEIGHTS}/resnet20/resnet20_latest.pth",
+        "model_s": "resnet8",
+        "train_data": "generated",
+        "data_amount": "1000",
+        "epochs": "10",
+        "batch_size": "32",
+        "learning_rate": "0.05",
+        "schedule": "cosine",
+        "warmup_epochs": "1",
+        "weight_decay": "5e-4",
+        "kd_T": "4",
+        "use_aug": "mixup",
+        "alpha": "1",
+        "gamma": "0",
+    },
+    "imagenet": {
+        "cfg_scale": "2",
+        "num_sampling_steps": "100",
+        "path_t": "ResNet18",
+        "model_s": "ResNet18",
+        "train_data": "generated",
+        "data_amount": "200k",
+        "epochs": "100",
+        "kd_T": "10",
+        "use_aug": "none",
+        "alpha": "1",
+        "gamma": "0",
+    },
+    # Without alpha and gamma: the images' classes are ImageNet's, so there are no hard labels.
+    "cifar100": {
+        "cfg_scale": "2",
+        "num_sampling_steps": "100",
+        "path_t": "resnet34",
+        "model_s": "resnet18",
+        "train_data": "generated",
+        "data_amount": "50k",
+        "epochs": "240",
+        "kd_T": "4",
+        "use_aug": "none",
+    },
+}
+
+
+class Values(NamedTuple):
+    """Default values of a sweep, the one that the others are compared with, and settings that
+    differ from SETTINGS.
+    """
+
+    text: str
+    baseline: str
+    settings: dict = {}
+
+
+VALUES = {
+    "fashion_mnist": {
+        "scale": Values("1,1.5,2,4", "1"),
+        "steps": Values("5,10,25,50", "25"),
+        "fidelity": Values("1:10,1:25,2:10,2:25,4:10,4:25", "1:25"),
+        "teacher": Values(
+            f"{WEIGHTS}/resnet20/resnet20_latest.pth,{WEIGHTS}/resnet8/resnet8_latest.pth",
+            f"{WEIGHTS}/resnet20/resnet20_latest.pth",
+        ),
+        "images": Values("500,1000,2000,4000", "1000"),
+        "epochs": Values("5,10,20,40", "10"),
+        "temperature": Values("1,2,4,8,16", "4"),
+        "augmentation": Values("none,mixup,cutmix", "none"),
+        # A mixed image has no hard label.
+        "labels": Values("1:0,0:1", "1:0", {"use_aug": "none"}),
+        "source": Values("generated,real", "generated"),
+    },
+    # Stated by the paper or its code: s:T of 2:100 and 4:250; RN-18 and RN-50 as teachers; 140K,
+    # 200K and 1.28M images; 100 and 200 epochs; τ = 10; mixup and cutmix. Assumed: all others.
+    "imagenet": {
+        "fidelity": Values("2:100,2:250,3:100,3:250,4:100,4:250", "2:100"),
+        "teacher": Values("ResNet18,ResNet34,ResNet50", "ResNet18"),
+        "images": Values("200k,140k,1280k", "200k"),
+        "epochs": Values("100,50,200", "100"),
+        "temperature": Values("10,1,4,20", "10"),
+        "augmentation": Values("none,mixup,cutmix", "none"),
+        "labels": Values("1:0,0:1", "1:0"),
+        "source": Values("generated,real", "generated"),
+    },
+    # Stated: s:T of 2:100 and 4:250; 50K images, 240 epochs, τ = 4; RN-34 and VGG-11 as teachers
+    # of this student; mixup and cutmix. Assumed: all others.
+    "cifar100": {
+        "fidelity": Values("2:100,2:250,3:100,3:250,4:100,4:250", "2:100"),
+        "teacher": Values("resnet34,wrn_40_2,vgg11", "resnet34"),
+        "images": Values("50k,100k,200k", "50k"),
+        "epochs": Values("240,120,480", "240"),
+        "temperature": Values("4,1,10,20", "4"),
+        "augmentation": Values("none,mixup,cutmix", "none"),
+        "source": Values("generated,real", "generated"),
+    },
+}
+# Where the learning rate drops: after 3/10, 6/10 and 9/10 of the epochs, or 5/8, 6/8 and 7/8.
+# Assumed for other epochs than the recipe's.
+DROPS = {"imagenet": (10, (3, 6, 9)), "cifar100": (8, (5, 6, 7))}
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """flags: what a value sets; values; baseline: the one that others are compared with; fixed:
-    settings other than the quickstart's. What the values are is in `report.sweeps.LABELS`.
+    """A sweep as its flags describe it.
+
+    settings: those of all cells, by flag; the sweep's own flags are replaced by each value.
+    generator, val_split, data_root, device: of Fashion-MNIST; gpus: of the recipes.
     """
 
-    flags: tuple
-    values: str
+    dataset: str
+    name: str
+    values: list
     baseline: str
-    fixed: tuple = ()
+    seeds: list
+    settings: dict
+    generator: str
+    val_split: str
+    data_root: str
+    device: str
+    gpus: int
+
+    @property
+    def by_recipe(self):
+        return self.dataset != "fashion_mnist"
+
+    @property
+    def file_name(self):
+        return f"{self.dataset}_{self.name}" if self.by_recipe else self.name
 
 
-SWEEPS = {
-    "scale": Sweep(("cfg_scale",), "1,1.5,2,4", "1"),
-    "steps": Sweep(("num_sampling_steps",), "5,10,25,50", "25"),
-    "fidelity": Sweep(("cfg_scale", "num_sampling_steps"), "1:10,1:25,2:10,2:25,4:10,4:25", "1:25"),
-    "teacher": Sweep(
-        ("path_t",), f"{STUDENT['path_t']},{WEIGHTS}/resnet8/resnet8_latest.pth", STUDENT["path_t"]
-    ),
-    "images": Sweep(("data_amount",), "500,1000,2000,4000", "1000"),
-    "epochs": Sweep(("epochs",), "5,10,20,40", "10"),
-    "temperature": Sweep(("kd_T",), "1,2,4,8,16", "4"),
-    "augmentation": Sweep(("use_aug",), "none,mixup,cutmix", "none"),
-    # Mixed images have no label of their own.
-    "labels": Sweep(("alpha", "gamma"), "1:0,0:1", "1:0", (("use_aug", "none"),)),
-    "source": Sweep(("train_data",), "generated,real", "generated"),
-}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
-    """A value with a seed: argv of its two scripts, and what they cost.
+    """One value with one seed, and the commands that run it.
 
-    run: the run folder; images: the image folder, None for real images, whose `sampling` lacks only
-    --data_amount; amount: images; evaluations: of the network for one image; steps: image-steps of
-    the student.
+    run: the run folder; images: the image folder, None for real images. sampling (without the
+    number of images) and student: flags of synthesize_dit.py and train_student.py, or a dict of
+    variables for the recipes. amount: images; evaluations: of the network, per image; steps:
+    image-steps of the student.
     """
 
     value: str
     seed: int
     run: Path
-    student: tuple
-    steps: int
     images: Path | None
-    sampling: tuple
+    sampling: list | dict
+    student: list | dict
     amount: int
     evaluations: int
-
-    def __str__(self):
-        return f"{self.value}, seed {self.seed}"
+    steps: int
 
 
 def parse_option(argv=None):
     """Reads the flags. Raises UserError for a wrong one."""
     parser = flags.Parser(__doc__)
-    parser.add_argument("--sweep", choices=sorted(SWEEPS), required=True)
+    parser.add_argument(
+        "--dataset", choices=list(SETTINGS), default="fashion_mnist", help="(default: %(default)s)"
+    )
+    parser.add_argument("--sweep", choices=sorted(FLAGS), required=True)
     parser.add_argument(
         "--values",
-        default=None,
-        help="separated by commas (default: the sweep's own: "
-        + "; ".join(f"{name} {sweep.values}" for name, sweep in SWEEPS.items())
+        help="separated by commas (default for fashion_mnist: "
+        + "; ".join(f"{name} {values.text}" for name, values in VALUES["fashion_mnist"].items())
         + ")",
     )
     parser.add_argument(
         "--baseline",
-        default=None,
-        help="the value that others are compared with (default: the "
-        "sweep's own, or else the first)",
-    )
-    parser.add_argument("--seeds", type=flags.int_list, default=[0, 1, 2], help="(default: 0,1,2)")
-    parser.add_argument(
-        "--fidelity", action="store_true", help="measure the images with evaluate_images.py as well"
+        help="the value that the others are compared with (default: the sweep's own if it is among "
+        "the values, else the first)",
     )
     parser.add_argument(
-        "--out", default="results/sweeps", help="folder of the results (default: results/sweeps)"
+        "--seeds", type=flags.int_list, help="(default: 0,1,2 for fashion_mnist, else 0)"
     )
-    group = parser.add_argument_group(
-        "what does not vary, flags of synthesize_dit.py and train_student.py"
+    parser.add_argument(
+        "--fidelity", action="store_true", help="also measure the images with evaluate_images.py"
     )
-    for name, default in {**SAMPLING, **STUDENT}.items():
-        group.add_argument(f"--{name}", default=None, help=f"(default: {default})")
+    parser.add_argument(
+        "--out", default="results/sweeps", help="folder of the results (default: %(default)s)"
+    )
+    group = parser.add_argument_group("fixed settings (synthesize_dit.py, train_student.py)")
+    for name, default in SETTINGS["fashion_mnist"].items():
+        group.add_argument(f"--{name}", help=f"(default for fashion_mnist: {default})")
+    group = parser.add_argument_group("fashion_mnist")
     group.add_argument(
         "--model",
         default=f"{WEIGHTS}/DiT-6x160-2",
-        help="the generator's folder (default: %(default)s)",
+        help="folder of the generator (default: %(default)s)",
     )
     group.add_argument(
         "--val_split",
         choices=["test", "holdout"],
         default="holdout",
-        help="real images that students are measured on; settings are chosen on holdout, test images "
+        help="real images that students are evaluated on: holdout to choose settings, test to "
         "report (default: holdout)",
     )
-    group.add_argument("--data_root", default="true_dataset")
+    group.add_argument("--data_root", default="true_dataset", help="(default: %(default)s)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    group = parser.add_argument_group("imagenet and cifar100")
+    group.add_argument(
+        "--gpus", type=flags.positive_int, help="processes (default: 8 for imagenet, else 1)"
+    )
     options = parser.parse_args(argv)
-    check_values(options)
+    if options.dataset != "fashion_mnist":
+        for name in ("model", "val_split", "data_root", "device"):
+            if getattr(options, name) != parser.get_default(name):
+                raise UserError(f"--{name} applies to --dataset fashion_mnist only")
+    elif options.gpus:
+        raise UserError("--gpus applies to --dataset imagenet and cifar100 only: use --device")
+    if options.fidelity and options.dataset == "cifar100":
+        raise UserError("--fidelity: the classes of CIFAR-100's generated images are ImageNet's")
     return options
 
 
-def check_values(options):
-    """Makes a list of `options.values`, sets the baseline and the settings that do not vary. Raises
-    UserError.
+def read_sweep(options):
+    """Converts the flags to a Sweep. Raises UserError for values, seeds or settings that it cannot
+    have.
     """
-    sweep = SWEEPS[options.sweep]
-    options.values = [
-        text.strip() for text in (options.values or sweep.values).split(",") if text.strip()
-    ]
-    for what, found in (("values", list(map(shown, options.values))), ("seeds", options.seeds)):
-        if not found or len(set(found)) < len(found):
-            raise UserError(
-                f"--{what}: {'none are given' if not found else 'one is given twice'}: name each "
-                "once, "
-                "with commas between them (checkpoints go by the names of their folders)"
-            )
-    if options.baseline is None:
-        options.baseline = sweep.baseline if sweep.baseline in options.values else options.values[0]
-    if options.baseline not in options.values:
+    dataset, name = options.dataset, options.sweep
+    if name not in VALUES[dataset]:
         raise UserError(
-            f"--baseline {options.baseline} is none of the values {', '.join(options.values)}"
+            f"--sweep {name} does not exist for {dataset}, which has {', '.join(VALUES[dataset])}"
         )
-    options.settings = {**SAMPLING, **STUDENT, **dict(sweep.fixed)}
-    for name in options.settings:
-        if (given := getattr(options, name)) is not None:
-            if name in sweep.flags:
-                raise UserError(f"--{name} is what the sweep {options.sweep} varies: give --values")
-            options.settings[name] = given
+    default = VALUES[dataset][name]
+    values = [text.strip() for text in (options.values or default.text).split(",") if text.strip()]
+    seeds = options.seeds
+    if seeds is None:
+        seeds = [0, 1, 2] if dataset == "fashion_mnist" else [0]
+    for flag, items in (("values", [short_name(value) for value in values]), ("seeds", seeds)):
+        if not items:
+            raise UserError(f"--{flag}: there are none: separate them by commas")
+        if len(set(items)) < len(items):
+            raise UserError(
+                f"--{flag}: one is given twice: give each once (checkpoints are named by their "
+                "folders)"
+            )
+    baseline = options.baseline
+    if baseline is None:
+        baseline = default.baseline if default.baseline in values else values[0]
+    if baseline not in values:
+        raise UserError(f"--baseline {baseline} is not one of the values {', '.join(values)}")
+    settings = SETTINGS[dataset] | default.settings
+    for flag in SETTINGS["fashion_mnist"]:
+        given = getattr(options, flag)
+        if given is None:
+            continue
+        if flag in FLAGS[name]:
+            raise UserError(f"--{flag} is what the sweep {name} varies: use --values")
+        if flag not in settings:
+            raise UserError(f"--{flag}: for {dataset} see scripts/{dataset}_distill.sh")
+        settings[flag] = given
+    return Sweep(
+        dataset,
+        name,
+        values,
+        baseline,
+        seeds,
+        settings,
+        generator=options.model,
+        val_split=options.val_split,
+        data_root=options.data_root,
+        device=options.device,
+        gpus=options.gpus or (8 if dataset == "imagenet" else 1),
+    )
 
 
 def main(argv=None):
-    """Runs the cells of `argv` that are not finished; returns the records, dicts of
+    """Runs the unfinished cells of the sweep `argv`; returns its records, dicts of
     `report.sweeps.COLUMNS`.
     """
     options = parse_option(argv)
-    cells = make_cells(options)
-    check_files(options)
-    runs = {cell: found for cell in cells if (found := finished(cell))}
-    run_cells(options, cells, runs)
+    sweep = read_sweep(options)
+    cells = make_cells(sweep)
+    check_files(sweep, cells, options.fidelity)
+    make_folder(options.out)
+    runs = {cell: result for cell in cells if (result := finished_run(cell.run))}
+    run_cells(sweep, cells, runs)
     folders = list(dict.fromkeys(cell.images for cell in cells if cell.images))
     if options.fidelity:
-        measure(options, folders)
-    return report(options, cells, runs, read_fidelity(options, folders))
+        measure(sweep, folders)
+    figures = read_fidelity(sweep, folders)
+    return write_report(sweep, cells, runs, figures, Path(options.out))
 
 
-def make_cells(options):
-    """Returns the Cells, seed after seed. Raises UserError for a value that its script refuses or a
-    missing file.
+def short_name(value):
+    """The name of a value in table and plot: for a checkpoint's path the name of its folder."""
+    return Path(value).parent.name if "/" in value else value
+
+
+# Cells
+
+
+def make_cells(sweep):
+    """The Cells of a sweep, seed by seed. Raises UserError for a value that its script refuses and
+    for a missing file.
     """
-
-    @cache
-    def teacher_hash(path):
-        if not Path(path).is_file():
-            raise UserError(f"teacher's checkpoint not found: {path}: give --path-t")
-        return sha256(path)
-
-    generator = cache(lambda: read_pipeline(options.model))
+    hashes, generator = {}, None
     cells = []
-    for seed in options.seeds:
-        for value in options.values:
+    for seed in sweep.seeds:
+        for value in sweep.values:
             try:
-                made, taught = cell_options(options, value, seed)
-                real = taught.train_data == "real"
-                if not real:
-                    check_steps(made.sampler, made.num_sampling_steps, generator().schedule)
-                cells.append(
-                    make_cell(
-                        options,
-                        value,
-                        made,
-                        taught,
-                        teacher_hash(taught.path_t),
-                        None if real else generator(),
-                    )
-                )
+                settings = cell_settings(sweep, value)
+                if sweep.by_recipe:
+                    cells.append(recipe_cell(sweep, value, seed, settings))
+                    continue
+                teacher = settings["path_t"]
+                if teacher not in hashes:
+                    hashes[teacher] = teacher_sha256(teacher)
+                if settings["train_data"] == "generated":
+                    generator = generator or read_pipeline(sweep.generator)
+                cell = fashion_mnist_cell(sweep, value, seed, settings, hashes[teacher], generator)
+                cells.append(cell)
             except UserError as error:
                 raise UserError(
-                    f"--sweep {options.sweep}, value {value}, seed {seed}: {error}"
+                    f"--sweep {sweep.name}, value {value}, seed {seed}: {error}"
                 ) from None
     return cells
 
 
-def cell_options(options, value, seed):
-    """Returns the options of a cell's two scripts, each with its command line as `argv`.
-
-    Raises UserError as they do, or for a value of another number of parts than the sweep has flags.
+def cell_settings(sweep, value):
+    """The settings of a value, by flag. Raises UserError if the value has another number of parts
+    than the sweep has flags.
     """
-    names = SWEEPS[options.sweep].flags
+    names = FLAGS[sweep.name]
     parts = value.split(":") if len(names) > 1 else [value]
     if len(parts) != len(names):
         raise UserError(
-            f"{len(parts)} parts for {len(names)} flags ({', '.join(names)}): put colons between "
-            "them"
+            f"{len(parts)} parts for {len(names)} flags ({', '.join(names)}): separate them by "
+            "colons"
         )
-    settings = options.settings | dict(zip(names, parts, strict=True))
+    settings = sweep.settings | dict(zip(names, parts, strict=True))
     if settings["train_data"] not in ("real", "generated"):
         raise UserError(
-            f"--train_data {settings['train_data']}: the images of a sweep are `generated` or "
-            "`real`"
+            f"--train_data {settings['train_data']}: a sweep takes `generated` or `real` images"
         )
-
-    def read(script, flags_of, *more):
-        words = [word for name in flags_of for word in (f"--{name}", settings[name])]
-        argv = [*words, *more, "--seed", str(seed), "--device", options.device]
-        read_options = script.parse_option([*argv, "--data_amount", settings["data_amount"]])
-        read_options.argv = argv
-        return read_options
-
-    return (
-        read(
-            synthesize_dit, SAMPLING, "--model", options.model, "--batch_size", str(SAMPLING_BATCH)
-        ),
-        read(
-            train_student,
-            STUDENT,
-            "--dataset",
-            "fashion_mnist",
-            "--data_root",
-            options.data_root,
-            "--val_split",
-            options.val_split,
-            "--table",
-            "sweeps",
-            "--resume",
-            "--experiments_dir",
-            "sweeps",
-        ),
-    )
+    return settings
 
 
-def make_cell(options, value, made, taught, teacher_sha256, generator):
-    """Returns the Cell of a value from its scripts' options; generator: its PipelineSource, None
-    for real images.
+def teacher_sha256(path):
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint of the teacher not found: {path}: give --path-t")
+    return sha256(path)
 
-    The run folder's name has a digest of all that the result depends on and is the same in every
-    sweep.
+
+def command_line(settings, names):
+    """The flags `names` with their settings."""
+    return [word for name in names for word in (f"--{name}", settings[name])]
+
+
+def fashion_mnist_cell(sweep, value, seed, settings, teacher_sha256, generator):
+    """The Cell of a value on Fashion-MNIST; generator: a PipelineSource.
+
+    The name of the run folder contains a digest of everything that the result depends on, so sweeps
+    share it.
     """
+    student_names = [name for name in settings if name not in SAMPLING_FLAGS]
+    common = ["--seed", str(seed), "--device", sweep.device]
+    sampling_line = [*command_line(settings, SAMPLING_FLAGS), *common]
+    sampling_line += ["--model", sweep.generator, "--batch_size", str(SAMPLING_BATCH)]
+    student_line = [*command_line(settings, student_names), *common]
+    student_line += ["--dataset", "fashion_mnist", "--data_root", sweep.data_root]
+    student_line += ["--val_split", sweep.val_split, "--table", "sweeps", "--resume"]
+    student_line += ["--experiments_dir", "sweeps"]
+
+    # As the scripts read them, which checks them before any work.
+    sampling = synthesize_dit.parse_option(
+        [*sampling_line, "--data_amount", settings["data_amount"]]
+    )
+    student = train_student.parse_option(student_line)
+
     source, images = "real", None
-    key = {name: getattr(taught, name) for name in STUDENT} | {
-        "path_t": teacher_sha256,
-        "val_split": taught.val_split,
-    }
-    if generator:
-        source = f"s{made.cfg_scale:g}_T{made.num_sampling_steps}"
-        images = (
-            Path("syn_dataset") / f"sweep_{generator.name}_{made.sampler}_{source}_seed{made.seed}"
-        )
-        key |= {name: getattr(made, name) for name in SAMPLING} | {
-            "generator": generator.weights_sha256
-        }
+    key = {name: getattr(student, name) for name in student_names}
+    key |= {"path_t": teacher_sha256, "val_split": student.val_split}
+    if settings["train_data"] == "generated":
+        check_steps(sampling.sampler, sampling.num_sampling_steps, generator.schedule)
+        source = f"s{sampling.cfg_scale:g}_T{sampling.num_sampling_steps}"
+        images = Path(f"syn_dataset/sweep_{generator.name}_{sampling.sampler}_{source}_seed{seed}")
+        key |= {name: getattr(sampling, name) for name in SAMPLING_FLAGS}
+        key |= {"generator": generator.weights_sha256}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-    name = f"{source}_{taught.data_amount}x{taught.epochs}_{digest}_seed{taught.seed}"
-    batch = min(taught.batch_size, taught.data_amount)
+    name = f"{source}_{student.data_amount}x{student.epochs}_{digest}_seed{seed}"
+    batch = min(student.batch_size, student.data_amount)
     return Cell(
-        value=shown(value),
-        seed=taught.seed,
-        run=Path("save/student_model/sweeps") / name,
-        student=(*taught.argv, "--train_data", str(images or source), "--experiments_name", name),
-        steps=taught.epochs * (taught.data_amount // batch) * batch,
-        images=images,
-        sampling=(*made.argv, "--save_dir", str(images)),
-        amount=taught.data_amount,
-        evaluations=made.num_sampling_steps * (1 if made.cfg_scale == 1 else 2),
+        short_name(value),
+        seed,
+        Path("save/student_model/sweeps") / name,
+        images,
+        sampling=[*sampling_line, "--save_dir", str(images)],
+        student=[*student_line, "--train_data", str(images or source), "--experiments_name", name],
+        amount=student.data_amount,
+        evaluations=evaluations_per_image(sampling),
+        steps=student.epochs * (student.data_amount // batch) * batch,
     )
 
 
-def shown(value):
-    """Returns a value as table and plot have it: of a checkpoint's path, the folder's name."""
-    return Path(value).parent.name if "/" in value else value
+def recipe_cell(sweep, value, seed, settings):
+    """The Cell of a value on ImageNet or CIFAR-100: variables of its recipes."""
+    # As the scripts read them, which checks them before any work.
+    student_names = [name for name in settings if name not in SAMPLING_FLAGS]
+    common = ["--seed", str(seed), "--data_amount", settings["data_amount"]]
+    sampling = synthesize_dit.parse_option(
+        [*command_line(settings, ("cfg_scale", "num_sampling_steps")), *common]
+    )
+    check_steps("ddpm", sampling.num_sampling_steps, {"num_train_timesteps": 1000})
+    student = train_student.parse_option(
+        [*command_line(settings, student_names), *common, "--dataset", sweep.dataset]
+    )
+
+    # Names keep the settings as they are spelled.
+    scale, steps, amount = (
+        settings[name] for name in ("cfg_scale", "num_sampling_steps", "data_amount")
+    )
+    images = None
+    if settings["train_data"] == "generated":
+        images = Path(f"syn_dataset/DiT-XL-2-256_ddpm_s{scale}_T{steps}_seed{seed}")
+    teacher, network = settings["path_t"], settings["model_s"]
+    name = f"{images.name if images else 'real'}_{amount}x{settings['epochs']}"
+    name += f"_tau{settings['kd_T']}_{settings['use_aug']}"
+    whole, parts = DROPS[sweep.dataset]
+    variables = {
+        "IMAGES": str(images or "real"),
+        "AMOUNT": amount,
+        "EPOCHS": settings["epochs"],
+        "DECAY": ",".join(str(student.epochs * part // whole) for part in parts),
+        "TEMPERATURE": settings["kd_T"],
+        "AUGMENTATION": settings["use_aug"],
+        "SEED": str(seed),
+        "TABLE": "sweeps",
+        "ROW": "",
+    }
+    if sweep.dataset == "imagenet":
+        name = f"sweep_{teacher}_{name}_a{settings['alpha']}_r{settings['gamma']}_seed{seed}"
+        folder = f"imagenet_{network}"
+        variables |= {
+            "TEACHER": teacher_path(sweep.dataset, teacher),
+            "STUDENT": network,
+            "GPUS": str(sweep.gpus),
+            "MORE": f"-a {settings['alpha']} -r {settings['gamma']}",
+        }
+    else:
+        name = f"sweep_{name}_seed{seed}"
+        folder = f"cifar100_{teacher}-{network}"
+        variables |= {"PAIRS": f"{teacher}:{network}", "MORE": ""}
+    return Cell(
+        value,
+        seed,
+        Path("save/student_model") / folder / name,
+        images,
+        sampling={
+            "SCALE": scale,
+            "STEPS": steps,
+            "SEED": str(seed),
+            "GPUS": str(sweep.gpus),
+            "SAVE_DIR": str(images),
+        },
+        student=variables | {"NAME": name},
+        amount=student.data_amount,
+        evaluations=evaluations_per_image(sampling),
+        steps=student.epochs * student.data_amount,
+    )
 
 
-def check_files(options):
-    """Makes the folder of the results. Raises UserError for what would stop the sweep after some
-    cells, or all.
-    """
-    if not fashion_mnist.is_complete(options.data_root):
+def evaluations_per_image(sampling):
+    """Evaluations of the network for one image: guidance doubles them."""
+    return sampling.num_sampling_steps * (1 if sampling.cfg_scale == 1 else 2)
+
+
+def teacher_path(dataset, name):
+    """The checkpoint of the teacher that the setting `path_t` names."""
+    return {
+        "fashion_mnist": name,
+        "imagenet": f"save/models/{name}/{name.lower()}.pth",
+        "cifar100": f"save/models/cifar100/{name}/{name}_latest.pth",
+    }[dataset]
+
+
+def check_files(sweep, cells, fidelity):
+    """Raises UserError for missing files that would stop the sweep later."""
+    if sweep.by_recipe:
+        names = {cell_settings(sweep, value)["path_t"] for value in sweep.values}
+        for path in (teacher_path(sweep.dataset, name) for name in sorted(names)):
+            if not Path(path).is_file():
+                raise UserError(
+                    f"checkpoint of the teacher not found: {path}: run "
+                    f"scripts/{sweep.dataset}_teachers.sh with its name in NAMES"
+                )
+        return
+    if not fashion_mnist.is_complete(sweep.data_root):
         raise UserError(
-            f"Fashion-MNIST is not in {fashion_mnist.folder(options.data_root)}: run  "
-            f"python -m tools.fashion_mnist --root {options.data_root}"
+            f"Fashion-MNIST is not in {fashion_mnist.folder(sweep.data_root)}: run  "
+            f"python -m tools.fashion_mnist --root {sweep.data_root}"
         )
-    make_folder(options.out)
-    if options.fidelity and not Path(options.settings["path_t"]).is_file():
+    if fidelity and not Path(sweep.settings["path_t"]).is_file():
         raise UserError(
-            f"--fidelity measures with the teacher --path-t, {options.settings['path_t']}, which "
-            "is not "
-            "there: leave it out, or name another folder for this sweep's teachers"
+            f"--fidelity measures with the teacher {sweep.settings['path_t']}, which does not "
+            "exist: omit --fidelity"
         )
 
 
-def finished(cell):
-    """Returns the Run of a finished cell, or None. A damaged result is named and removed: the cell
-    is finished again, from its last checkpoint.
+# Running
+
+
+def finished_run(folder):
+    """The Run in a run folder, None if it is not finished. A damaged result is reported and
+    removed: the run then continues from its last checkpoint.
     """
-    path = cell.run / "result.json"
+    path = folder / "result.json"
     if not path.exists():
         return None
     try:
-        found = read_run(cell.run)
-        problem = None if found else f"result {path} is of no classifier"
+        result = read_run(folder)
+        problem = None if result else f"result {path} is not a classifier's"
     except UserError as error:
         problem = str(error)
     if problem is None:
-        return found
-    print(f"{problem}\nit is made again from the cell's checkpoint", file=sys.stderr, flush=True)
+        return result
+    print(f"{problem}\nremoved: the run continues from its checkpoint", file=sys.stderr, flush=True)
     path.unlink()
     return None
 
 
-def run_cells(options, cells, runs):
-    """Says the cost, runs the cells that `runs` {Cell: Run} lacks and puts their Runs there."""
-    todo, amounts, ready = [cell for cell in cells if cell not in runs], {}, set()
-    clock, shared = sweeps.Clock(), Shared()
-    for cell in cells:
-        # At once as many as any cell takes: the batches, and so the images, are the same whatever
-        # is finished.
-        amounts[cell.images] = max(amounts.get(cell.images, 0), cell.amount)
-    wanted = {cell.images: cell for cell in todo if cell.images}
-    missing = {folder: max(0, amounts[folder] - image_count(folder)) for folder in wanted}
+def run_cells(sweep, cells, runs):
+    """Runs the cells that are not in `runs` {Cell: Run} and adds them; prints cost and progress."""
+    todo = [cell for cell in cells if cell not in runs]
+    # Fashion-MNIST's folders are filled at once for all cells: the batches, and so the images, do
+    # not depend on what is finished. On ImageNet's scale each cell samples what it needs.
+    largest = max(cell.amount for cell in cells)
+    amounts = {cell: cell.amount if sweep.by_recipe else largest for cell in todo}
+    existing = {cell.images: image_count(cell.images) for cell in todo if cell.images}
+    clock = sweeps.Clock()
 
-    def left(remaining):
-        """(image-steps, network evaluations) of the cells that remain."""
-        return (
-            sum(cell.steps for cell in remaining),
-            sum(count * wanted[folder].evaluations for folder, count in missing.items()),
-        )
-
+    steps, images, evaluations = work_of(todo, amounts, existing)
     print(
-        f"sweep {options.sweep}: {len(cells)} cells, {len(options.values)} values by "
-        f"{len(options.seeds)} seeds; "
-        f"{len(runs)} are finished\nto do: {len(todo)} cells, {left(todo)[0]} image-steps, "
-        f"{sum(missing.values())} "
-        f"images to sample ({left(todo)[1]} network evaluations)",
+        f"sweep {sweep.name}: {len(cells)} cells, {len(sweep.values)} values by "
+        f"{len(sweep.seeds)} seeds; {len(runs)} are finished\n"
+        f"to do: {len(todo)} cells, {steps} image-steps, {images} images to sample "
+        f"({evaluations} network evaluations)",
         flush=True,
     )
     if todo and runs:
-        before = sweeps.Clock()
-        for found in runs.values():
-            before.trained(found.image_steps, found.seconds)
-        print(
-            f"at the finished cells' rate, {duration(before.seconds(*left(todo))[0])} of training",
-            flush=True,
-        )
+        earlier = sweeps.Clock()
+        for result in runs.values():
+            earlier.trained(result.image_steps, result.seconds)
+        estimate = duration(earlier.seconds(steps, 0)[0])
+        print(f"at the speed of the finished cells: {estimate} of training", flush=True)
+
+    sampled = {}  # image folder: images that have been sampled or checked
     for number, cell in enumerate(todo, 1):
-        print(f"\n[{number}/{len(todo)}] {options.sweep} {cell}", flush=True)
-        if cell.images and cell.images not in ready:
-            # Also where nothing seems to be missing: another generator's images, or damaged ones,
-            # are not taken.
-            made = synthesize_dit.main([*cell.sampling, "--data_amount", str(amounts[cell.images])])
-            clock.sampled(made["made"] * cell.evaluations, made["seconds"])
-            ready.add(cell.images)
-            missing[cell.images] = 0
-        began = time.monotonic()
-        train_student.main(list(cell.student), shared)
+        print(f"\n[{number}/{len(todo)}] {sweep.name} {cell.value}, seed {cell.seed}", flush=True)
+        # Also where no image is missing: the script checks that they are this generator's.
+        if cell.images and sampled.get(cell.images, 0) < amounts[cell]:
+            start = time.monotonic()
+            sample(cell, amounts[cell])
+            sampled[cell.images] = amounts[cell]
+            count = image_count(cell.images)
+            new_images = count - existing[cell.images]
+            existing[cell.images] = count
+            if new_images:
+                clock.sampled(new_images * cell.evaluations, time.monotonic() - start)
+        start = time.monotonic()
+        train(cell, sweep.dataset)
         runs[cell] = read_run(cell.run)
-        clock.trained(cell.steps, time.monotonic() - began)
-        training, sampling = clock.seconds(*left(todo[number:]))
+        clock.trained(cell.steps, time.monotonic() - start)
+
+        steps, _, evaluations = work_of(todo[number:], amounts, existing)
+        training, sampling = clock.seconds(steps, evaluations)
+        estimate = f"about {duration(training)} of training"
+        if sampling:
+            estimate += f" and {duration(sampling)} of sampling"
         print(
-            f"{clock.cells_an_hour:.3g} cells an hour; {len(todo) - number} left, about "
-            f"{duration(training)} of "
-            f"training" + (f" and {duration(sampling)} of sampling" if sampling else ""),
+            f"{clock.cells_per_hour:.3g} cells per hour; {len(todo) - number} left, {estimate}",
             flush=True,
         )
+
+
+def work_of(cells, amounts, existing):
+    """(image-steps, images to sample, network evaluations) of cells; existing: images that each
+    folder has.
+    """
+    missing = {}  # image folder: (images, evaluations)
+    for cell in cells:
+        if cell.images:
+            count = max(0, amounts[cell] - existing[cell.images])
+            missing[cell.images] = max(
+                missing.get(cell.images, (0, 0)), (count, count * cell.evaluations)
+            )
+    return (
+        sum(cell.steps for cell in cells),
+        sum(images for images, _ in missing.values()),
+        sum(evaluations for _, evaluations in missing.values()),
+    )
+
+
+def sample(cell, amount):
+    """Samples the images that are missing among the first `amount` of the cell's folder."""
+    if isinstance(cell.sampling, dict):
+        per_class = -(-amount // 1000)
+        run_recipe("imagenet_synthesize.sh", cell.sampling | {"IMAGES_PER_CLASS": str(per_class)})
+    else:
+        synthesize_dit.main([*cell.sampling, "--data_amount", str(amount)])
+
+
+def train(cell, dataset):
+    """Distils the student of a cell, or resumes it."""
+    if isinstance(cell.student, dict):
+        run_recipe(f"{dataset}_distill.sh", cell.student)
+    else:
+        train_student.main(cell.student)
+
+
+def run_recipe(script, variables):
+    """Runs a script of scripts/ with variables; leaves with its exit code if it fails."""
+    environment = {"PYTHON": sys.executable, **os.environ, **variables}
+    code = subprocess.run(["sh", ROOT / "scripts" / script], env=environment).returncode
+    if code:
+        print(f"scripts/{script} failed: run the sweep again to continue", file=sys.stderr)
+        sys.exit(code if code > 0 else 128 - code)
 
 
 def image_count(folder):
-    """Returns how many images a folder by class holds."""
+    """The number of images in a folder by class."""
     return sum(1 for _ in folder.glob("*/*.png"))
 
 
-def measure(options, folders):
-    """Measures the image folders that have no figures of this teacher yet; says what they are too
-    small for.
+# Results
+
+
+def measure(sweep, folders):
+    """Measures the image folders that have no figures by this teacher yet, as far as they are
+    large enough.
     """
-    known = read_fidelity(options, folders)
-    lacking = [folder for folder in folders if folder not in known]
-    if not lacking:
+    known = read_fidelity(sweep, folders)
+    new = [folder for folder in folders if folder not in known]
+    if not new:
         return
-    fewest, skip = min(map(image_count, lacking)), []
+    fewest, skipped = min(map(image_count, new)), []
     for name, least in (
         ("frechet", LEAST_FRECHET_IMAGES),
         ("precision_recall", LEAST_NEIGHBOUR_IMAGES),
     ):
         if fewest < least:
-            print(
-                f"{name} is left out: it needs {least} images of each set, there are {fewest}",
-                flush=True,
-            )
-            skip.append(name)
-    evaluate_images.main(
-        [
-            "--dataset",
-            "fashion_mnist",
-            "--data_root",
-            options.data_root,
-            "--device",
-            options.device,
-            "--path-t",
-            options.settings["path_t"],
-            "--images",
-            *map(str, lacking),
-            *(["--skip", *skip] if skip else []),
-        ]
-    )
+            print(f"{name} is skipped: {fewest} images, it needs at least {least}", flush=True)
+            skipped.append(name)
+    command = ["--dataset", sweep.dataset, "--path-t", teacher_of(sweep)]
+    command += ["--data_root", sweep.data_root, "--device", sweep.device]
+    command += ["--images", *map(str, new)]
+    if sweep.by_recipe:
+        command += ["--real", "test"]
+    if skipped:
+        command += ["--skip", *skipped]
+    evaluate_images.main(command)
 
 
-def read_fidelity(options, folders):
-    """Returns {image folder: the figures that evaluate_images.py wrote for it as it is now and for the teacher
-    --path-t}; damaged files are named.
+def teacher_of(sweep):
+    """The checkpoint that measures the images: the teacher of the settings, also where the sweep
+    varies it.
     """
-    teacher, found = options.settings["path_t"], {}
+    return teacher_path(sweep.dataset, sweep.settings["path_t"])
+
+
+def read_fidelity(sweep, folders):
+    """Figures of evaluate_images.py, {image folder: dict}: those of the folder as it is now, by the
+    teacher of the settings. Damaged files are reported.
+    """
+    teacher, figures_of = teacher_of(sweep), {}
     if not Path(teacher).is_file():
-        return found
+        return figures_of
     name, digest = architecture_of(teacher), sha256(teacher)
     for folder in folders:
         try:
-            figures = sweeps.read_figures(
-                evaluate_images.default_file(folder, "fashion_mnist", name)
-            )
+            figures = sweeps.read_figures(evaluate_images.default_file(folder, sweep.dataset, name))
         except UserError as error:
-            print(f"left out: {error}", file=sys.stderr, flush=True)
+            print(f"ignored: {error}", file=sys.stderr, flush=True)
             continue
         if figures and (figures["teacher"]["sha256"], figures["images"]) == (
             digest,
             image_count(folder),
         ):
-            found[folder] = figures
-    return found
+            figures_of[folder] = figures
+    return figures_of
 
 
-def report(options, cells, runs, fidelity):
-    """Writes CSV, page and plot; returns the records."""
-    sweep, label = SWEEPS[options.sweep], sweeps.LABELS[options.sweep]
+def write_report(sweep, cells, runs, fidelity, out):
+    """Writes CSV, page and plot of the cells; returns the records. runs: {Cell: Run}."""
     records = [
-        sweeps.record_of(runs[cell], cell.value, options.sweep, fidelity.get(cell.images))
+        sweeps.record_of(runs[cell], cell.value, sweep.file_name, fidelity.get(cell.images))
         for cell in cells
     ]
-    constant = {
-        name: shown(value) for name, value in options.settings.items() if name not in sweep.flags
+    varied = FLAGS[sweep.name]
+    fixed = {
+        name: short_name(value) for name, value in sweep.settings.items() if name not in varied
     }
+    label = sweeps.LABELS[sweep.name]
     title = (
-        f"Fashion-MNIST, {label}: {records[0]['student']} distilled from "
-        f"{constant.get('path_t', 'each teacher')}"
+        f"{TITLES[sweep.dataset]}, {label}: {records[0]['student']} distilled from "
+        f"{fixed.get('path_t', 'each teacher')}"
     )
-    title += "".join(
-        f", {word} {constant[name]}"
-        for name, word in (("data_amount", "images:"), ("epochs", "epochs:"))
-        if name in constant
-    )
-    settings = ", ".join(f"`--{name} {value}`" for name, value in constant.items())
+    for name, word in (("data_amount", "images"), ("epochs", "epochs")):
+        if name in fixed:
+            title += f", {word}: {fixed[name]}"
+    settings = ", ".join(f"`--{name} {value}`" for name, value in fixed.items())
     note = (
-        "A seed sets the images' noise and the student's initialisation. The same in all cells: "
-        f"{settings}. A "
-        f"line a cell: [{options.sweep}.csv]({options.sweep}.csv)."
+        "The seed sets the noise of the images and the initialisation of the student. Settings of "
+        f"all cells: {settings}. One line per cell: [{sweep.file_name}.csv]({sweep.file_name}.csv)."
     )
-    # Where no flag of the sampling varies, the images of all values are the same.
     sweeps.write(
-        Path(options.out) / options.sweep,
+        out / sweep.file_name,
         records,
-        shown(options.baseline),
+        short_name(sweep.baseline),
         label,
         title,
-        note,
-        fidelity=bool(set(sweep.flags) & set(SAMPLING)),
+        note=note,
+        # Panels of the images' figures, if the images differ.
+        fidelity=bool(set(varied) & set(SAMPLING_FLAGS)),
     )
     return records
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

@@ -1,23 +1,25 @@
-"""Makes the images of the methods beside DM-KD: One-Image, DeepInversion, BigGAN, into a folder for
-train_student.py.
+"""Generates the images of methods other than DM-KD: One-Image, DeepInversion, BigGAN.
 
-    python synthesize_baseline.py --method deepinversion --dataset fashion_mnist --data_amount 2560 \\
-        --path-t save/models/fashion_mnist/resnet20/resnet20_latest.pth
-    python synthesize_baseline.py --method one-image --image photograph.jpg --image-size 256 --data_amount 1.28m
+    python synthesize_baseline.py --method deepinversion --dataset fashion_mnist \\
+        --path-t save/models/fashion_mnist/resnet20/resnet20_latest.pth --data_amount 2560
+    python synthesize_baseline.py --method one-image --image photograph.jpg --image-size 256 \\
+        --data_amount 1.28m
+    python synthesize_baseline.py --method biggan --truncation 1 --images_per_class 215
 
-One-Image (arXiv 2112.00725) cuts patches from a photograph, which have no labels: 10,000 a folder.
-DeepInversion (arXiv 1912.08795) finds labelled images by the gradient of a teacher, and with
---path-s (adaptive) of a student; BigGAN (arXiv 1809.11096) samples a published generator. Run again
-with the same flags, a stopped run goes on; with more images the folder grows. Under torchrun the
-processes share the work. --estimate says what it would cost.
+One-Image (arXiv 2112.00725) cuts unlabelled patches from one photograph. DeepInversion (arXiv
+1912.08795) optimises labelled images with the gradient of a teacher; with --path-s also with that
+of a student (adaptive). BigGAN (arXiv 1809.11096) samples a published generator.
+
+The folder is for train_student.py --train_data. Interrupted runs continue when they are started
+again; with more images the folder grows. Under torchrun the batches are divided among the
+processes. --estimate prints the cost.
 """
 
 import argparse
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,46 +28,31 @@ from torch.utils.data import DataLoader
 
 from datafree.batchnorm import BatchNormMatch
 from datafree.deepinversion import Settings, invert, published_settings
-from dataset import image_request, one_image, real
-from dataset.image_batches import fill_folder, lacking_batches, padded, write_batches
+from dataset import one_image, real, requested_images
+from dataset.generated_folder import GeneratedFolder
 from dataset.image_writer import image_bytes, to_pixels
+from helper import options as flags
 from helper.cost import forward_operations, with_prefix
+from helper.device import autocast
 from helper.distributed import fix_kernels, session
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from helper.files import free_bytes, sha256
-from helper.options import (
-    Parser,
-    add_network_flags,
-    add_process_flags,
-    add_settings_flags,
-    natural,
-    positive_int,
-    settings_of,
-)
 from helper.run import environment
 from models.biggan import find_biggan, load_biggan
-from models.classifiers import architecture_of, chosen_statistics, load_teacher
+from models.classifiers import architecture_of, image_statistics, load_teacher
 
-ROWS = {
-    "one-image": "One-Image",
-    "deepinversion": "DeepInv",
-    "biggan": "BigGAN",
-}  # of the paper's tables
-PATCHES = 64  # that a worker cuts at once
+# Rows of the paper's tables; train_student.py passes them on to result.json
+ROWS = {"one-image": "One-Image", "deepinversion": "DeepInv", "biggan": "BigGAN"}
+PATCHES = 64  # batch size of One-Image
+
+# Flags that only some methods have
 STUDENT_FLAGS = ("path_s", "model_s", "mean_s", "std_s")
 LABELLED_FLAGS = ("classes", "class_list", "images_per_class", "precision", "no_tf32")
-# The flags that not every method has.
 FLAGS = {
     "one-image": {"image", "num_workers", "image_size"},
     "deepinversion": {
-        "path_t",
-        "model_t",
-        "mean_t",
-        "std_t",
+        *("path_t", "model_t", "mean_t", "std_t", "dataset", "num_classes", "image_size"),
         *STUDENT_FLAGS,
-        "dataset",
-        "num_classes",
-        "image_size",
         *LABELLED_FLAGS,
         *(field.name for field in fields(Settings)),
     },
@@ -74,76 +61,75 @@ FLAGS = {
 
 
 def parse_option(argv=None):
-    """Reads the flags. Raises UserError for a wrong one, or one of another method."""
-    parser = Parser(__doc__)
+    """Parses the flags. Raises UserError, also for flags of another method."""
+    parser = flags.Parser(__doc__)
     parser.add_argument("--method", choices=list(FLAGS), required=True)
     group = parser.add_argument_group("one-image")
     group.add_argument(
         "--image",
         type=Path,
-        help="the photograph; the published ones have 2,500 pixels a side and "
-        "more (default: a small one that matplotlib ships)",
+        help="the photograph; the published ones have at least 2,500 pixels per side (default: a "
+        "small one in matplotlib)",
     )
     group.add_argument(
         "--num_workers",
-        type=natural,
-        help="processes that cut patches, all ranks; no patch depends on it (default: the cores)",
+        type=flags.natural,
+        help="number of workers that cut patches, all processes (default: number of cores)",
     )
     group = parser.add_argument_group("biggan")
     group.add_argument(
-        "--model", help="a published name, or a folder of its files (default: biggan-deep-256)"
+        "--model", help="published name, or folder of its files (default: biggan-deep-256)"
     )
     group.add_argument(
         "--truncation",
         type=_truncation,
-        help="of the noise, in (0, 1]; published: 0.4–1 (default: 1)",
+        help="truncation of the noise, in (0, 1]; published: 0.4–1 (default: 1)",
     )
     group.add_argument(
-        "--batch_size", type=positive_int, help="images a step of a process (default: 32)"
+        "--batch_size", type=flags.positive_int, help="batch size per process (default: 32)"
     )
     group = parser.add_argument_group("deepinversion")
-    add_network_flags(group)
-    group.add_argument("--path-s", help="checkpoint of a frozen student: the adaptive form")
+    flags.add_network_flags(group)
+    group.add_argument("--path-s", help="checkpoint of a frozen student, for the adaptive form")
     group.add_argument(
         "--dataset",
         choices=sorted(real.REAL_SETS),
-        help="of the teacher: gives classes, size and normalisation (default: imagenet)",
+        help="data set of the teacher, for classes, size and normalisation (default: imagenet)",
     )
     group.add_argument(
-        "--num-classes", type=positive_int, help="of the teacher (default: the data set's)"
+        "--num-classes",
+        type=flags.positive_int,
+        help="number of classes of the teacher (default: that of the data set)",
     )
-    add_settings_flags(
+    flags.add_settings_flags(
         parser,
-        "deepinversion's settings, shown for 32×32; above 64 pixels other values are published",
+        "settings of deepinversion (defaults for up to 64 pixels; larger images have others)",
         {"deepinversion": Settings},
     )
-    image_request.add_class_flags(parser)
-    group = parser.add_argument_group("output and computing")
+    requested_images.add_class_flags(parser)
+    group = parser.add_argument_group("output and computation")
     group.add_argument(
         "--image-size",
-        type=positive_int,
-        help="pixels (deepinversion: default the data set's; one-image: published 32 and 256)",
+        type=flags.positive_int,
+        help="pixels (deepinversion: default of the data set; one-image: published 32 and 256)",
     )
-    group.add_argument("--seed", type=natural, default=0, help="(default: 0)")
+    group.add_argument("--seed", type=flags.natural, default=0, help="(default: 0)")
     group.add_argument(
-        "--save_dir", type=Path, help="(default: syn_dataset/<what makes the images>_seed<seed>)"
+        "--save_dir", type=Path, help="(default: syn_dataset/<name of the generator>_seed<seed>)"
     )
     group.add_argument(
         "--format",
         choices=["png", "jpeg"],
-        help="jpeg: quality 95 (default: png; one-image jpeg, as published)",
+        help="jpeg has quality 95 (default: png; one-image: jpeg, as published)",
     )
     group.add_argument(
-        "--precision", choices=["fp32", "bf16"], help="of the networks (default: fp32)"
+        "--precision", choices=["fp32", "bf16"], help="precision of the networks (default: fp32)"
     )
     group.add_argument(
-        "--no_tf32",
-        action="store_true",
-        default=None,
-        help="keep a GPU from rounding products to TF32",
+        "--no_tf32", action="store_true", default=None, help="do not use TF32 on a GPU"
     )
-    group.add_argument("--estimate", action="store_true", help="say what it costs, and leave")
-    add_process_flags(parser)
+    group.add_argument("--estimate", action="store_true", help="print the estimated cost and exit")
+    flags.add_process_flags(parser)
     options = parser.parse_args(argv)
     check_flags(options)
     return options
@@ -153,28 +139,25 @@ def _truncation(text):
     """argparse type: a number in (0, 1]."""
     value = float(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+        raise argparse.ArgumentTypeError(f"{text} is not in (0, 1]")
     return value
 
 
 def check_flags(options):
-    """Raises UserError if a flag is of another method or one that is needed is missing; fills in
-    defaults.
+    """Sets the defaults that depend on the method.
+
+    Raises UserError if flags belong to another method or are missing.
     """
     method = options.method
     for name in sorted(set().union(*FLAGS.values()) - FLAGS[method]):
         if getattr(options, name) is not None:
-            owners = " and ".join(owner for owner, names in FLAGS.items() if name in names)
-            raise UserError(
-                f"--{name} is a flag of {owners} and plays no part in {method}: leave it out"
-            )
+            methods = " and ".join(other for other, names in FLAGS.items() if name in names)
+            raise UserError(f"--{name} applies to {methods}, not to {method}")
     if not options.data_amount and not options.images_per_class:
-        raise UserError(
-            "how many images? Give --data_amount"
-            + ("" if method == "one-image" else " or --images_per_class")
-        )
+        alternative = "" if method == "one-image" else " or --images_per_class"
+        raise UserError(f"the number of images is missing: give --data_amount{alternative}")
     if method == "one-image" and options.image_size is None:
-        raise UserError("--image-size is needed: 32 and 256 are the published ones")
+        raise UserError("--image-size is required; published are 32 and 256")
     if method == "deepinversion":
         check_networks(options)
     options.format = options.format or ("jpeg" if method == "one-image" else "png")
@@ -182,277 +165,213 @@ def check_flags(options):
 
 
 def check_networks(options):
-    """Raises UserError if the flags of deepinversion's networks do not make sense; fills in the
-    data set.
+    """Sets the data set and the number of classes of deepinversion.
+
+    Raises UserError if flags of the networks are missing or contradict each other.
     """
     options.dataset = options.dataset or "imagenet"
     options.num_classes = options.num_classes or real.REAL_SETS[options.dataset].num_classes
     if options.path_t is None:
-        raise UserError("--path-t is needed: the teacher's checkpoint")
+        raise UserError("--path-t is required: the checkpoint of the teacher")
     if options.num_classes is None:
-        raise UserError(
-            f"--dataset {options.dataset} does not say how many classes the teacher has: give "
-            "--num-classes"
-        )
+        raise UserError(f"--dataset {options.dataset} requires --num-classes")
     if options.path_s is None:
         for name in ("adv", *STUDENT_FLAGS):
             if getattr(options, name):
-                raise UserError(
-                    f"--{name} is of the student and there is none: give --path-s, or leave it out"
-                )
+                raise UserError(f"--{name} requires a student: give --path-s")
     elif options.adv == 0:
-        raise UserError("--adv 0 leaves the student of --path-s out: leave --path-s out too")
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a method brings to the common work.
-
-    name: of the default folder; settings: all that changes an image, for the manifest; asked: as
-    `plan_images` takes it; batches(plan): the batches to make; make: as `write_batches` takes it;
-    operations: floating-point operations of an image; packages: whose versions the manifest keeps.
-    """
-
-    name: str
-    settings: dict
-    asked: dict | int
-    batches: Callable
-    make: Callable
-    operations: float
-    packages: tuple = ("pillow",)
+        raise UserError("--adv 0 does not use the student of --path-s: omit --path-s")
 
 
 def main(argv=None):
-    """Makes the missing images; returns a dict: folder, images (there now), made (by this run),
-    seconds.
-
-    With --estimate it returns `cost_of` all that is asked for.
+    """Generates the missing images and returns the result of the GeneratedFolder; with --estimate
+    the cost of all requested images.
     """
     options = parse_option(argv)
+    with session(flags.process_settings(options), argv) as world:
+        device = world.device
 
-    with session(options, argv) as world:
-        return synthesize(options, world)
+        def say(line):
+            if world.is_main:
+                print(line, flush=True)
 
+        # The generator; settings: everything that the images depend on; the requested images
+        packages = ["pillow"]
+        if options.method == "one-image":
+            file = options.image or one_image.default_photograph()
+            photograph = one_image.load_photograph(file, options.image_size)
+            workers = os.cpu_count() if options.num_workers is None else options.num_workers
+            workers = -(-workers // world.size)  # of this process
+            packages.append("torchvision")
+            name = f"one-image_{file.stem}_{options.image_size}"
+            request, operations = options.data_amount, 0
+            settings = {
+                "method": "one-image",
+                "photograph_sha256": sha256(file),
+                "seed": options.seed,
+                "image_size": options.image_size,
+                "format": options.format,
+                "grey": False,
+            }
+        elif options.method == "deepinversion":
+            data = real.RealData(options.dataset, size=options.image_size)
+            size, num_classes = data.image_size, options.num_classes
+            inversion = flags.settings_of(
+                options, "deepinversion", {"deepinversion": Settings}, published_settings(size)
+            )
+            if options.path_s is None:
+                inversion = replace(inversion, adv=0.0)
+            inversion.check(size)
+            networks, facts = {"teacher": None, "student": None}, {}
+            for role in ("teacher", "student") if options.path_s else ("teacher",):
+                suffix = role[0]
+                file, model, mean, std = (
+                    getattr(options, f"{flag}_{suffix}")
+                    for flag in ("path", "model", "mean", "std")
+                )
+                model = model or architecture_of(file)
+                statistics = image_statistics(
+                    mean, std, suffix, data.default_statistics, file, model
+                )
+                network = load_teacher(file, num_classes, *statistics[:2], model)
+                networks[role] = network.to(device)
+                say(f"{role} {model}, images normalised with {statistics}")
+                facts |= {
+                    role: model,
+                    f"{role}_sha256": sha256(file),
+                    f"{role}_mean": list(statistics.mean),
+                    f"{role}_std": list(statistics.std),
+                }
+            BatchNormMatch(networks["teacher"])  # raises UserError before a folder is created
+            classes = sorted(
+                requested_images.requested_classes(options, num_classes, options.path_t)
+            )
+            adaptive = "_adaptive" if options.path_s else ""
+            model = facts["teacher"].replace("/", "_")
+            name = f"deepinversion_{options.dataset}_{model}{adaptive}"
+            request = requested_images.class_amounts(options, num_classes, options.path_t)
+            operations = inversion_operations(networks.values(), size, inversion.stages)
+            settings = {
+                "method": "deepinversion",
+                **facts,
+                "num_classes": num_classes,
+                "classes": as_ranges(classes),
+                "seed": options.seed,
+                "image_size": size,
+                **asdict(inversion),
+                "precision": options.precision,
+                "tf32": not options.no_tf32,
+                "format": options.format,
+                "grey": data.grey,
+            }
+        else:
+            batch_size, truncation = options.batch_size or 32, options.truncation or 1.0
+            model = options.model or "biggan-deep-256"
+            generator = load_biggan(world.from_main(lambda: find_biggan(model, say))).to(device)
+            name = f"{generator.name}_t{truncation:g}"
+            request = requested_images.class_amounts(options, generator.num_classes, generator.name)
+            condition = torch.empty(1, generator.config.condition)
+            operations = forward_operations(generator.generator, condition, truncation)
+            settings = {
+                "method": "biggan",
+                "generator": generator.name,
+                "generator_sha256": generator.weights_sha256,
+                "truncation": truncation,
+                "seed": options.seed,
+                "image_size": generator.image_size,
+                "precision": options.precision,
+                "tf32": not options.no_tf32,
+                "format": options.format,
+                "grey": False,
+            }
+        path = options.save_dir or Path("syn_dataset") / f"{name}_seed{options.seed}"
+        if options.estimate:
+            images = requested_images.number_of_images(request)
+            cost = generation_cost(images, operations, settings, path)
+            say(description(cost, path))
+            return cost
+        origin = {"method": ROWS[options.method], **environment()}
+        origin["versions"] |= {package: importlib.metadata.version(package) for package in packages}
 
-def synthesize(options, world):
-    """The whole run of one process: what is asked, what is missing, and, batch by batch, making and
-    writing it.
-    """
-
-    def say(line):
-        if world.is_main:
-            print(line, flush=True)
-
-    method = {"one-image": patches, "deepinversion": inversion, "biggan": biggan_samples}[
-        options.method
-    ]
-    source = method(options, world, say)
-    folder = options.save_dir or Path("syn_dataset") / f"{source.name}_seed{options.seed}"
-    if options.estimate:
-        amount = (
-            source.asked
-            if isinstance(source.asked, int)
-            else image_request.count_images(source.asked)
-        )
-        return cost_of(amount, source, folder, say)
-
-    def work(plan):
-        if world.is_main:
-            cost_of(len(plan.missing), source, folder, say)
-        fix_kernels(not options.no_tf32)
-        write_batches(plan, source.batches(plan), world, source.make)
-
-    origin = {
-        "method": ROWS[options.method],
-        **environment(),
-    }  # train_student.py passes it on to result.json
-    origin["versions"] |= {
-        package: importlib.metadata.version(package) for package in source.packages
-    }
-    return fill_folder(folder, source.settings, source.asked, origin, world, say, work)
-
-
-def cost_of(images, source, folder, say):
-    """Says and returns what `images` images take: a dict of images, operations, bytes of the files
-    and free_bytes.
-    """
-    cost = {
-        "images": images,
-        "operations": images * source.operations,
-        "bytes": round(images * image_bytes(source.settings)),
-        "free_bytes": free_bytes(folder),
-    }
-    if source.operations:
-        say(
-            f"{images} images take {with_prefix(cost['operations'], 'FLOP')} "
-            f"({with_prefix(source.operations, 'FLOP')} an image)"
-        )
-    say(
-        f"{images} images take about {with_prefix(cost['bytes'], 'B')} on the disk of {folder}, "
-        "which has "
-        f"{with_prefix(cost['free_bytes'], 'B')} free"
-    )
-    return cost
+        with GeneratedFolder(path, settings, request, world, origin) as folder:
+            if folder.missing:
+                cost = generation_cost(len(folder.missing), operations, settings, path)
+                say(description(cost, path))
+                fix_kernels(not options.no_tf32)
+                if options.method == "one-image":
+                    cut_patches(folder, photograph, workers)
+                elif options.method == "deepinversion":
+                    invert_teacher(
+                        folder, networks["teacher"], networks["student"], classes, inversion
+                    )
+                else:
+                    sample_biggan(folder, generator, batch_size)
+        return folder.result
 
 
 class Patches:
-    """One-Image's batches for a DataLoader: item [(shard, index), …] is the patches, uint8 (n, S,
-    S, 3).
-    """
+    """One-Image's batches for a DataLoader: item [(subfolder, index), …] is uint8 (n, S, S, 3)."""
 
     def __init__(self, photograph, size, seed):
         self.photograph, self.size, self.seed = photograph, size, seed
 
-    def __getitem__(self, items):
+    def __getitem__(self, batch):
         return np.stack(
-            [one_image.patch(self.photograph, self.size, self.seed, index) for _, index in items]
+            [one_image.patch(self.photograph, self.size, self.seed, index) for _, index in batch]
         )
 
 
-def patches(options, world, say):
-    """Returns the Source of One-Image; a patch is a function of (photograph, size, seed, index)."""
-    path = options.image or one_image.default_photograph()
-    photograph = one_image.load_photograph(path, options.image_size)
-    workers = -(
-        -(os.cpu_count() if options.num_workers is None else options.num_workers) // world.size
-    )
-
-    def make(mine, advance):
-        cut = Patches(photograph, options.image_size, options.seed)
-        for pixels in DataLoader(cut, batch_size=None, sampler=mine, num_workers=workers):
-            advance(1)
-            yield pixels.numpy()
-
-    settings = {
-        "method": "one-image",
-        "photograph_sha256": sha256(path),
-        "seed": options.seed,
-        "image_size": options.image_size,
-        "format": options.format,
-        "grey": False,
-    }
-    return Source(
-        f"one-image_{path.stem}_{options.image_size}",
-        settings,
-        options.data_amount,
-        lambda plan: lacking_batches(plan, PATCHES),
-        make,
-        0,
-        ("pillow", "torchvision"),
-    )
+def cut_patches(folder, photograph, workers):
+    """One-Image: a patch is a function of (photograph, size, seed, index)."""
+    patches = Patches(photograph, folder.settings["image_size"], folder.settings["seed"])
+    batches = folder.missing_batches(PATCHES)
+    loader = DataLoader(patches, batch_size=None, sampler=batches, num_workers=workers)
+    for batch, pixels in zip(batches, loader):
+        folder.write(batch, pixels)
 
 
-def inversion(options, world, say):
-    """Returns the Source of DeepInversion; a batch is a function of (settings, seed, its
-    number).
+def invert_teacher(folder, teacher, student, classes, inversion):
+    """DeepInversion: a batch is a function of (settings, seed, its number).
+
+    The batches are cut from all images in the order in which the classes take turns: index 0 of
+    each class, index 1 of each class, and so on. The last one has images that were not requested.
     """
-    size, grey = real.image_size(options), options.dataset == "fashion_mnist"
-    chosen = settings_of(
-        options, "deepinversion", {"deepinversion": Settings}, published_settings(size)
-    )
-    if options.path_s is None:
-        chosen = replace(chosen, adv=0.0)
-    chosen.check(size)
-    teacher, facts = frozen_network(options, "t", world, say)
-    BatchNormMatch(teacher)  # refuses one without BatchNorm before a folder is made
-    student, student_facts = (
-        frozen_network(options, "s", world, say) if options.path_s else (None, {})
-    )
-    classes = sorted(image_request.requested_classes(options, options.num_classes, options.path_t))
-    asked = image_request.requested_amounts(options, options.num_classes, options.path_t)
-    place = {label: position for position, label in enumerate(classes)}
-
-    def number(item):
-        """The place of image (class, index) in the order in which the classes take turns."""
-        return item[1] * len(classes) + place[item[0]]
-
-    def batches(plan):
-        """Whole batches of that order, with images that were not asked for where the last one
-        ends.
-        """
-        first = [
-            chosen.batch * start
-            for start in sorted({number(item) // chosen.batch for item in plan.missing})
-        ]
-        return [
-            [
-                (classes[n % len(classes)], n // len(classes))
-                for n in range(start, start + chosen.batch)
-            ]
-            for start in first
-        ]
-
-    def make(mine, advance):
-        torch.backends.cudnn.deterministic = True  # the gradient's kernels are not, by themselves
-        total = sum(steps for _, steps in chosen.stages)
-        for batch in mine:
-            torch.manual_seed(batch_seed(options.seed, number(batch[0]) // chosen.batch))
-            labels = torch.tensor([label for label, _ in batch])
-            with torch.autocast(
-                world.device.type, torch.bfloat16, enabled=options.precision == "bf16"
-            ):
-                images = invert(
-                    teacher, labels, size, chosen, student, grey, on_step=lambda: advance(1 / total)
-                )
-            yield to_pixels(2 * images - 1, grey).cpu().numpy()  # (N, S, S, 3) or (N, S, S)
-
-    # A step takes the networks' way forward and the gradient's way back to the pixels, which costs
-    # the same.
-    operations = sum(
-        2 * steps * forward_operations(network, torch.empty(1, 3, size // divisor, size // divisor))
-        for network in (teacher, student)
-        if network is not None
-        for divisor, steps in chosen.stages
-    )
-    settings = {
-        "method": "deepinversion",
-        **facts,
-        **student_facts,
-        "num_classes": options.num_classes,
-        "classes": as_ranges(classes),
-        "seed": options.seed,
-        "image_size": size,
-        **asdict(chosen),
-        "precision": options.precision,
-        "tf32": not options.no_tf32,
-        "format": options.format,
-        "grey": grey,
-    }
-    name = f"deepinversion_{options.dataset}_{facts['teacher']}".replace("/", "_") + "_adaptive" * (
-        student is not None
-    )
-    return Source(name, settings, asked, batches, make, operations)
+    settings, device, batch_size = folder.settings, teacher.mean.device, inversion.batch
+    torch.backends.cudnn.deterministic = True  # the kernels of the gradient are not by default
+    last_index = max(index for _, index in folder.missing)
+    indices = range(last_index + 1 + -(-batch_size // len(classes)))
+    order = [(label, index) for index in indices for label in classes]
+    for batch in folder.missing_batches(batch_size, order):
+        label, index = batch[0]
+        number = (index * len(classes) + classes.index(label)) // batch_size
+        torch.manual_seed(batch_seed(settings["seed"], number))
+        labels = torch.tensor([label for label, _ in batch])
+        with autocast(settings["precision"], device):
+            images = invert(
+                teacher, labels, settings["image_size"], inversion, student, settings["grey"]
+            )  # (N, 3, S, S) in [0, 1]
+        folder.write(batch, to_pixels(2 * images - 1, settings["grey"]))
 
 
-def frozen_network(options, who, world, say):
-    """Returns the teacher ('t') or student ('s') of the flags on the device, and its facts for the
-    manifest.
-    """
-    what = {"t": "teacher", "s": "student"}[who]
-    path = getattr(options, f"path_{who}")
-    name = getattr(options, f"model_{who}") or architecture_of(path)
-    statistics = chosen_statistics(options, who, real.default_statistics(options), path, name)
-    network = load_teacher(path, options.num_classes, statistics.mean, statistics.std, name).to(
-        world.device
-    )
-    say(f"{what} {name}, its images normalised with {statistics}")
-    return network, {
-        what: name,
-        f"{what}_sha256": sha256(path),
-        f"{what}_mean": list(statistics.mean),
-        f"{what}_std": list(statistics.std),
-    }
+def sample_biggan(folder, generator, batch_size):
+    """BigGAN: an image is a function of (weights, truncation, seed, class, index)."""
+    settings, device = folder.settings, generator.embeddings.weight.device
+    truncation = settings["truncation"]
+    for batch in folder.missing_batches(batch_size):
+        noise = generator.noise(settings["seed"], batch, truncation)  # (N, z_dim)
+        labels = torch.tensor([label for label, _ in batch])
+        with autocast(settings["precision"], device):
+            images = generator.generate(noise, labels, truncation)  # (N, 3, S, S) in [−1, 1]
+        folder.write(batch, to_pixels(images))
 
 
 def batch_seed(seed, number):
-    """Returns the seed of torch's generator for batch `number`."""
+    """The seed of torch's generator for batch `number`."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def as_ranges(indices):
-    """Returns sorted indices as `helper.options.index_ranges` reads them: [0, 1, 2, 17] →
-    '0-2,17'.
-    """
+    """Sorted indices as text for `helper.options.index_ranges`: [0, 1, 2, 17] → '0-2,17'."""
     ranges = []
     for index in indices:
         if ranges and ranges[-1][1] == index - 1:
@@ -462,51 +381,44 @@ def as_ranges(indices):
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
-def biggan_samples(options, world, say):
-    """Returns the Source of BigGAN; an image is a function of (weights, truncation, seed, class,
-    index).
+def inversion_operations(networks, size, stages):
+    """The floating-point operations of one inverted image.
+
+    Each step is a forward pass through each network and a backward pass to the pixels, which costs
+    the same. stages: (divisor of the resolution, steps).
     """
-    batch_size, truncation = options.batch_size or 32, options.truncation or 1.0
-    folder = world.from_main(lambda: find_biggan(options.model or "biggan-deep-256", say))
-    network = load_biggan(folder).to(world.device)
-
-    def make(mine, advance):
-        for batch in mine:
-            items = padded(batch, batch_size)
-            noise = network.noise(options.seed, items, truncation)  # (N, z_dim)
-            labels = torch.tensor([label for label, _ in items])
-            with torch.autocast(
-                world.device.type, torch.bfloat16, enabled=options.precision == "bf16"
-            ):
-                images = network.generate(noise, labels, truncation)  # (N, 3, S, S) in [−1, 1]
-            pixels = to_pixels(images).cpu().numpy()
-            advance(1)
-            yield pixels
-
-    operations = forward_operations(
-        network.generator, torch.empty(1, network.config.condition), truncation
+    return sum(
+        2 * steps * forward_operations(network, torch.empty(1, 3, size // divisor, size // divisor))
+        for network in networks
+        if network is not None
+        for divisor, steps in stages
     )
-    settings = {
-        "method": "biggan",
-        "generator": network.name,
-        "generator_sha256": network.weights_sha256,
-        "truncation": truncation,
-        "seed": options.seed,
-        "image_size": network.image_size,
-        "precision": options.precision,
-        "tf32": not options.no_tf32,
-        "format": options.format,
-        "grey": False,
+
+
+def generation_cost(images, operations, settings, path):
+    """Estimates the cost of `images` images with `operations` floating-point operations each: a
+    dict of images, operations, bytes of the files, and free_bytes on the disk of `path`.
+    """
+    return {
+        "images": images,
+        "operations": images * operations,
+        "bytes": round(images * image_bytes(settings)),
+        "free_bytes": free_bytes(path),
     }
-    return Source(
-        f"{network.name}_t{truncation:g}",
-        settings,
-        image_request.requested_amounts(options, network.num_classes, network.name),
-        lambda plan: lacking_batches(plan, batch_size),
-        make,
-        operations,
+
+
+def description(cost, path):
+    """A line that describes the result of `generation_cost`."""
+    total, per_image = (
+        with_prefix(operations, "FLOP")
+        for operations in (cost["operations"], cost["operations"] / cost["images"])
+    )
+    computation = f"{total} ({per_image} per image) and " if cost["operations"] else ""
+    return (
+        f"{cost['images']} images take {computation}about {with_prefix(cost['bytes'], 'B')} on the "
+        f"disk of {path} ({with_prefix(cost['free_bytes'], 'B')} free)"
     )
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

@@ -1,20 +1,21 @@
-"""Distils a student on images that are made while it learns, from the teacher alone.
+"""Distils a student without data: images are synthesised from the teacher during training.
 
-    python train_datafree.py --method dfq --dataset fashion_mnist \\
-        --path-t save/models/fashion_mnist/resnet20/resnet20_latest.pth --model_s resnet8 --epochs
-            20
+    python train_datafree.py --method dfq --dataset fashion_mnist --model_s resnet8 --epochs 20 \\
+        --path-t save/models/fashion_mnist/resnet20/resnet20_latest.pth
     torchrun --nproc_per_node 2 train_datafree.py --method fastdfkd --k 5 --dataset cifar100 \\
         --path-t save/models/cifar100_resnet34/resnet34.pth --model_s resnet18
 
-dafl and dfq train a generator beside the student, whose images are seen once. fastdfkd and
-deepinversion add a batch of images to a pool every epoch, an image folder that train_student.py
-reads too, and the student trains on all of it. Without flags the settings are the published ones
-for 32×32; the files in datafree/ say whose.
+dafl and dfq train a generator beside the student; each of its images is used once. fastdfkd and
+deepinversion add rounds of images to a pool before every epoch, and the student trains on all of
+it; the pool is an image folder that train_student.py reads too. The default settings are the
+published ones for 32×32, see the files in datafree/.
+
+The loss of the student is KL(teacher || student) * tau^2. The run folder is
+save/student_model/<experiments_dir>/<experiments_name>/.
 """
 
 import sys
-import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,73 +24,100 @@ import torch
 from datafree import Stopped, dafl, deepinversion, dfq, fastdfkd
 from dataset import folders, real, transforms
 from dataset.image_writer import ImageWriter, to_pixels
-from dataset.loader import keep_in_memory
-from dataset.pool import Pool, PoolLoader
-from helper import distributed, loops
+from dataset.loader import Batches, keep_in_memory, make_loader
+from dataset.pool import Pool, RepeatedLoader
 from helper import options as flags
 from helper.cost import SynthesisCost, forward_operations, training_cost
-from helper.errors import UserError, run
+from helper.device import autocast, to_device
+from helper.distributed import parallel, session
+from helper.errors import UserError, run_script
+from helper.evaluate import evaluate_classifier, warn_about_chance
 from helper.files import file_stem, make_folder, sha256
-from helper.loops import to_device
-from helper.run_old import RunFolder
+from helper.image_size import is_small
+from helper.losses import kd_loss
+from helper.optim import make_optimizer, update
+from helper.run import Run
 from helper.seeds import seed_step
-from models.classifiers import architecture_of, chosen_statistics, load_teacher, make_student
-from models.generators import make_generator
+from models.classifiers import architecture_of, image_statistics, load_teacher, make_student
 
 
 class Method(NamedTuple):
-    """A method, and how its student trains if no flag says."""
+    """A method, and the defaults of its student's training."""
 
-    row: str  # of the tables
-    module: object
+    row: str  # of the results tables
+    settings: type  # dataclass whose fields are flags
+    kind: type  # class of the method
     kd_T: float
     learning_rate: float
     has_pool: bool
 
 
 METHODS = {
-    "dafl": Method("DAFL", dafl, 1.0, 0.1, False),
-    "dfq": Method("DFQ", dfq, 1.0, 0.1, False),
-    "fastdfkd": Method("FastDFKD", fastdfkd, 20.0, 0.2, True),
-    "deepinversion": Method("DeepInv", deepinversion, 20.0, 0.1, True),
+    "dafl": Method("DAFL", dafl.Settings, dafl.DAFL, 1.0, 0.1, False),
+    "dfq": Method("DFQ", dfq.Settings, dfq.DFQ, 1.0, 0.1, False),
+    "fastdfkd": Method("FastDFKD", fastdfkd.Settings, fastdfkd.FastDFKD, 20.0, 0.2, True),
+    "deepinversion": Method(
+        "DeepInv", deepinversion.Settings, deepinversion.DeepInversion, 20.0, 0.1, True
+    ),
 }
-SAMPLES = 100  # of a generator whose images are seen once
-SETTINGS = {name: method.module.Settings for name, method in METHODS.items()}
+METHOD_SETTINGS = {name: method.settings for name, method in METHODS.items()}
+SAMPLES = 100  # images of the final generator that are saved
+
+# A resumed run must share these flags.
+SETTINGS = (
+    *flags.NETWORK_SETTINGS,
+    *flags.TRAINING_SETTINGS,
+    *flags.SCHEDULE_SETTINGS,
+    *real.SETTINGS,
+    *"method kd_T steps_per_epoch rounds_per_epoch pool pool_data".split(),
+    *(field.name for kind in METHOD_SETTINGS.values() for field in fields(kind)),
+)
+# The loss in the terms of train_student.py's flags, for config.json.
+LOSS = {"alpha": 1.0, "gamma": 0.0, "no_tau2": False, "use_aug": "none", "mix_beta": None}
 
 
-def _by_method(field):
-    return ", ".join(f"{name} {getattr(method, field):g}" for name, method in METHODS.items())
+PANELS = {
+    "distillation loss": ["loss"],
+    "agreement with the teacher (%)": ["train_agreement", "agreement"],
+    "accuracy on real images (%)": ["top1"],
+}
 
 
 def parse_option(argv=None):
+    """Parses and checks the flags; fills in the defaults of the method. Raises UserError."""
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("distillation")
     group.add_argument("--method", choices=list(METHODS), required=True)
     flags.add_network_flags(group)
+    temperatures = ", ".join(f"{name} {method.kd_T:g}" for name, method in METHODS.items())
     group.add_argument(
         "--kd_T",
         type=flags.positive_float,
         default=None,
-        help=f"temperature τ (default: {_by_method('kd_T')})",
+        help=f"temperature tau (default: {temperatures})",
     )
     group.add_argument(
         "--steps_per_epoch",
         type=flags.positive_int,
         default=400,
-        help="of the student (default: 400)",
+        help="student steps per epoch (default: 400)",
     )
     group = parser.add_argument_group("pool of images (fastdfkd, deepinversion)")
     group.add_argument(
         "--rounds_per_epoch",
         type=flags.positive_int,
         default=None,
-        help="batches of images that join it before an epoch (default: 1)",
+        help="rounds of images that are added to the pool before each epoch (default: 1)",
     )
-    group.add_argument("--pool", default=None, help="its folder (default: pool/ in the run folder)")
     group.add_argument(
-        "--pool_data", default=None, help="a folder or list of images that are used besides"
+        "--pool", default=None, help="folder of the pool (default: pool/ in the run folder)"
     )
-    flags.add_settings_flags(parser, "settings of the methods (their own defaults)", SETTINGS)
+    group.add_argument(
+        "--pool_data", default=None, help="image folder or list to train on besides the pool"
+    )
+    flags.add_settings_flags(
+        parser, "settings of the methods, with their defaults", METHOD_SETTINGS
+    )
     flags.add_training_flags(
         parser, epochs=200, batch_size=256, learning_rate=None, weight_decay=1e-4
     )
@@ -98,444 +126,292 @@ def parse_option(argv=None):
     group = parser.add_argument_group("run folder")
     group.add_argument("--experiments_dir", default=None, help="default: <dataset>_<model_s>")
     group.add_argument("--experiments_name", default=None, help="default: the method")
-    group.add_argument(
-        "--table", default=None, help="the table that the result belongs to, for result.json"
-    )
+    group.add_argument("--table", default=None, help="name of the results table, for result.json")
     flags.add_process_flags(parser)
     options = parser.parse_args(argv)
     if options.path_t is None:
-        raise UserError("--path-t is needed: the teacher's checkpoint")
-    return _with_defaults(options)
+        raise UserError("--path-t is required: the checkpoint of the teacher")
 
-
-def _with_defaults(options):
-    """Fills in what the method says where no flag does, and the fields of its Settings; checks what
-    belongs to it.
-    """
     method = METHODS[options.method]
-    for name in ("kd_T", "learning_rate"):
-        if getattr(options, name) is None:
-            setattr(options, name, getattr(method, name))
     for name in ("rounds_per_epoch", "pool", "pool_data"):
         if getattr(options, name) is not None and not method.has_pool:
-            raise UserError(f"--{name} is of a pool and {options.method} has none: leave it out")
-    published = {
-        "fastdfkd": lambda: fastdfkd.published_settings(options.k or fastdfkd.Settings.k),
-        "deepinversion": lambda: deepinversion.published_settings(real.image_size(options)),
-    }
-    settings = flags.settings_of(
-        options, options.method, SETTINGS, published.get(options.method, dict)()
-    )
-    vars(options).update(asdict(settings))  # what a resumed run must share, whoever said it
+            raise UserError(f"--{name} cannot be used with {options.method}, which has no pool")
+    published = {}
+    if options.method == "fastdfkd":
+        published = fastdfkd.published_settings(options.k or fastdfkd.Settings.k)
+    elif options.method == "deepinversion":
+        published = deepinversion.published_settings(real.data_from(options).image_size)
+    settings = flags.settings_of(options, options.method, METHOD_SETTINGS, published)
+    vars(options).update(asdict(settings))
+    options.kd_T = options.kd_T or method.kd_T
+    options.learning_rate = options.learning_rate or method.learning_rate
     options.rounds_per_epoch = options.rounds_per_epoch or 1
     options.model_s = options.model_s or "resnet8"
-    options.experiments_dir = (
-        options.experiments_dir or f"{options.dataset}_{file_stem(options.model_s)}"
-    )
+    stem = file_stem(options.model_s)
+    options.experiments_dir = options.experiments_dir or f"{options.dataset}_{stem}"
     options.experiments_name = options.experiments_name or options.method
-    # helper.loops.distillation_step: the KL loss alone, of images as they are.
-    vars(options).update(alpha=1.0, gamma=0.0, no_tau2=False, use_aug="none", mix_beta=None)
     return options
 
 
 def main(argv=None):
-    """Runs the distillation of `argv` and returns its result (a dict)."""
+    """Distils the student of `argv` and returns its result (a dict)."""
     options = parse_option(argv)
+    settings = flags.settings_of(options, options.method, METHOD_SETTINGS)
+    row, has_pool = METHODS[options.method].row, METHODS[options.method].has_pool
+    data = real.data_from(options)
+    size = data.image_size
+    with session(flags.process_settings(options), argv) as world:
+        device = world.device
+        val_loader = make_loader(
+            data.validation(),
+            transforms.validation(size),
+            options.batch_size,
+            world,
+            val_batch_size=options.val_batch_size,
+            workers=options.num_workers,
+        )
+        num_classes = len(val_loader.images.class_names)
 
-    with distributed.session(options, argv) as world:
-        for name in (
-            ("batch_size", "batch") if METHODS[options.method].has_pool else ("batch_size",)
-        ):
-            if getattr(options, name) % world.size:
+        # Teacher, student, method
+        options.model_t = options.model_t or architecture_of(options.path_t)
+        normalisation = {
+            "teacher": image_statistics(
+                options.mean_t,
+                options.std_t,
+                "t",
+                data.default_statistics,
+                options.path_t,
+                options.model_t,
+            ),
+            "student": image_statistics(
+                options.mean_s, options.std_s, "s", data.default_statistics
+            ),
+        }
+        teacher = load_teacher(
+            options.path_t, num_classes, *normalisation["teacher"][:2], options.model_t
+        ).to(device)
+        torch.manual_seed(options.seed)
+        student = make_student(options.model_s, num_classes, *normalisation["student"][:2]).to(
+            device
+        )
+        optimizer = make_optimizer(
+            options.optimizer,
+            student.parameters(),
+            options.learning_rate,
+            options.weight_decay,
+            options.momentum,
+        )
+        method = METHODS[options.method].kind(
+            teacher, num_classes, size, data.grey, settings, world
+        )
+        parts = {"model": student.net, "optimizer": optimizer, "method": method}
+
+        # Pool
+        folder = Path("save/student_model", options.experiments_dir, options.experiments_name)
+        inputs = {"teacher_sha256": sha256(options.path_t)}
+        warmup_rounds = getattr(settings, "warmup_rounds", 0)
+        if has_pool:
+            beside = read_images_beside(options.pool_data, data) if options.pool_data else None
+            rounds = warmup_rounds + options.rounds_per_epoch
+            images = rounds * settings.batch + (len(beside) if beside else 0)
+            if images < options.batch_size:
                 raise UserError(
-                    f"--{name} {getattr(options, name)} cannot be shared among {world.size} "
-                    "processes: "
-                    f"give a multiple of {world.size}"
+                    f"--batch_size {options.batch_size} is more than the {images} images of the "
+                    "first epoch: use a larger --batch or --rounds_per_epoch, or a smaller "
+                    "--batch_size"
                 )
-        val_loader = real.make_loader(real.load_validation(options), options, world, train=False)
-        return distill(options, val_loader, world)
+            manifest = {
+                "method": row,
+                "run": str(folder),
+                "settings": {
+                    **inputs,
+                    **asdict(settings),
+                    "seed": options.seed,
+                    "image_size": size,
+                    "grey": data.grey,
+                    "format": "png",
+                },
+            }
+            pool = Pool(options.pool or folder / "pool", size, data.grey, world, manifest, beside)
+            parts["pool"] = pool
 
+        # Create or restore the run
+        run = Run(folder, options.model_s, parts, world, normalisation["student"].facts)
+        run.open(
+            flags.values_of(options, SETTINGS) | LOSS | inputs,
+            {
+                "teacher": inputs,
+                "validation": val_loader.images.origin,
+                "normalisation": {name: value._asdict() for name, value in normalisation.items()},
+            },
+            options.resume,
+        )
+        if result := run.finished_result(options.epochs, PANELS):
+            return result
+        if has_pool:
+            pool.open()
+        run.log(
+            f"{row}: student {options.model_s}, {options.epochs} epochs of "
+            f"{options.steps_per_epoch} steps"
+        )
+        for name, statistics in normalisation.items():
+            run.log(f"images of the {name} are normalised with {statistics}")
+        student_steps = options.epochs * options.steps_per_epoch
+        image_steps = student_steps * options.batch_size
+        batches = Batches(options.steps_per_epoch * options.batch_size, options.batch_size)
+        cost = training_cost(
+            student, size, batches, len(val_loader.images), options.epochs, teacher
+        )
+        run.log(str(cost))
+        if has_pool:
+            rounds = warmup_rounds + options.epochs * options.rounds_per_epoch
+            # A step at half resolution costs a quarter.
+            full_steps = sum(steps / divisor**2 for divisor, steps in settings.stages)
+            work = synthesis_cost(method, int(rounds * settings.batch * full_steps), 0, cost)
+        else:
+            generator_steps = options.epochs * -(-options.steps_per_epoch // settings.student_steps)
+            work = synthesis_cost(method, generator_steps * options.batch_size, image_steps, cost)
+        run.log(str(work))
+        teacher_metrics, teacher_classes = evaluate_classifier(
+            teacher, val_loader, world, options.amp
+        )
+        run.log(
+            f"teacher {options.model_t}: top-1 {teacher_metrics['top1']:.2f} % on the real "
+            "validation set"
+        )
+        warn_about_chance(run, teacher_metrics["top1"], num_classes)
 
-def distill(options, val_loader, world):
-    """Trains the student on the images of the method and returns the result."""
-    row, folder = (
-        METHODS[options.method].row,
-        Path("save/student_model", options.experiments_dir, options.experiments_name),
-    )
-    num_classes, default = len(val_loader.images.class_names), real.default_statistics(options)
-    options.model_t = options.model_t or architecture_of(options.path_t)
-    seen = {
-        "teacher": chosen_statistics(options, "t", default, options.path_t, options.model_t),
-        "student": chosen_statistics(options, "s", default),
-    }
-    teacher = load_teacher(options.path_t, num_classes, *seen["teacher"][:2], options.model_t).to(
-        world.device
-    )
-    torch.manual_seed(options.seed)
-    student = make_student(options.model_s, num_classes, *seen["student"][:2]).to(world.device)
-    network, fixed = (
-        loops.compiled(loops.parallel(student, world), options),
-        loops.compiled(teacher, options),
-    )
-    optimizer = loops.make_optimizer(student, options)
-    inputs = {"teacher_sha256": sha256(options.path_t)}
-    source = make_source(options, teacher, student, num_classes, folder, world, inputs)
-    run_folder = RunFolder(
-        folder,
-        options.model_s,
-        {"model": student.net, "optimizer": optimizer, **source.parts},
-        options,
-        world,
-        inputs,
-        seen["student"].facts,
-    )
-    progress = run_folder.open(
-        options.resume,
-        {
-            "teacher": inputs,
-            "validation": val_loader.images.origin,
-            "normalisation": {name: found._asdict() for name, found in seen.items()},
-        },
-    )
-    if result := run_folder.finished_result(progress, options.epochs):
+        # Train
+        student_network, teacher_network = parallel(student, world), teacher
+        if options.compile:
+            student_network, teacher_network = map(
+                torch.compile, (student_network, teacher_network)
+            )
+
+        def step(images):
+            """One step of the student on images (N, 3, S, S) in [0, 1]."""
+            with autocast(options.amp, device):
+                with torch.no_grad():
+                    teacher_logits = teacher_network(images)
+                logits = student_network(images)
+            loss = kd_loss(logits, teacher_logits, options.kd_T)
+            update(optimizer, loss)
+            return loss, 100.0 * (logits.argmax(1) == teacher_logits.argmax(1))
+
+        def evaluate():
+            metrics, _ = evaluate_classifier(
+                student, val_loader, world, options.amp, teacher_classes
+            )
+            return metrics, metrics["top1"]
+
+        schedule = flags.schedule_of(options)
+        epochs = run.epochs(options.epochs, schedule, options.seed, options.print_freq)
+        if has_pool:
+            for epoch in epochs:
+                # Add the missing rounds to the pool
+                old_rounds = pool.rounds
+                while pool.rounds < warmup_rounds + (epoch + 1) * options.rounds_per_epoch:
+                    seed_step(options.seed, -1, pool.rounds, world.rank)  # no student's epoch
+                    try:
+                        with autocast(options.amp, device, cache=False):
+                            images, labels = method.synthesize(student, run.should_stop)
+                    except Stopped:
+                        run.exit_stopped(f"in round {pool.rounds + 1}, which is discarded")
+                    pool.add(images, labels)
+                    run.save()
+                if pool.rounds > old_rounds:
+                    run.log(f"{pool.rounds} rounds: {len(pool)} images in {pool.folder}")
+                # Train on the whole pool
+                loader = make_loader(
+                    pool.images(),
+                    transforms.training(size),
+                    options.batch_size,
+                    world,
+                    seed=options.seed,
+                    workers=options.num_workers,
+                )
+                for batch in run.batches(RepeatedLoader(loader, options.steps_per_epoch)):
+                    images, _ = to_device(batch, device)
+                    loss, agreement = step(images)
+                    run.add(len(images), loss=loss, train_agreement=agreement)
+                run.end_epoch(*evaluate())
+        else:
+            count = options.batch_size // world.size
+            for _ in epochs:
+                for number in run.steps(options.steps_per_epoch, options.batch_size):
+                    with autocast(options.amp, device, cache=False):
+                        if number % settings.student_steps == 0:
+                            method.update(student, count)
+                        images = method.images(count)
+                    loss, agreement = step(images)
+                    run.add(count, loss=loss, train_agreement=agreement, generator_loss=method.loss)
+                run.end_epoch(*evaluate())
+
+        # Results
+        if has_pool:
+            generator_steps = pool.rounds * sum(steps for _, steps in settings.stages)
+            if world.is_main:
+                pool.write_manifest(complete=True)
+        elif world.is_main:
+            seed_step(options.seed, options.epochs, 0, 0)
+            write_samples(method.images(SAMPLES), folder / "samples", data.grey)
+        result = {
+            "table": options.table,
+            "method": row,
+            "dataset": options.dataset,
+            "teacher": options.model_t,
+            "student": options.model_s,
+            "source": options.method,
+            "images": len(pool) if has_pool else image_steps,
+            "epochs": options.epochs,
+            "seed": options.seed,
+            "val_split": options.val_split,
+            "val_images": len(val_loader.images),
+            **run.accuracies(),
+            "teacher_top1": teacher_metrics["top1"],
+            "image_steps": image_steps,
+            "seconds": run.seconds,
+            "generator_steps": generator_steps,
+            "student_steps": student_steps,
+        }
+        run.finish(result, PANELS)
+        run.log(
+            f"student: top-1 {result['top1_last']:.2f} % (last epoch), best "
+            f"{result['top1_best']:.2f} %; teacher {result['teacher_top1']:.2f} %: {folder}"
+        )
         return result
 
-    source.open()
-    run_folder.log(
-        f"{row}: student {options.model_s}, {options.epochs} epochs of {options.steps_per_epoch} "
-        "steps"
-    )
-    for name, found in seen.items():
-        run_folder.log(f"the {name}'s images are normalised with {found}")
-    cost = training_cost(
-        student,
-        real.image_size(options),
-        source.loader,
-        len(val_loader.images),
-        options.epochs,
-        teacher,
-    )
-    run_folder.log(str(cost))
-    run_folder.log(str(source.cost(cost)))
-    teacher_metrics, teacher_classes = loops.evaluate_classifier(
-        teacher, val_loader, world, options.amp
-    )
-    loops.report_teacher(run_folder, options.model_t, teacher_metrics["top1"], num_classes)
-    step = source.watched(
-        loops.distillation_step(network, fixed, optimizer, options, world.device, source.take)
-    )
 
-    def evaluate():
-        metrics, _ = loops.evaluate_classifier(
-            student, val_loader, world, options.amp, teacher_classes
-        )
-        return metrics, metrics["top1"]
-
-    loops.fit(
-        run_folder,
-        progress,
-        source.loader,
-        step,
-        evaluate,
-        optimizer,
-        loops.make_schedule(options),
-        options,
-        lambda progress, stop: source.prepare(run_folder, progress, stop),
-    )
-    result = loops.classifier_result(
-        progress,
-        options,
-        source.loader,
-        val_loader,
-        method=row,
-        teacher=options.model_t,
-        student=options.model_s,
-        source=options.method,
-        images=source.image_count(),
-        table=options.table,
-        teacher_top1=teacher_metrics["top1"],
-    )
-    result |= {
-        "generator_steps": source.generator_steps(),
-        "student_steps": options.epochs * options.steps_per_epoch,
-    }
-    source.close()
-    run_folder.finish(
-        result,
-        {
-            "distillation loss": ["loss"],
-            "agreement with the teacher (%)": ["train_agreement", "agreement"],
-            "accuracy on real images (%)": ["top1"],
-        },
-    )
-    run_folder.log(
-        f"student top-1 {result['top1_last']:.2f} % (last epoch), best {result['top1_best']:.2f} "
-        "%, "
-        f"teacher {result['teacher_top1']:.2f} %: {folder}"
-    )
-    return result
+def read_images_beside(source, data):
+    """Returns the ImageSet of `--pool_data`, small images in memory and at their size."""
+    images = folders.read_training(source, None, ignore_labels=True, grey=data.grey)
+    if not is_small(data.image_size):
+        return images
+    return keep_in_memory(images, transforms.training(data.image_size).shrink, float("inf"))
 
 
-def make_source(options, teacher, student, num_classes, folder, world, inputs):
-    """Returns the FreshImages or PoolImages of `--method`. Raises UserError if teacher, size or
-    settings do not fit.
+def synthesis_cost(method, image_steps, generated, training):
+    """Returns the SynthesisCost of a run whose student has the TrainingCost `training`.
+
+    image_steps: images times steps that optimise them or their generator, at full resolution;
+    generated: images that a generator makes without such a step.
     """
-    method, size, grey = (
-        METHODS[options.method],
-        real.image_size(options),
-        options.dataset == "fashion_mnist",
-    )
-    settings = SETTINGS[options.method](
-        **{name: getattr(options, name) for name in SETTINGS[options.method].__dataclass_fields__}
-    )
-    made = (teacher, num_classes, size, settings, world)
-    if options.method == "deepinversion":
-        synthesizer = deepinversion.DeepInversion(*made, grey=grey)
-    else:
-        kind = {"dafl": dafl.DAFL, "dfq": dfq.DFQ, "fastdfkd": fastdfkd.FastDFKD}[options.method]
-        generator = make_generator(settings.z_dim, size, grey).to(world.device)
-        synthesizer = kind(*made, generator=generator)
-    if not method.has_pool:
-        return FreshImages(synthesizer, student, options, world, folder)
-    manifest = {
-        "method": method.row,
-        "run": str(folder),
-        "settings": {
-            **inputs,
-            **asdict(settings),
-            "seed": options.seed,
-            "image_size": size,
-            "grey": grey,
-            "format": "png",
-        },
-    }
-    return PoolImages(synthesizer, student, options, world, manifest)
+    generator = getattr(method, "generator", None)  # DeepInversion has none
+    operations = 0
+    if generator is not None:  # BatchNorm in training mode needs two images
+        operations = forward_operations(generator, torch.empty(2, *generator.z_shape)) // 2
+    student = training.student if getattr(method.settings, "adv", 0) else 0
+    return SynthesisCost(image_steps, generated, operations, training.teacher, student)
 
 
-def synthesis_cost(source, image_steps, generated, training):
-    """Returns the SynthesisCost of a source beside the student's TrainingCost `training`."""
-    generator = getattr(source.method, "generator", None)  # DeepInversion has none
-    operations = (
-        forward_operations(generator, torch.empty(2, *generator.z_shape)) // 2 if generator else 0
-    )
-    return SynthesisCost(
-        image_steps,
-        generated,
-        operations,
-        training.teacher,
-        training.student if source.options.adv else 0,
-    )
-
-
-class FreshImages:
-    """Images from a generator that takes a step of its own before every `student_steps` of the
-    student's.
-
-    What is drawn follows from (seed, epoch, step, rank), as `helper.loops.train_epoch` seeds it.
-    """
-
-    def __init__(self, method, student, options, world, folder):
-        self.method, self.student, self.options, self.world, self.folder = (
-            method,
-            student,
-            options,
-            world,
-            folder,
-        )
-        self.share = options.batch_size // world.size
-        self.loader, self.parts = (
-            StepNumbers(options.steps_per_epoch, options.batch_size),
-            {"method": method},
-        )
-
-    def open(self):
-        """Nothing is on the disk."""
-
-    def close(self):
-        """Writes SAMPLES images of the finished generator, which leave with it otherwise: <run
-        folder>/samples/.
-        """
-        if not self.world.is_main:
-            return
-        seed_step(self.options.seed, self.options.epochs, 0, 0)
-        images = 2 * self.method.images(SAMPLES) - 1
-        folder = make_folder(self.folder / "samples")
-        with ImageWriter("png") as writer:
-            for index, pixels in enumerate(
-                to_pixels(images, self.options.dataset == "fashion_mnist").cpu().numpy()
-            ):
-                writer.put(folder / f"{index:05d}.png", pixels)
-
-    def prepare(self, run_folder, progress, stop):
-        """Nothing is made before an epoch."""
-
-    def take(self, step, device):
-        """Returns new images (N, 3, S, S) for the student's step `step` of an epoch, and no
-        labels.
-        """
-        with loops.autocast(self.options.amp, device, cache=False):
-            if step % self.options.student_steps == 0:
-                self.method.update(self.student, self.share)
-            return self.method.images(self.share), None
-
-    def watched(self, step):
-        """Returns the student's `step`, which also sums the generator's loss."""
-
-        def both(batch):
-            sums = step(batch)
-            return {**sums, "generator_loss": self.method.loss * sums["count"]}
-
-        return both
-
-    def cost(self, training):
-        """Returns the SynthesisCost beside the student's TrainingCost `training`."""
-        return synthesis_cost(
-            self, self.generator_steps() * self.options.batch_size, self.image_count(), training
-        )
-
-    def image_count(self):
-        return self.options.epochs * self.options.steps_per_epoch * self.options.batch_size
-
-    def generator_steps(self):
-        return self.options.epochs * -(-self.options.steps_per_epoch // self.options.student_steps)
-
-
-class StepNumbers:
-    """A loader whose batches are the numbers of an epoch's steps."""
-
-    def __init__(self, steps, batch_size):
-        self.steps, self.batch_size = steps, batch_size
-
-    def __len__(self):
-        return self.steps
-
-    def epoch_batches(self, epoch, first_step=0):
-        return iter(range(first_step, self.steps))
-
-
-class PoolImages:
-    """Images of a pool that grows by `rounds_per_epoch` rounds before an epoch, and by those of the
-    warm-up at first.
-
-    A round follows from (seed, its number, rank) and the state of method and student; a checkpoint
-    follows on it.
-    """
-
-    def __init__(self, method, student, options, world, manifest):
-        """Raises UserError if the first epoch would have fewer images than a batch."""
-        self.method, self.student, self.options, self.world = method, student, options, world
-        beside = self._read_beside()
-        self.warmup = getattr(options, "warmup_rounds", None) or 0
-        images = (self.warmup + options.rounds_per_epoch) * options.batch + (
-            len(beside) if beside else 0
-        )
-        if images < options.batch_size:
-            raise UserError(
-                f"the first epoch would have {images} images and --batch_size is "
-                f"{options.batch_size}: "
-                "give a larger --batch or --rounds_per_epoch, or a smaller --batch_size"
-            )
-        self.pool = Pool(
-            options.pool or Path(manifest["run"], "pool"),
-            real.image_size(options),
-            options.dataset == "fashion_mnist",
-            world,
-            manifest,
-            beside,
-        )
-        self.loader = PoolLoader(
-            self.pool,
-            lambda images: real.make_loader(images, options, world, train=True),
-            options.steps_per_epoch,
-            options.batch_size,
-        )
-        self.parts, self.take, self._asked = {"method": method, "pool": self.pool}, to_device, 0
-
-    def _read_beside(self):
-        """Returns the ImageSet of `--pool_data`, None without it."""
-        if self.options.pool_data is None:
-            return None
-        images = folders.read_training(self.options.pool_data, None, ignore_labels=True)
-        images.grey, size = self.options.dataset == "fashion_mnist", real.image_size(self.options)
-        return (
-            keep_in_memory(images, transforms.training(size).shrink, float("inf"))
-            if size <= 64
-            else images
-        )
-
-    def open(self):
-        self.pool.open()
-
-    def close(self):
-        if self.world.is_main:
-            self.pool.write_manifest(complete=True)
-
-    def prepare(self, run_folder, progress, stop):
-        """Makes the rounds that come before the steps of epoch `progress.epoch`, as far as they
-        have not been made.
-
-        Asked to stop, it gives up the round and leaves with the exit code of SIGTERM: the last
-        checkpoint stands.
-        """
-        first = self.pool.rounds
-        wanted = self.warmup + (progress.epoch + 1) * self.options.rounds_per_epoch
-        while self.pool.rounds < wanted:
-            started = time.monotonic()
-            # Epoch −1 is none of the student's.
-            seed_step(self.options.seed, -1, self.pool.rounds, self.world.rank)
-            try:
-                with loops.autocast(self.options.amp, self.world.device, cache=False):
-                    images, labels = self.method.synthesize(
-                        self.student, lambda: self._should_stop(stop)
-                    )
-            except Stopped:
-                run_folder.log(
-                    f"stopped by SIGTERM in round {self.pool.rounds + 1}, which is given up: go on "
-                    "with "
-                    "--resume"
-                )
-                raise SystemExit(loops.SIGTERM_EXIT) from None
-            self.pool.add(images, labels)
-            progress.seconds += time.monotonic() - started
-            run_folder.save(progress)
-        if self.pool.rounds > first:
-            run_folder.log(
-                f"{self.pool.rounds} rounds: {len(self.pool)} images in {self.pool.folder}"
-            )
-
-    def _should_stop(self, stop):
-        """Whether to give up the round; several processes agree on it every `--print-freq` times
-        that they ask.
-        """
-        self._asked += 1
-        return stop.agreed(self.world, self._asked % self.options.print_freq == 0)
-
-    def watched(self, step):
-        return step
-
-    def cost(self, training):
-        """Returns the SynthesisCost of all rounds; a step at half the resolution is a quarter of
-        one. Those of the warm-up, which do without the student, count as the others.
-        """
-        rounds = self.warmup + self.options.epochs * self.options.rounds_per_epoch
-        half, full = self._stages()
-        return synthesis_cost(
-            self, rounds * self.options.batch * (4 * full + half) // 4, 0, training
-        )
-
-    def image_count(self):
-        return len(self.pool)
-
-    def generator_steps(self):
-        return self.pool.rounds * sum(self._stages())
-
-    def _stages(self):
-        """The steps of a round at half and at full resolution."""
-        options = self.options
-        return (
-            (0, options.k) if options.method == "fastdfkd" else (options.half_steps, options.steps)
-        )
+def write_samples(images, folder, grey):
+    """Writes images (N, 3, S, S) in [0, 1] to `folder` as 00000.png, 00001.png, …"""
+    folder = make_folder(folder)
+    pixels = to_pixels(2 * images - 1, grey).cpu().numpy()
+    with ImageWriter("png") as writer:
+        for index, image in enumerate(pixels):
+            writer.put(folder / f"{index:05d}.png", image)
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

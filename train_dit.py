@@ -1,16 +1,18 @@
 """Trains a small latent diffusion pipeline on a labelled image set: an AutoencoderKL, then a DiT on
-its latents.
-
-The result, save/models/<dataset>/<model_name>/, is a diffusers pipeline folder that
-synthesize_dit.py samples from. Fashion-MNIST's holdout images measure it; they are never trained
-on. Stage `reconstruct` writes real images as the autoencoder gives them back, by class: a student
-trained on them shows what the autoencoder alone loses.
+its latents (arXiv 2112.10752, 2212.09748).
 
     python train_dit.py --stage vae --dataset fashion_mnist --epochs 2 --learning_rate 1e-3
-    python train_dit.py --stage dit --dataset fashion_mnist --epochs 10 --learning_rate 1e-3 --resume
+    python train_dit.py --stage dit --dataset fashion_mnist --epochs 10 --learning_rate 1e-3
+
+The result, save/models/<dataset>/<model_name>/, is a diffusers pipeline folder for
+synthesize_dit.py. Both stages are validated on Fashion-MNIST's holdout images, which are never
+trained on, or on the validation set of another data set. Stage `reconstruct` writes the training
+images as the autoencoder reconstructs them, one folder per class: a student trained on them shows
+what is lost in the autoencoder alone.
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,67 +20,108 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from dataset import real
+from dataset import real, transforms
 from dataset.image_writer import ImageWriter, to_pixels
-from dataset.loader import Loader, TensorLoader
-from dataset.transforms import validation
-from diffusion.build import BETAS, Reconstruction, build_dit, build_vae, save_pipeline
-from diffusion.loss import TrainingChain, drop_labels, moving_average
-from helper import checkpoints, distributed, loops
+from dataset.loader import Loader, TensorLoader, make_loader
+from diffusion.build import Reconstruction, build_dit, build_vae, save_pipeline
+from diffusion.loss import GaussianDiffusion, drop_labels, moving_average
+from diffusion.schedule import linear_betas
+from helper import checkpoints
 from helper import options as flags
-from helper.errors import UserError, run
+from helper.device import autocast, to_device
+from helper.distributed import parallel, session
+from helper.errors import UserError, run_script
 from helper.files import make_folder
-from helper.run_old import RunFolder, latest_path, refuse_existing
+from helper.optim import Schedule, make_optimizer, update
+from helper.run import Run, latest_path
 
-VALIDATION_IMAGES = 2_000  # enough to follow a loss; always the same ones
+VALIDATION_IMAGES = 2_000  # enough to follow a loss
+ENCODING_BATCH = 256  # images
+
+# A resumed run must share these flags.
+SETTINGS = (
+    *flags.TRAINING_SETTINGS,
+    *real.SETTINGS,
+    *"stage data_amount vae_channels latent_channels kl_weight".split(),
+    *"depth width heads patch_size label_dropout ema snr_gamma".split(),
+)
+PANELS = {
+    "vae": {"loss": ["loss", "l1"], "reconstruction of unseen images (dB)": ["val_psnr"]},
+    "dit": {
+        "training loss": ["mse", "bound"],
+        "ε-MSE on unseen images": ["val_mse", "val_mse_null"],
+    },
+}
 
 
 def parse_option(argv=None):
+    """Parses and checks the flags. Raises UserError."""
     parser = flags.Parser(__doc__)
     parser.add_argument("--stage", choices=["vae", "dit", "reconstruct"], required=True)
     parser.add_argument(
         "--data_amount",
         type=flags.amount,
         default=None,
-        help="train on so many images, the same of each class (default: all)",
+        help="number of training images, the same number of each class (default: all)",
     )
     parser.add_argument(
         "--model_name",
         default=None,
-        help="folder and generator name (default: DiT-<depth>x<width>-<patch>)",
-    )
-    parser.add_argument(
-        "--vae_channels",
-        type=flags.int_list,
-        default=[16, 32, 64],
-        help="channels by resolution; each after the first halves the size (default: 16,32,64)",
-    )
-    parser.add_argument("--latent_channels", type=flags.positive_int, default=4)
-    parser.add_argument(
-        "--kl_weight",
-        type=flags.nonnegative_float,
-        default=1e-4,
-        help="weight of the mean KL a latent, beside the mean L1 a pixel (default: 1e-4)",
-    )
-    parser.add_argument("--depth", type=flags.positive_int, default=6, help="blocks of the DiT")
-    parser.add_argument("--width", type=flags.positive_int, default=128)
-    parser.add_argument("--heads", type=flags.positive_int, default=4)
-    parser.add_argument("--patch_size", type=flags.positive_int, default=2, help="in latents")
-    parser.add_argument("--label_dropout", type=flags.nonnegative_float, default=0.1)
-    parser.add_argument(
-        "--ema",
-        type=flags.nonnegative_float,
-        default=0.999,
-        help="decay a step (official: 0.9999), reached by way of (1 + n) / (10 + n) at step n",
-    )
-    parser.add_argument(
-        "--snr_gamma",
-        type=flags.nonnegative_float,
-        default=0.0,
-        help="Min-SNR weighting of the ε-MSE, such as 5 (default: 0, none, as in the official code)",
+        help="name of the folder and of the generator (default: DiT-<depth>x<width>-<patch_size>)",
     )
     parser.add_argument(
         "--save_dir", default=None, help="default: save/models/<dataset>/<model_name>"
+    )
+    group = parser.add_argument_group("autoencoder")
+    group.add_argument(
+        "--vae_channels",
+        type=flags.int_list,
+        default=[16, 32, 64],
+        help="channels per resolution; each one after the first halves the size "
+        "(default: 16,32,64)",
+    )
+    group.add_argument(
+        "--latent_channels", type=flags.positive_int, default=4, help="default: %(default)s"
+    )
+    group.add_argument(
+        "--kl_weight",
+        type=flags.nonnegative_float,
+        default=1e-4,
+        help="weight of the KL divergence (mean over latents) relative to the L1 error (mean over "
+        "pixels) (default: 1e-4)",
+    )
+    group = parser.add_argument_group("DiT")
+    group.add_argument(
+        "--depth", type=flags.positive_int, default=6, help="number of blocks (default: 6)"
+    )
+    group.add_argument(
+        "--width", type=flags.positive_int, default=128, help="embedding size (default: 128)"
+    )
+    group.add_argument(
+        "--heads", type=flags.positive_int, default=4, help="attention heads (default: 4)"
+    )
+    group.add_argument(
+        "--patch_size", type=flags.positive_int, default=2, help="in latents (default: 2)"
+    )
+    group.add_argument(
+        "--label_dropout",
+        type=flags.nonnegative_float,
+        default=0.1,
+        help="probability of training a sample without its label (default: 0.1)",
+    )
+    group.add_argument(
+        "--ema",
+        type=flags.nonnegative_float,
+        default=0.999,
+        help="decay of the moving average of the weights, with the warm-up (1 + n) / (10 + n) at "
+        "step n (default: 0.999; official code: 0.9999)",
+    )
+    group.add_argument(
+        "--snr_gamma",
+        type=flags.nonnegative_float,
+        default=0.0,
+        help="gamma of the Min-SNR weights of the ε-MSE, such as 5 (default: 0, no weights, as in "
+        "the official code)",
     )
     flags.add_training_flags(
         parser, epochs=10, batch_size=128, learning_rate=1e-4, weight_decay=0.0
@@ -92,268 +135,340 @@ def parse_option(argv=None):
         options.model_name or f"DiT-{options.depth}x{options.width}-{options.patch_size}"
     )
     options.save_dir = options.save_dir or f"save/models/{options.dataset}/{options.model_name}"
-    options.schedule, options.min_lr = "cosine", 0.0
     return options
 
 
 def main(argv=None):
-    """Runs one stage and returns its result (a dict), or the folder of `reconstruct`.
-
-    The pipeline folder is written at the end of `dit`.
-    """
+    """Runs one stage and returns its result (a dict), or the folder of `reconstruct`."""
     options = parse_option(argv)
+    data = real.data_from(options)
+    stage, size, workers = options.stage, data.image_size, options.num_workers
+    vae_shape = options.vae_channels, options.latent_channels, size
+    with session(flags.process_settings(options), argv) as world:
+        device = world.device
 
-    with distributed.session(options, argv) as world:
-        if options.stage == "reconstruct":
-            return reconstruct(options, world)
-        if result := finished_result(options, world):
-            return result
-        return (train_vae if options.stage == "vae" else train_transformer)(options, world)
+        if stage == "reconstruct":
+            folder = Path(options.save_dir, "reconstructed")
+            if world.is_main:
+                if folder.exists():
+                    # Images of an earlier run would remain among the new ones.
+                    raise UserError(f"{folder} exists: delete it, or give another --save_dir")
+                vae = finished_vae(options.save_dir, *vae_shape).to(device)
+                images = data.training(options.data_amount)
+                write_reconstructions(
+                    folder, vae, images.grey, *encode(vae, images, size, workers, world)
+                )
+            return folder
 
+        # Return the result of a finished stage before any image is read
+        settings = flags.values_of(options, SETTINGS) | {"schedule": "cosine", "min_lr": 0.0}
+        folder = stage_folder(options.save_dir, stage)
+        run = Run(folder, stage, {}, world)
+        if run.latest.exists():
+            run.open(settings, {}, options.resume)
+            if result := run.finished_result(options.epochs, PANELS[stage]):
+                return result
 
-def finished_result(options, world):
-    """Returns the result of the stage if `--resume` finds it finished, before any image is read;
-    else None.
-
-    Raises UserError if there is a run and no `--resume`, or one of other settings.
-    """
-    run_folder = RunFolder(stage_folder(options, options.stage), options.stage, {}, options, world)
-    refuse_existing(run_folder.folder, run_folder.name, options.resume)
-    if not run_folder.latest.exists():
-        return None
-    return run_folder.finished_result(run_folder.open(True, {}), options.epochs)
-
-
-def train_vae(options, world):
-    """Trains the autoencoder: mean L1 of the pixels + kl_weight · mean KL of the latents (arXiv
-    2112.10752, app. G).
-    """
-    torch.manual_seed(options.seed)
-    vae = build_vae(options.vae_channels, options.latent_channels, real.image_size(options)).to(
-        world.device
-    )
-    optimizer = torch.optim.AdamW(
-        vae.parameters(), options.learning_rate, weight_decay=options.weight_decay
-    )
-    network = loops.parallel(Reconstruction(vae), world)
-    # The validation transform: training images that are neither cropped nor flipped.
-    loader = real.make_loader(real.load_training(options), options, world, train=False)
-    held_out = real.make_loader(held_out_images(options), options, world, train=False)
-
-    def losses(batch):
-        images, _ = loops.to_device(batch, world.device)
-        with loops.autocast(options.amp, world.device):
-            reconstruction, mean, log_variance = network(2 * images - 1)
-        error = (reconstruction.float() - (2 * images - 1)).abs().mean()
-        mean, log_variance = mean.float(), log_variance.float()
-        return (
-            error,
-            0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(),
-            len(images),
+        # Networks and data
+        if stage == "vae":
+            torch.manual_seed(options.seed)
+            model = build_vae(*vae_shape).to(device)
+            parts = {"model": model}
+            loader, held_out = (
+                make_loader(
+                    images,
+                    transforms.validation(size),  # no crop or flip
+                    options.batch_size,
+                    world,
+                    options.seed,
+                    options.val_batch_size,
+                    workers,
+                )
+                for images in (data.training(options.data_amount), held_out_images(data))
+            )
+        else:
+            vae = load_vae(options.save_dir, *vae_shape).to(device)
+            images = data.training(options.data_amount)
+            moments, labels = encode(vae, images, size, workers, world)
+            held_out = encode(vae, held_out_images(data), size, workers, world)
+            held_out = [tensor[world.rank :: world.size] for tensor in held_out]
+            scaling_factor = unit_variance_factor(moments)
+            vae.register_to_config(scaling_factor=scaling_factor)
+            torch.manual_seed(options.seed)
+            model = build_dit(
+                depth=options.depth,
+                width=options.width,
+                heads=options.heads,
+                patch_size=options.patch_size,
+                latent_size=moments.shape[-1],
+                latent_channels=options.latent_channels,
+                num_classes=len(images.class_names),
+            ).to(device)
+            ema = AveragedModel(model, multi_avg_fn=moving_average(options.ema))
+            parts = {"model": model, "ema": ema}
+            objective = Objective(
+                GaussianDiffusion(linear_betas(), device),
+                scaling_factor,
+                options.snr_gamma,
+                options.amp,
+            )
+            loader = TensorLoader(
+                moments,
+                labels,
+                batch_size=options.batch_size,
+                seed=options.seed,
+                rank=world.rank,
+                world_size=world.size,
+            )
+        parts["optimizer"] = make_optimizer(
+            "adamw", model.parameters(), options.learning_rate, options.weight_decay
         )
 
-    def step(batch):
-        vae.train()
-        error, kl, count = losses(batch)
-        loss = error + options.kl_weight * kl
-        loops.gradient_step(loss, optimizer)
-        return {
-            "loss": loss.detach() * count,
-            "l1": error.detach() * count,
-            "kl": kl.detach() * count,
-            "count": count,
+        # Create or restore the run
+        run = Run(folder, stage, parts, world)
+        images_per_epoch = len(loader) * loader.batch_size
+        run.open(settings, {"images": images_per_epoch}, options.resume)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        run.log(
+            f"{stage}: {parameters / 1e6:.2f}M parameters, {len(loader)} steps of "
+            f"{loader.batch_size} images per epoch, epoch {run.progress.epoch} of "
+            f"{options.epochs} finished"
+        )
+
+        # Train
+        schedule = Schedule(
+            "cosine", options.learning_rate, options.epochs, options.warmup_epochs, min_lr=0.0
+        )
+        epochs = run.epochs(options.epochs, schedule, options.seed, options.print_freq)
+        if stage == "vae":
+            train_vae(run, epochs, loader, held_out, options.kl_weight, options.amp)
+        else:
+            train_transformer(run, epochs, loader, held_out, objective, options.label_dropout)
+
+        # Results
+        if stage == "dit" and world.is_main:
+            info = {
+                "dataset": options.dataset,
+                "class_names": images.class_names,
+                "image_size": size,
+                "grey": images.grey,
+                "cfg_channels": options.latent_channels,
+                "time_embedding": "official",
+                "seed": options.seed,
+                "label_dropout": options.label_dropout,
+            }
+            save_pipeline(options.save_dir, ema.module, vae, info)
+            print(f"pipeline: {options.save_dir}", flush=True)
+        last = run.progress.rows[-1]
+        result = {
+            "stage": stage,
+            "dataset": options.dataset,
+            "epochs": options.epochs,
+            "seed": options.seed,
+            "image_steps": options.epochs * images_per_epoch,
+            "seconds": run.seconds,
+            **{key: last[key] for key in last if key not in ("epoch", "lr", "images_s")},
         }
-
-    @torch.no_grad()
-    def evaluate():
-        vae.eval()
-        sums = torch.zeros(2, dtype=torch.float64)
-        for batch in held_out.ordered_batches():
-            images, _ = loops.to_device(batch, world.device)
-            latent = vae.encode(2 * images - 1).latent_dist.mode()
-            error = (
-                (vae.decode(latent).sample.clamp(-1, 1) / 2 + 0.5 - images)
-                .square()
-                .mean(dim=(1, 2, 3))
-            )
-            sums += torch.tensor([float((-10 * error.log10()).sum()), len(images)])
-        total, count = world.sum(sums).tolist()
-        return {"val_psnr": total / count}, total / count
-
-    return train_stage(
-        options,
-        world,
-        "vae",
-        {"model": vae, "optimizer": optimizer},
-        loader,
-        step,
-        evaluate,
-        optimizer,
-        {"loss": ["loss", "l1"], "reconstruction of unseen images (dB)": ["val_psnr"]},
-    )
+        run.finish(result, PANELS[stage])
+        return result
 
 
-def held_out_images(options):
-    """Returns VALIDATION_IMAGES random images, always the same, of Fashion-MNIST's holdout or the
+# Stage vae
+
+
+def train_vae(run, epochs, loader, held_out, kl_weight, amp):
+    """Trains the autoencoder of `run` (arXiv 2112.10752, app. G).
+
+    The loss is the L1 error (mean over pixels) + kl_weight · the KL divergence from N(0, 1) (mean
+    over latents).
+    """
+    vae, optimizer, device = run.parts["model"], run.parts["optimizer"], run.world.device
+    network = parallel(Reconstruction(vae), run.world)
+    for _ in epochs:
+        vae.train()
+        for batch in run.batches(loader):
+            images = 2 * to_device(batch, device)[0] - 1  # (N, 3, S, S) in [-1, 1]
+            with autocast(amp, device):
+                reconstruction, mean, log_variance = network(images)
+            l1 = (reconstruction.float() - images).abs().mean()
+            mean, log_variance = mean.float(), log_variance.float()
+            kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+            loss = l1 + kl_weight * kl
+            update(optimizer, loss)
+            run.add(len(images), loss=loss, l1=l1, kl=kl)
+        psnr = evaluate_vae(vae, held_out, run.world)
+        run.end_epoch({"val_psnr": psnr}, psnr)
+
+
+@torch.no_grad()
+def evaluate_vae(vae, loader, world):
+    """Returns the mean PSNR in dB of the reconstructed images, from the posterior's mode."""
+    vae.eval()
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in loader.ordered_batches():
+        images, _ = to_device(batch, world.device)
+        latents = vae.encode(2 * images - 1).latent_dist.mode()
+        reconstruction = vae.decode(latents).sample.clamp(-1, 1) / 2 + 0.5
+        error = (reconstruction - images).square().mean(dim=(1, 2, 3))
+        sums += torch.tensor([float((-10 * error.log10()).sum()), len(images)])
+    total, count = world.sum(sums).tolist()
+    return total / count
+
+
+def held_out_images(data):
+    """Returns VALIDATION_IMAGES images, always the same ones, of Fashion-MNIST's holdout or of the
     validation set.
     """
-    if options.dataset == "fashion_mnist":
-        images = real.load_split(options, "holdout")
-    else:
-        images = real.load_validation(options)
+    images = data.split("holdout") if data.name == "fashion_mnist" else data.validation()
     order = np.random.default_rng(0).permutation(len(images))
     return images.subset(order[:VALIDATION_IMAGES])
 
 
-def train_transformer(options, world):
-    """Trains the DiT on the latents of the trained autoencoder (arXiv 2212.09748) and writes the
-    pipeline folder.
-    """
-    vae = load_vae(options).to(world.device)
-    train_images = real.load_training(options)
-    moments, labels = encode(vae, train_images, options, world)
-    set_scale(vae, moments)
-    num_classes = len(train_images.class_names)
-    torch.manual_seed(options.seed)
-    model = build_dit(
-        depth=options.depth,
-        width=options.width,
-        heads=options.heads,
-        patch_size=options.patch_size,
-        latent_size=moments.shape[-1],
-        latent_channels=options.latent_channels,
-        num_classes=num_classes,
-    ).to(world.device)
-    ema = AveragedModel(model, multi_avg_fn=moving_average(options.ema))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), options.learning_rate, weight_decay=options.weight_decay
-    )
-    network = loops.parallel(model, world)
-    betas = torch.linspace(
-        BETAS["beta_start"], BETAS["beta_end"], BETAS["num_train_timesteps"], dtype=torch.float64
-    )
-    chain = TrainingChain(betas, world.device)
-    loader = TensorLoader(
-        moments,
-        labels,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        rank=world.rank,
-        world_size=world.size,
-    )
+# Stage dit
 
-    def losses(transformer, moments, labels):
-        """Returns the two losses (N,) at random steps t (N,), and t, for latents drawn from the
-        posterior.
+
+@dataclass(frozen=True)
+class Objective:
+    """Loss terms of the DiT for latents drawn from the autoencoder's posterior.
+
+    scaling_factor: factor of the latents; snr_gamma: gamma of the Min-SNR weights, 0 for none.
+    """
+
+    diffusion: GaussianDiffusion
+    scaling_factor: float
+    snr_gamma: float
+    amp: str
+
+    def terms(self, network, moments, labels):
+        """Returns the ε-MSE, its Min-SNR weights and the variational bound, each (N,), at random
+        timesteps.
+
+        moments: (N, 2C, L, L), mean and log variance of the posterior; labels: (N,).
         """
-        mean, log_variance = moments.to(world.device).chunk(2, dim=1)
-        x0 = vae.config.scaling_factor * (
-            mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
-        )
-        t = torch.randint(chain.steps, (len(x0),), device=world.device)
+        mean, log_variance = moments.chunk(2, dim=1)
+        x0 = self.scaling_factor * (mean + torch.exp(log_variance / 2) * torch.randn_like(mean))
+        t = torch.randint(self.diffusion.steps, (len(x0),), device=x0.device)
         noise = torch.randn_like(x0)
-        xt = chain.add_noise(x0, t, noise)
-        with loops.autocast(options.amp, world.device):
-            output = transformer(xt, t, labels.to(world.device)).sample
-        return *chain.losses(output, x0, xt, t, noise), t
-
-    def step(batch):
-        prepare_for_training(model)
-        moments, labels = batch
-        mse, bound, t = losses(
-            network, moments, drop_labels(labels, num_classes, options.label_dropout)
-        )
-        loss = (chain.min_snr_weight(t, options.snr_gamma) * mse).mean() + bound.mean()
-        loops.gradient_step(loss, optimizer)
-        ema.update_parameters(model)
-        return {
-            "loss": loss.detach() * len(mse),
-            "mse": mse.detach().sum(),
-            "bound": bound.detach().sum(),
-            "count": len(mse),
-        }
-
-    held_out = encode(vae, held_out_images(options), options, world)
-    held_out = [tensor[world.rank :: world.size] for tensor in held_out]
-
-    @torch.no_grad()
-    def evaluate():
-        """The averaged weights' ε-MSE on unseen images at fixed steps and noise, with the label and
-        without.
-        """
-        ema.eval()
-        sums = {}
-        for name, target in (
-            ("val_mse", held_out[1]),
-            ("val_mse_null", torch.full_like(held_out[1], num_classes)),
-        ):
-            torch.manual_seed(world.rank)
-            mse, _, _ = losses(ema.module, held_out[0], target)
-            sums[name] = [float(mse.sum()), len(mse)]
-        sums = {
-            name: world.sum(torch.tensor(values, dtype=torch.float64))
-            for name, values in sums.items()
-        }
-        means = {name: float(total / count) for name, (total, count) in sums.items()}
-        return means, -means["val_mse"]
-
-    parts = {"model": model, "ema": ema, "optimizer": optimizer}
-
-    def write():
-        if world.is_main:
-            save_pipeline(options.save_dir, ema.module, vae, generator_info(options, train_images))
-            print(f"pipeline: {options.save_dir}", flush=True)
-
-    return train_stage(
-        options,
-        world,
-        "dit",
-        parts,
-        loader,
-        step,
-        evaluate,
-        optimizer,
-        {"training loss": ["mse", "bound"], "ε-MSE on unseen images": ["val_mse", "val_mse_null"]},
-        write,
-    )
+        xt = self.diffusion.add_noise(x0, t, noise)
+        with autocast(self.amp, x0.device):
+            output = network(xt, t, labels).sample  # (N, 2C, L, L)
+        mse, bound = self.diffusion.losses(output, x0, xt, t, noise)
+        return mse, self.diffusion.min_snr_weight(t, self.snr_gamma), bound
 
 
-def load_vae(options):
-    """Returns the finished autoencoder of stage `vae`, frozen. Raises UserError if that stage is
-    not finished.
+def train_transformer(run, epochs, loader, held_out, objective, label_dropout):
+    """Trains the DiT of `run` and the moving average of its weights (arXiv 2212.09748).
+
+    held_out: (moments, labels) of the validation images of this rank.
     """
-    path = latest_path(stage_folder(options, "vae"), "vae")
+    model, ema, optimizer = (run.parts[name] for name in ("model", "ema", "optimizer"))
+    device, num_classes = run.world.device, model.config.num_embeds_ada_norm
+    network = parallel(model, run.world)
+    prepare_for_training(model)
+    for _ in epochs:
+        for moments, labels in run.batches(loader):
+            labels = drop_labels(labels, num_classes, label_dropout)
+            mse, weight, bound = objective.terms(network, moments.to(device), labels.to(device))
+            loss = (weight * mse).mean() + bound.mean()
+            update(optimizer, loss)
+            ema.update_parameters(model)
+            run.add(len(mse), loss=loss, mse=mse, bound=bound)
+        metrics = evaluate_transformer(ema.module, held_out, objective, run.world)
+        run.end_epoch(metrics, -metrics["val_mse"])
+
+
+@torch.no_grad()
+def evaluate_transformer(transformer, held_out, objective, world):
+    """Returns the ε-MSE on unseen images at fixed timesteps and noise: `val_mse` with the labels,
+    `val_mse_null` without.
+    """
+    transformer.eval()
+    moments, labels = (tensor.to(world.device) for tensor in held_out)
+    null = torch.full_like(labels, transformer.config.num_embeds_ada_norm)
+    means = {}
+    for name, target in (("val_mse", labels), ("val_mse_null", null)):
+        torch.manual_seed(world.rank)
+        mse, _, _ = objective.terms(transformer, moments, target)
+        sums = torch.tensor([float(mse.sum()), len(mse)], dtype=torch.float64)
+        total, count = world.sum(sums).tolist()
+        means[name] = total / count
+    return means
+
+
+def prepare_for_training(model):
+    """Puts the DiT into training mode, without the label dropout of its blocks (`drop_labels` does
+    it once per sample).
+    """
+    model.train()
+    for block in model.transformer_blocks:
+        block.norm1.emb.class_embedder.eval()
+
+
+def unit_variance_factor(moments):
+    """Returns the factor that scales the latents to unit variance (arXiv 2112.10752, app. G).
+
+    moments: (N, 2C, L, L), mean and log variance of the posterior.
+    """
+    mean, log_variance = moments.chunk(2, dim=1)
+    variance = mean.double().var() + log_variance.double().exp().mean()
+    return float(variance.rsqrt())
+
+
+# The trained autoencoder
+
+
+def stage_folder(save_dir, stage):
+    """Returns the run folder of a stage."""
+    return Path(save_dir, f"train_{stage}")
+
+
+def load_vae(save_dir, channels, latent_channels, image_size):
+    """Returns the autoencoder that stage `vae` has trained, frozen.
+
+    Raises UserError if the stage is not finished or the autoencoder has another shape.
+    """
+    path = latest_path(stage_folder(save_dir, "vae"), "vae")
     if not path.exists():
         raise UserError(f"{path} not found: run --stage vae first, with the same --save_dir")
     content = checkpoints.load(path)
     if not isinstance(content, dict) or "flags" not in content:
         raise UserError(f"{path} is not a checkpoint of --stage vae: choose another --save_dir")
-    flags_then = content["flags"]
     if "optimizer" in content:
-        raise UserError(f"{path} is of an unfinished run: finish it with --stage vae --resume")
-    for name in ("vae_channels", "latent_channels"):
-        if flags_then[name] != getattr(options, name):
-            raise UserError(
-                f"--{name} is {getattr(options, name)} and {path} was trained with "
-                f"{flags_then[name]}"
-            )
-    vae = build_vae(options.vae_channels, options.latent_channels, real.image_size(options))
+        raise UserError(f"{path} belongs to an unfinished run: finish it with --stage vae --resume")
+    for name, value in {"vae_channels": channels, "latent_channels": latent_channels}.items():
+        if (before := content["flags"][name]) != value:
+            raise UserError(f"--{name} is {value}, but {path} was trained with {before}")
+    vae = build_vae(channels, latent_channels, image_size)
     vae.load_state_dict(content["model"])
     return vae.eval().requires_grad_(False)
 
 
-def encode(vae, images, options, world):
-    """Returns the posterior's moments (N, 2C, L, L) float32 (mean, log variance) and the labels
-    (N,), on the CPU.
+def finished_vae(save_dir, *shape):
+    """Returns the autoencoder of the pipeline folder `save_dir`, frozen, or else that of
+    `load_vae(save_dir, *shape)`: shipped pipelines come without the checkpoints of their training.
     """
-    loader = Loader(images, validation(real.image_size(options)), 256, workers=options.num_workers)
+    from diffusers import AutoencoderKL
+
+    folder = Path(save_dir, "vae")
+    if not (folder / "config.json").exists():
+        return load_vae(save_dir, *shape)
+    return AutoencoderKL.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+
+
+def encode(vae, images, image_size, workers, world):
+    """Encodes an ImageSet on every process.
+
+    Returns the posterior's moments (N, 2C, L, L) float32 (mean, log variance) and the labels (N,),
+    on the CPU.
+    """
+    loader = Loader(images, transforms.validation(image_size), ENCODING_BATCH, workers=workers)
     moments, labels = [], []
     with (
         torch.no_grad(),
         tqdm(total=len(images), desc="latents", unit="image", disable=not world.is_main) as bar,
     ):
         for batch in loader.ordered_batches():
-            inputs, targets = loops.to_device(batch, world.device)
+            inputs, targets = to_device(batch, world.device)
             posterior = vae.encode(2 * inputs - 1).latent_dist
             moments.append(torch.cat([posterior.mean, posterior.logvar], dim=1).cpu())
             labels.append(targets.cpu())
@@ -361,130 +476,28 @@ def encode(vae, images, options, world):
     return torch.cat(moments).contiguous(), torch.cat(labels)
 
 
-def finished_vae(options):
-    """Returns the frozen autoencoder of a pipeline folder, or else that of stage `vae`, as
-    `load_vae`.
+# Stage reconstruct
 
-    The shipped pipeline has no checkpoints of its training beside it.
+
+@torch.no_grad()
+def write_reconstructions(folder, vae, grey, moments, labels):
+    """Decodes the means of `moments` (N, 2C, L, L) and writes the images by their labels (N,).
+
+    <folder>/0003/00017.png is image 17, counted from 0, of class 3.
     """
-    from diffusers import AutoencoderKL
-
-    folder = Path(options.save_dir) / "vae"
-    if not (folder / "config.json").exists():
-        return load_vae(options)
-    return AutoencoderKL.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
-
-
-def reconstruct(options, world):
-    """Writes the training images (`--data_amount` of them) after a pass through the autoencoder;
-    returns the folder.
-
-    <save_dir>/reconstructed/0003/00017.png is image 17, from 0, of class 3. Rank 0 does the work.
-    Raises UserError if the folder is there: what an earlier run left would stand among the new
-    images.
-    """
-    folder = Path(options.save_dir) / "reconstructed"
-    if not world.is_main:
-        return folder
-    if folder.exists():
-        raise UserError(f"{folder} is there already: delete it, or give another --save_dir")
-    vae, images = finished_vae(options).to(world.device), real.load_training(options)
-    moments, labels = encode(vae, images, options, world)
-    numbers = np.zeros(len(images.class_names), np.int64)
+    numbers = np.zeros(int(labels.max()) + 1, np.int64)
     make_folder(folder)
-    with torch.no_grad(), ImageWriter("png") as writer:
-        for part, classes in zip(moments.split(256), labels.split(256)):
-            decoded = vae.decode(part.chunk(2, dim=1)[0].to(world.device)).sample
-            for pixels, label in zip(
-                to_pixels(decoded, images.grey).cpu().numpy(), classes.tolist()
-            ):
-                writer.put(folder / f"{label:04d}/{numbers[label]:05d}.png", pixels)
+    with ImageWriter("png") as writer:
+        for part, classes in zip(
+            moments.split(ENCODING_BATCH), labels.split(ENCODING_BATCH), strict=True
+        ):
+            mean, _ = part.to(vae.device).chunk(2, dim=1)
+            pixels = to_pixels(vae.decode(mean).sample, grey).cpu().numpy()
+            for image, label in zip(pixels, classes.tolist(), strict=True):
+                writer.put(folder / f"{label:04d}/{numbers[label]:05d}.png", image)
                 numbers[label] += 1
-    print(f"{len(images)} images as the autoencoder gives them back: {folder}", flush=True)
-    return folder
-
-
-def set_scale(vae, moments):
-    """Sets the scaling factor so that scaled latents have unit variance (arXiv 2112.10752, app.
-    G).
-    """
-    mean, log_variance = moments.chunk(2, dim=1)
-    variance = mean.double().var() + log_variance.double().exp().mean()
-    vae.register_to_config(scaling_factor=float(variance.rsqrt()))
-
-
-def prepare_for_training(model):
-    """Puts the DiT into training mode with the blocks' own label dropout off (labels are dropped
-    once a sample).
-    """
-    model.train()
-    for block in model.transformer_blocks:
-        block.norm1.emb.class_embedder.eval()
-
-
-def generator_info(options, images):
-    """Returns what synthesize_dit.py must know of this pipeline beyond diffusers' configs."""
-    return {
-        "dataset": options.dataset,
-        "class_names": images.class_names,
-        "image_size": real.image_size(options),
-        "grey": images.grey,
-        "cfg_channels": options.latent_channels,
-        "time_embedding": "official",
-        "seed": options.seed,
-        "label_dropout": options.label_dropout,
-    }
-
-
-def stage_folder(options, stage):
-    """Returns the run folder of a stage."""
-    return Path(options.save_dir) / f"train_{stage}"
-
-
-def train_stage(
-    options, world, stage, parts, loader, step, evaluate, optimizer, panels, write=None
-):
-    """Runs one stage in its run folder <save_dir>/train_<stage>/ and returns its result.
-
-    `write()` is called, on every process, before result.json says that the stage is finished.
-    """
-    run_folder = RunFolder(stage_folder(options, stage), stage, parts, options, world)
-    progress = run_folder.open(options.resume, {"images": len(loader) * loader.batch_size})
-    parameters = sum(parameter.numel() for parameter in parts["model"].parameters())
-    run_folder.log(
-        f"{stage}: {parameters / 1e6:.2f}M parameters, {len(loader)} steps of {loader.batch_size} "
-        "an epoch, "
-        f"epoch {progress.epoch} of {options.epochs} done"
-    )
-    loops.fit(
-        run_folder,
-        progress,
-        loader,
-        step,
-        evaluate,
-        optimizer,
-        loops.make_schedule(options),
-        options,
-    )
-    result = {
-        "stage": stage,
-        "dataset": options.dataset,
-        "epochs": options.epochs,
-        "seed": options.seed,
-        "image_steps": options.epochs * len(loader) * loader.batch_size,
-        "seconds": round(progress.seconds, 1),
-        **{
-            key: value
-            for key, value in progress.rows[-1].items()
-            if key not in ("epoch", "lr", "images_s")
-        },
-    }
-    if write:
-        write()
-    run_folder.finish(result, panels)
-    world.barrier()
-    return result
+    print(f"{len(labels)} reconstructed images: {folder}", flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

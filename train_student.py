@@ -30,7 +30,7 @@ from helper.files import file_stem, sha256
 from helper.losses import kd_loss, mixing
 from helper.optim import make_optimizer, update
 from helper.run import Run
-from models.classifiers import architecture_of, chosen_statistics, load_teacher, make_student
+from models.classifiers import architecture_of, image_statistics, load_teacher, make_student
 
 RELEASED_AMOUNT = 400_000  # images, default of the released script
 SHUFFLE_RATE = 0.02  # learning rate of ShuffleV2 students in the released script, always
@@ -221,8 +221,8 @@ def main(argv=None):
         num_classes = len(val_loader.images.class_names)
         if options.evaluate:
             name = options.model_s or architecture_of(options.evaluate)
-            statistics = chosen_statistics(
-                options, "s", data.default_statistics, options.evaluate, name
+            statistics = image_statistics(
+                options.mean_s, options.std_s, "s", data.default_statistics, options.evaluate, name
             )
             return evaluate_checkpoint(
                 options.evaluate, name, statistics, val_loader, world, options.amp
@@ -231,10 +231,17 @@ def main(argv=None):
         # Teacher, training images, student
         options.model_t = options.model_t or architecture_of(options.path_t)
         normalisation = {
-            "teacher": chosen_statistics(
-                options, "t", data.default_statistics, options.path_t, options.model_t
+            "teacher": image_statistics(
+                options.mean_t,
+                options.std_t,
+                "t",
+                data.default_statistics,
+                options.path_t,
+                options.model_t,
             ),
-            "student": chosen_statistics(options, "s", data.default_statistics),
+            "student": image_statistics(
+                options.mean_s, options.std_s, "s", data.default_statistics
+            ),
         }
         teacher = load_teacher(
             options.path_t, num_classes, *normalisation["teacher"][:2], options.model_t
@@ -384,9 +391,9 @@ def read_images(data, source, amount, num_classes, ignore_labels):
     """
     if source == "real":
         return data.training(amount)
-    images = folders.read_training(source, num_classes, amount, data.class_list, ignore_labels)
-    images.grey = data.grey
-    return images
+    return folders.read_training(
+        source, num_classes, amount, data.class_list, ignore_labels, data.grey
+    )
 
 
 def method_of(images, source):

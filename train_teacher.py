@@ -98,9 +98,8 @@ def main(argv=None):
             real.check_classes(images, val_images, options.dataset)
         else:
             images = folders.read_training(
-                options.train_data, num_classes, class_list=data.class_list
+                options.train_data, num_classes, class_list=data.class_list, grey=data.grey
             )
-            images.grey = data.grey
             if images.labels is None:
                 raise UserError(
                     f"{options.train_data} has no labels, which training a teacher requires: "
@@ -214,9 +213,7 @@ def main(argv=None):
             "image_steps": options.epochs * len(loader) * loader.batch_size,
             "seconds": run.seconds,
         }
-        run.finish(
-            result, {"cross-entropy": ["loss", "val_loss"], "accuracy (%)": ["train_top1", "top1"]}
-        )
+        run.finish(result, PANELS)
         return result
 
 

@@ -1,3 +1,1 @@
-"""Measurements of speed, each beside named references in the same process: `python -m
-benchmarks.NAME`.
-"""
+"""Benchmarks beside reference implementations in the same process: `python -m benchmarks.NAME`."""

@@ -1,4 +1,4 @@
-"""The rate of large matrix products on this machine: in fp32 and, on a GPU, in TF32 and bf16.
+"""Rate of large matrix products on this machine: in fp32 and, on a GPU, in TF32 and bf16.
 
 python -m benchmarks.device
 """
@@ -10,19 +10,19 @@ import torch
 from benchmarks import timing
 from benchmarks.distill_step import make_matmul
 from helper.cost import with_prefix
-from helper.errors import run
+from helper.errors import run_script
 from helper.options import Parser
 
 
 def main(argv=None):
-    """Prints the machine's line and {precision: FLOP/s}, which it returns."""
+    """Prints the machine and returns the rates {precision: FLOP/s}, which it also prints."""
     parser = Parser(__doc__)
     timing.add_flags(parser, repeats=10)
     options = parser.parse_args(argv)
     device = timing.start(options)
-    settings = {"fp32": ("off", "highest"), "TF32": ("off", "high"), "bf16": ("bf16", "highest")}
-    if device.type == "cpu":  # TF32 is a GPU's, and bf16 without hardware for it takes minutes
-        settings = {"fp32": settings["fp32"]}
+    settings = {"fp32": ("off", "highest")}  # --amp, matmul precision
+    if device.type == "cuda":  # a CPU has no TF32, and bf16 without hardware support takes minutes
+        settings |= {"TF32": ("off", "high"), "bf16": ("bf16", "highest")}
     rates = {}
     for name, (amp, precision) in settings.items():
         torch.set_float32_matmul_precision(precision)
@@ -34,4 +34,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

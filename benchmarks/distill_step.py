@@ -1,62 +1,52 @@
-"""A step of distillation beside two references: what one takes, and how much of the machine it
-uses.
+"""Time of a distillation step beside two references, and its share of the machine's matmul rate.
 
-    python -m benchmarks.distill_step                              # three pairs, on this machine's GPU or processor
+    python -m benchmarks.distill_step        # three pairs, on the GPU or CPU of this machine
     python -m benchmarks.distill_step --pairs wrn_16_2 --batch_size 128 --threads 1
 
-Ours is train_student.py's own step (`helper.loops.distillation_step`) on the bytes that its loader hands over. The
-references are written here from what is known of the published code, with the same architectures and weights:
-* DM-KD: autograd records the teacher's pass and keeps it until the step ends; the teacher's logits are detached.
+Ours is the step of train_student.py on the bytes that its loader yields. The references are written
+here after what is known of the published code, with the same architectures and weights:
+* DM-KD: autograd records the teacher's forward pass and keeps it until the step ends; the teacher's
+  logits are detached.
 * RepDistiller: the teacher runs under no_grad; the cross-entropy is computed whatever its weight.
-Both read loss, top-1 and top-5 with `.item()` in every step, and take contiguous (NCHW) float images which the host has
-normalised already: that work is in their loader's time and not in the step's, while ours is charged for it.
+Both read loss, top-1 and top-5 with `.item()` in every step. They take contiguous (NCHW) float
+images that the host has already normalised: this time is spent in their loader and is not measured,
+whereas ours includes the normalisation.
 """
 
 import copy
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from benchmarks import timing
-from helper import loops
 from helper.cost import forward_operations
-from helper.errors import UserError, run
+from helper.device import autocast, to_device
+from helper.errors import UserError, run_script
+from helper.losses import kd_loss
+from helper.optim import make_optimizer, update
 from helper.options import Parser, positive_int
 from models.architectures import create_model
 from models.classifiers import load_teacher, make_student
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# The released recipe of 32×32 images: τ = 4, SGD. Neither matters for the time.
-RECIPE = {
-    "alpha": 1.0,
-    "gamma": 0.0,
-    "kd_T": 4.0,
-    "no_tau2": False,
-    "use_aug": "none",
-    "mix_beta": None,
-    "optimizer": "sgd",
-    "learning_rate": 0.05,
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-}
+# The released recipe for 32×32 images; the time does not depend on the values.
+ALPHA, GAMMA, TEMPERATURE = 1.0, 0.0, 4.0  # weights of KL and cross-entropy; tau
+SGD = {"learning_rate": 0.05, "weight_decay": 5e-4, "momentum": 0.9}
 OURS, DMKD, REPDISTILLER = "ours", "DM-KD", "RepDistiller"
 MATMUL = "matmul"
 
 
 class Pair(NamedTuple):
-    """A teacher, a student and their images: batch sizes for a processor and, the published ones,
-    for a GPU.
-    """
+    """Teacher, student and their images; the batch size on a GPU is the published one."""
 
     teacher: str
     student: str
     classes: int
-    size: int
+    size: int  # pixels
     cpu_batch: int
     gpu_batch: int
 
@@ -69,7 +59,7 @@ PAIRS = {
 
 
 def parse_option(argv=None):
-    """Reads the flags. Raises UserError for a wrong one."""
+    """Parses and checks the flags. Raises UserError."""
     parser = Parser(__doc__)
     parser.add_argument(
         "--pairs",
@@ -77,13 +67,13 @@ def parse_option(argv=None):
         help="students, separated by commas (default: %(default)s)",
     )
     parser.add_argument(
-        "--batch_size", type=positive_int, help="images a step (default: by pair and device)"
+        "--batch_size", type=positive_int, help="default: depends on pair and device"
     )
     parser.add_argument(
-        "--steps", type=positive_int, help="steps a timed run (default: 1; 20 on a GPU)"
+        "--steps", type=positive_int, help="steps per timed run (default: 1; 20 on a GPU)"
     )
     parser.add_argument(
-        "--amp", choices=["off", "bf16"], default="off", help="bf16 autocast, for all three"
+        "--amp", choices=["off", "bf16"], default="off", help="bf16 autocast of all three steps"
     )
     timing.add_flags(parser, repeats=15)
     options = parser.parse_args(argv)
@@ -94,22 +84,19 @@ def parse_option(argv=None):
 
 
 def make_steps(pair, batch_size, size, device, amp="off"):
-    """Returns {name: step()} for our step and the references, on copies of the same networks and
-    the same images.
+    """Returns {name: step()} of our step and the references, on copies of the same networks and the
+    same images of `size` pixels.
 
-    Every call makes one optimizer step on the batch. Ours returns what `distillation_step` says,
-    sums over the batch on the device; the references return the numbers that they read: loss, top1,
-    top5. size: pixels a side.
+    Every call is one optimisation step on the same batch. Ours returns 0-d tensors on the device,
+    `loss` and `agreement`; the references return the numbers that they read: loss, top1, top5.
     """
     torch.manual_seed(0)
-    images = torch.randint(
-        0, 256, (batch_size, size, size, 3), dtype=torch.uint8
-    )  # as the loader hands them over
+    images = torch.randint(0, 256, (batch_size, size, size, 3), dtype=torch.uint8)  # of a loader
     labels = torch.randint(0, pair.classes, (batch_size,))
-    options = SimpleNamespace(amp=amp, **RECIPE)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "teacher.pth"
-        torch.save(_with_statistics(create_model(pair.teacher, pair.classes)).state_dict(), path)
+        network = create_model(pair.teacher, pair.classes)
+        torch.save(_with_statistics(network).state_dict(), path)
         teacher = load_teacher(path, pair.classes, MEAN, STD, pair.teacher).to(device)
         their_teacher = create_model(pair.teacher, pair.classes, checkpoint=path).eval().to(device)
     student = make_student(pair.student, pair.classes, MEAN, STD).to(device)
@@ -119,30 +106,23 @@ def make_steps(pair, batch_size, size, device, amp="off"):
         return [tensor.pin_memory() if device.type == "cuda" else tensor for tensor in tensors]
 
     our_batch = on_host(images, labels)
-    our_step = loops.distillation_step(
-        student, teacher, loops.make_optimizer(student, options), options, device
-    )
-    steps = {OURS: lambda: our_step(our_batch)}
+    step = our_step(student, teacher, make_optimizer("sgd", student.parameters(), **SGD), amp)
+    steps = {OURS: lambda: step(*to_device(our_batch, device))}
 
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     their_batch = on_host(((images.permute(0, 3, 1, 2) / 255 - mean) / std).contiguous(), labels)
     for name, make in ((DMKD, dmkd_step), (REPDISTILLER, repdistiller_step)):
         network = copy.deepcopy(their_student)
-        step = make(
-            network,
-            copy.deepcopy(their_teacher),
-            loops.make_optimizer(network, options),
-            options,
-            device,
+        optimizer = make_optimizer("sgd", network.parameters(), **SGD)
+        step_of = make(network, copy.deepcopy(their_teacher), optimizer, amp)
+        steps[name] = lambda step=step_of: step(
+            *(tensor.to(device, non_blocking=True) for tensor in their_batch)
         )
-        steps[name] = lambda step=step: step(their_batch)
     return steps
 
 
 def _with_statistics(network):
-    """Gives the BatchNorms of a new network statistics of their own, so that no term of them is
-    zero or one.
-    """
+    """Gives the BatchNorms of a new network random statistics, so that none is zero or one."""
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -150,73 +130,77 @@ def _with_statistics(network):
     return network
 
 
-def dmkd_step(network, teacher, optimizer, options, device):
-    """Returns `step(batch)` as DM-KD's released loop takes it: no no_grad around the teacher.
+def our_step(student, teacher, optimizer, amp):
+    """Returns `step(images, labels)`, the step of train_student.py; nothing waits for the device.
 
-    Its logits are detached: were they not, the backward pass would run through the teacher too, and
-    cost more.
+    The weight of the cross-entropy is 0: the labels are not used.
+    """
+
+    def step(images, _):
+        with autocast(amp, images.device):
+            with torch.no_grad():
+                teacher_logits = teacher(images)
+            logits = student(images)
+        loss = ALPHA * kd_loss(logits, teacher_logits, TEMPERATURE)
+        update(optimizer, loss)
+        agreement = (logits.argmax(1) == teacher_logits.argmax(1)).float().mean()
+        return {"loss": loss.detach(), "agreement": 100.0 * agreement}
+
+    return step
+
+
+def dmkd_step(student, teacher, optimizer, amp):
+    """Returns `step(images, labels)` of DM-KD's released loop: no no_grad around the teacher.
+
+    The logits are detached: otherwise the backward pass would run through the teacher too, at a
+    higher cost.
     """
     meters = Meters()
 
-    def step(batch):
-        images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
-        with loops.autocast(options.amp, device):
-            logits = network(images)
-            recorded = teacher(
-                images
-            )  # holds every activation of the teacher until this function returns
-        loss = options.alpha * softened_kl(logits, recorded.detach(), options.kd_T)
+    def step(images, labels):
+        with autocast(amp, images.device):
+            logits = student(images)
+            teacher_logits = teacher(images)  # keeps all activations until the step ends
+        loss = ALPHA * softened_kl(logits, teacher_logits.detach(), TEMPERATURE)
         top1, top5 = accuracy(logits, labels)
         meters.add(loss=loss.item(), top1=top1.item(), top5=top5.item())
-        update(loss, optimizer)
+        update(optimizer, loss)
         return meters.last
 
     return step
 
 
-def repdistiller_step(network, teacher, optimizer, options, device):
-    """Returns `step(batch)` as RepDistiller's loop for plain distillation takes it."""
+def repdistiller_step(student, teacher, optimizer, amp):
+    """Returns `step(images, labels)` of RepDistiller's loop for plain distillation."""
     meters = Meters()
 
-    def step(batch):
-        images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
-        with loops.autocast(options.amp, device):
-            logits = network(images)
+    def step(images, labels):
+        with autocast(amp, images.device):
+            logits = student(images)
             with torch.no_grad():
-                target = teacher(images)
-        loss = options.gamma * F.cross_entropy(logits.float(), labels)
-        loss = loss + options.alpha * softened_kl(logits, target, options.kd_T)
+                teacher_logits = teacher(images)
+        loss = GAMMA * F.cross_entropy(logits.float(), labels)
+        loss = loss + ALPHA * softened_kl(logits, teacher_logits, TEMPERATURE)
         top1, top5 = accuracy(logits, labels)
         meters.add(loss=loss.item(), top1=top1.item(), top5=top5.item())
-        update(loss, optimizer)
+        update(optimizer, loss)
         return meters.last
 
     return step
 
 
 def softened_kl(logits, target, temperature):
-    """KL divergence of the softened outputs, summed over classes, averaged over the batch, times
-    τ².
-    """
+    """KL divergence of the softened outputs (N, K) · tau^2, averaged over the batch (0-d)."""
     log_p = F.log_softmax(logits.float() / temperature, dim=1)
     q = F.softmax(target.float() / temperature, dim=1)
     return F.kl_div(log_p, q, reduction="sum") * temperature**2 / len(logits)
 
 
 def accuracy(logits, labels):
-    """Returns top-1 and top-5 (or top-K of fewer classes), in percent, as 0-d tensors on the
-    device.
-    """
+    """Returns top-1 and top-5 (at most top-K of K classes) in percent, as 0-d tensors."""
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (N, 5)
     hits = ranked.eq(labels[:, None])
     return 100 * hits[:, 0].float().mean(), 100 * hits.any(dim=1).float().mean()
-
-
-def update(loss, optimizer):
-    """The references' gradient step."""
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
 
 
 class Meters:
@@ -233,9 +217,12 @@ class Meters:
             self.sums[name] = self.sums.get(name, 0.0) + value
 
 
+# Measurement
+
+
 def step_operations(pair, batch_size, size):
-    """Returns the floating-point operations of a step: the teacher's pass, the student's, and its
-    backward as two.
+    """Returns the floating-point operations of a step: the forward passes of teacher and student,
+    and the student's backward pass, which costs two forward passes.
     """
     images = torch.empty(batch_size, 3, size, size, device="meta")
     teacher, student = (create_model(name, pair.classes) for name in (pair.teacher, pair.student))
@@ -243,9 +230,9 @@ def step_operations(pair, batch_size, size):
 
 
 def make_matmul(device, amp, size=None):
-    """Returns (a function that multiplies two square matrices once, its floating-point operations).
+    """Returns (function that multiplies two square matrices once, its floating-point operations).
 
-    float32, as a GPU's convolutions round it by default (TF32), or bf16 if the steps run in it.
+    float32 at the current matmul precision, or bf16. size: rows (default: 2048; on a GPU 8192).
     """
     size = size or (8192 if device.type == "cuda" else 2048)
     dtype = torch.bfloat16 if amp == "bf16" else torch.float32
@@ -253,61 +240,48 @@ def make_matmul(device, amp, size=None):
     return lambda: torch.matmul(a, b), 2 * size**3
 
 
-def measure(pair, options, device):
-    """Measures one pair and returns the rows of its three steps."""
-    size, batch_size = (
-        pair.size,
-        options.batch_size or (pair.gpu_batch if device.type == "cuda" else pair.cpu_batch),
-    )
-    steps_a_run = options.steps or (20 if device.type == "cuda" else 1)
-    if options.quick:
-        size, batch_size, steps_a_run = min(size, 64), options.batch_size or 2, 1
-    matmul, matmul_operations = make_matmul(device, options.amp, 256 if options.quick else None)
-    functions = {**make_steps(pair, batch_size, size, device, options.amp), MATMUL: matmul}
-
-    def repeated(function):
-        return lambda: [function() for _ in range(steps_a_run)]
-
-    times = timing.alternate(
-        {name: repeated(function) for name, function in functions.items()}, options.repeats, 2
-    )
-    against_ours, against_matmul = timing.ratios(times, OURS), timing.ratios(times, MATMUL)
-    work = step_operations(pair, batch_size, size) / matmul_operations  # a step in matrix products
-    rows = []
-    for name in (OURS, DMKD, REPDISTILLER):
-        seconds = timing.spread([value / steps_a_run for value in times[name]])
-        rows.append(
-            [
-                f"{pair.teacher} → {pair.student}, {size}×{size}, batch {batch_size}",
-                name,
-                f"{seconds:.4f}",
-                f"{batch_size / seconds.median:.1f}",
-                "–" if name == OURS else f"{against_ours[name]:.2f}",
-                f"{100 * work / against_matmul[name].median:.0f} %",
-            ]
-        )
-    return rows
+def repeated(function, count):
+    """Returns a function that calls `function` `count` times."""
+    return lambda: [function() for _ in range(count)]
 
 
 def main(argv=None):
     """Measures the pairs of `argv` and prints the table."""
     options = parse_option(argv)
     device = timing.start(options)
+    on_gpu = device.type == "cuda"
     torch.set_float32_matmul_precision("high")
-    rows = [row for name in options.pairs for row in measure(PAIRS[name], options, device)]
-    print(
-        timing.markdown(
-            [
-                "pair",
-                "step",
-                "seconds a step",
-                "images/s",
-                "its time over ours",
-                "share of the matmul rate",
-            ],
-            rows,
-        )
-    )
+    rows = []
+    for pair in (PAIRS[name] for name in options.pairs):
+        size, batch_size = pair.size, pair.gpu_batch if on_gpu else pair.cpu_batch
+        steps_per_run, matmul_size = options.steps or (20 if on_gpu else 1), None
+        if options.quick:
+            size, batch_size, steps_per_run, matmul_size = min(size, 64), 2, 1, 256
+        batch_size = options.batch_size or batch_size
+
+        # Time the steps and the matrix product in turn
+        matmul, matmul_operations = make_matmul(device, options.amp, matmul_size)
+        functions = make_steps(pair, batch_size, size, device, options.amp) | {MATMUL: matmul}
+        runs = {name: repeated(step, steps_per_run) for name, step in functions.items()}
+        times = timing.alternate(runs, options.repeats, warmup=2)
+
+        # One row per step
+        time_ratios, matmul_ratios = timing.ratios(times, OURS), timing.ratios(times, MATMUL)
+        matmuls_per_step = step_operations(pair, batch_size, size) / matmul_operations
+        for name in (OURS, DMKD, REPDISTILLER):
+            seconds = timing.spread([value / steps_per_run for value in times[name]])
+            rows.append(
+                [
+                    f"{pair.teacher} → {pair.student}, {size}×{size}, batch {batch_size}",
+                    name,
+                    f"{seconds:.4f}",
+                    f"{batch_size / seconds.median:.1f}",
+                    "–" if name == OURS else f"{time_ratios[name]:.2f}",
+                    f"{100 * matmuls_per_step / matmul_ratios[name].median:.0f} %",
+                ]
+            )
+    header = "pair|step|seconds per step|images/s|its time over ours|share of the matmul rate"
+    print(timing.markdown(header.split("|"), rows))
     print(
         f"\nMedian (lowest–highest) of {options.repeats} rounds; "
         f"{'bf16' if options.amp == 'bf16' else 'float32'}."
@@ -315,4 +289,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

@@ -1,16 +1,17 @@
-"""The input path beside torchvision's: images a second on one core, and what it takes to open a set
-of 1.28M images.
+"""The input pipeline beside torchvision's: images per second on one core, and the time to open a
+set of 1.28M images.
 
-    python -m benchmarks.input                   # about 4 minutes and, for the 1.28M empty files, 1.5 GB of memory
-    python -m benchmarks.input --count 0         # images alone
-    python -m benchmarks.input --images 0        # opening alone
+    python -m benchmarks.input               # about 4 minutes, 1.5 GB of memory
+    python -m benchmarks.input --count 0     # only the images
+    python -m benchmarks.input --images 0    # only the opening
 
-Images: files, or 32×32 arrays in memory, to batches of augmented images; one process, one thread,
-no workers. Ours hands over bytes that the device normalises. torchvision's usual transforms end in
-normalised floats; the row `bytes` is what it takes without that last part, the same work as ours.
+Images: from files, or from 32×32 arrays in memory, to batches of augmented images, in one process
+and one thread. Ours yields bytes, which are normalised on the device. torchvision's usual
+transforms end with normalised floats; the row `bytes` omits this last part and does the same work
+as ours.
 Opening: a folder of 1000 classes, and a list of its files with their labels, each time in a new
-process. Ours checks that every file of the list is there and orders each class; the plain readers
-split the lines, one looks each file up.
+process. Ours checks that every file of the list exists and orders each class. The plain readers
+split the lines; one of them looks up each file.
 """
 
 import json
@@ -31,7 +32,7 @@ from dataset import folders
 from dataset.image_set import ImageSet
 from dataset.loader import Loader
 from dataset.transforms import Large, Small
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from helper.files import make_folder
 from helper.options import Parser, amount, natural
 
@@ -49,19 +50,19 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def parse_option(argv=None):
-    """Reads the flags. Raises UserError for a wrong one."""
+    """Parses the flags. Raises UserError."""
     parser = Parser(__doc__)
     parser.add_argument(
-        "--images", type=natural, help="images of each kind (default: 256; 0: none)"
+        "--images", type=natural, help="number of images of each kind (default: 256; 0: none)"
     )
     parser.add_argument(
         "--count",
         type=lambda text: 0 if text == "0" else amount(text),
-        help="files of the set that is opened (default: 1.28m; 0: none)",
+        help="number of files in the set that is opened (default: 1.28m; 0: none)",
     )
     parser.add_argument(
         "--folder",
-        help="where the files are made for a while (default: /dev/shm, else the system's)",
+        help="folder for the temporary files (default: /dev/shm, or that of the system)",
     )
     timing.add_flags(parser, repeats=5)
     parser.set_defaults(threads=1)
@@ -79,30 +80,30 @@ def parse_option(argv=None):
 
 
 def photographs():
-    """Returns the photographs that scikit-image and scikit-learn ship, as PIL images; without them,
-    smooth noise.
+    """Returns the photographs in scikit-image and scikit-learn as PIL images, or smooth noise if
+    neither is installed.
     """
-    found = []
+    arrays = []
     try:
         from skimage import data
 
-        found += [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
+        arrays += [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
     except ImportError:
         pass
     try:
         from sklearn.datasets import load_sample_images
 
-        found += load_sample_images().images
+        arrays += load_sample_images().images
     except ImportError:
         pass
-    return [Image.fromarray(pixels) for pixels in found] or [
+    return [Image.fromarray(pixels) for pixels in arrays] or [
         smooth_noise(seed) for seed in range(6)
     ]
 
 
 def smooth_noise(seed, size=512):
-    """Returns a PIL image of noise at six scales, each twice as fine and half as strong as the
-    last.
+    """Returns a PIL image of noise at six scales, each twice as fine and half as strong as the one
+    before.
     """
     rng, total = np.random.default_rng(seed), np.zeros((size, size, 3))
     for level in range(2, 8):
@@ -112,9 +113,7 @@ def smooth_noise(seed, size=512):
 
 
 def write_images(folder, kind, count):
-    """Writes `count` cuttings of the photographs into `folder`/photo/, at sizes and places of their
-    own.
-    """
+    """Writes `count` random crops of the photographs, resized to `kind`, into `folder`/photo/."""
     width, height, extension = FILES[kind]
     rng, sources = np.random.default_rng(0), photographs()
     (folder / "photo").mkdir(parents=True)
@@ -123,45 +122,46 @@ def write_images(folder, kind, count):
         w = int(rng.uniform(0.5, 1) * min(source.width, source.height * width / height))
         h = int(w * height / width)
         left, top = rng.integers(0, source.width - w + 1), rng.integers(0, source.height - h + 1)
-        cutting = source.resize((width, height), Image.BICUBIC, box=(left, top, left + w, top + h))
-        cutting.save(
+        crop = source.resize((width, height), Image.BICUBIC, box=(left, top, left + w, top + h))
+        crop.save(
             folder / f"photo/{number:05d}.{extension}",
             **({"quality": 90} if extension == "jpg" else {}),
         )
 
 
 def file_passes(folder):
-    """Returns {name: a pass over the images of a folder}, to batches of 224×224."""
+    """Returns {name: function that reads all images of a folder as batches of 224×224}."""
     from torchvision import datasets, transforms
 
     ours = Loader(folders.read_training(folder, 1), Large(224), BATCH, workers=0)
-    moves = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
+    augmentation = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
     return {
         OURS: lambda: _exhaust(ours.epoch_batches(0)),
         USUAL: _torchvision_pass(
-            datasets.ImageFolder(folder, transforms.Compose([*moves, *_normalised()]))
+            datasets.ImageFolder(folder, transforms.Compose([*augmentation, *_normalised()]))
         ),
         BYTES: _torchvision_pass(
-            datasets.ImageFolder(folder, transforms.Compose([*moves, _to_bytes()]))
+            datasets.ImageFolder(folder, transforms.Compose([*augmentation, _to_bytes()]))
         ),
     }
 
 
 def memory_passes(count):
-    """Returns {name: a pass over `count` images of 32×32 in memory}; torchvision's as its CIFAR-100
-    does it.
+    """Returns {name: function that reads `count` 32×32 images in memory as batches}.
+
+    torchvision's is that of its CIFAR-100.
     """
     from torchvision import datasets, transforms
 
     pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
     ours = Loader(ImageSet(pixels, np.zeros(count, np.int64)), Small(32), BATCH, workers=0)
-    moves = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+    augmentation = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
 
     def cifar(last):
-        real = datasets.CIFAR100.__new__(datasets.CIFAR100)  # without the download
-        real.data, real.targets, real.target_transform = pixels, [0] * count, None
-        real.transform = transforms.Compose([*moves, *last])
-        return _torchvision_pass(real)
+        images = datasets.CIFAR100.__new__(datasets.CIFAR100)  # without its files
+        images.data, images.targets, images.target_transform = pixels, [0] * count, None
+        images.transform = transforms.Compose([*augmentation, *last])
+        return _torchvision_pass(images)
 
     return {
         OURS: lambda: _exhaust(ours.epoch_batches(0)),
@@ -195,18 +195,17 @@ def _exhaust(batches):
 
 
 def measure_images(kind, passes, count, repeats):
-    """Measures the passes over `count` images in turn and returns their rows."""
-    seen = (
-        count // min(BATCH, count) * min(BATCH, count)
-    )  # the last incomplete batch is dropped by all
+    """Times the passes over `count` images in turn and returns their rows of the table."""
+    batch = min(BATCH, count)
+    images = count // batch * batch  # the last incomplete batch is dropped
     times = timing.alternate(passes, repeats)
-    over_ours = timing.ratios(times, OURS)
+    time_ratios = timing.ratios(times, OURS)
     return [
         [
             kind,
             name,
-            f"{timing.spread([seen / value for value in times[name]]):,.0f} images/s",
-            "–" if name == OURS else f"{over_ours[name]:.2f}",
+            f"{timing.spread([images / value for value in times[name]]):,.0f} images/s",
+            "–" if name == OURS else f"{time_ratios[name]:.2f}",
             "",
         ]
         for name in passes
@@ -217,88 +216,82 @@ def measure_images(kind, passes, count, repeats):
 
 
 def make_set(folder, count):
-    """Makes `count` empty files in a thousand class folders, and the list of them. Raises UserError
-    without room.
+    """Creates `count` empty files in CLASSES class folders, and a list of them.
+
+    Raises UserError if the file system has too few free inodes.
     """
     free = os.statvfs(folder).f_favail
     if free < count + 2 * CLASSES:
         raise UserError(
-            f"{folder} has room for {free} files and {count} are to be made: give a smaller "
-            "--count, or "
-            "another --folder"
+            f"{folder} has room for {free} more files, fewer than the {count} of --count: give a "
+            "smaller --count, or another --folder"
         )
     with open(folder / "list.txt", "w") as out:
         for label in range(CLASSES):
-            place = folder / f"set/{label:04d}"
-            place.mkdir(parents=True)
+            class_folder = folder / f"set/{label:04d}"
+            class_folder.mkdir(parents=True)
             for number in range(label, count, CLASSES):
-                os.close(os.open(f"{place}/{number // CLASSES:05d}.png", os.O_CREAT))
-                out.write(f"{place}/{number // CLASSES:05d}.png {label}\n")
+                path = f"{class_folder}/{number // CLASSES:05d}.png"
+                os.close(os.open(path, os.O_CREAT))
+                out.write(f"{path} {label}\n")
 
 
 def measure_opening(folder, repeats):
-    """Measures all readers in turn, each in a process of its own, and returns their rows."""
+    """Times all readers in turn, each in a new process, and returns their rows of the table."""
     rows = []
     for source, readers in READERS.items():
-        found = {name: [] for name in readers}
+        outputs = {name: [] for name in readers}
         for _ in range(repeats):
             for name in readers:
                 command = [sys.executable, "-m", "benchmarks.open_set", name, str(folder / source)]
                 done = subprocess.run(
                     command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
                 )
-                found[name].append(json.loads(done.stdout))
-        over_ours = timing.ratios(
-            {name: [one["seconds"] for one in found[name]] for name in readers}, OURS
-        )
+                outputs[name].append(json.loads(done.stdout))
+        times = {name: [output["seconds"] for output in outputs[name]] for name in readers}
+        time_ratios = timing.ratios(times, OURS)
         for name in readers:
-            seconds, kept, most = (
-                timing.spread([one[key] for one in found[name]])
-                for key in ("seconds", "kept", "most")
+            kept, peak = (
+                timing.spread([output[key] for output in outputs[name]]).median
+                for key in ("kept", "peak")
             )
-            what = (
-                f"{'folder' if source == 'set' else 'list'} of {found[name][0]['images']:,} files"
-            )
+            kind = "folder" if source == "set" else "list"
             rows.append(
                 [
-                    what,
+                    f"{kind} of {outputs[name][0]['images']:,} files",
                     name,
-                    f"{seconds:.2f} s",
-                    "–" if name == OURS else f"{over_ours[name]:.2f}",
-                    f"{kept.median:.0f}, {most.median:.0f}",
+                    f"{timing.spread(times[name]):.2f} s",
+                    "–" if name == OURS else f"{time_ratios[name]:.2f}",
+                    f"{kept:.0f}, {peak:.0f}",
                 ]
             )
     return rows
 
 
 def main(argv=None):
-    """Measures and prints the table."""
+    """Runs the benchmark and prints the table."""
     options = parse_option(argv)
     timing.start(options)
-    place = options.folder and make_folder(options.folder)
-    scratch, rows = Path(tempfile.mkdtemp(prefix="benchmark_input_", dir=place)).resolve(), []
+    parent = options.folder and make_folder(options.folder)
+    scratch = Path(tempfile.mkdtemp(prefix="benchmark_input_", dir=parent)).resolve()
+    rows, repeats = [], options.repeats
     try:
-        if options.images:
+        if count := options.images:
             for number, kind in enumerate(FILES):
-                write_images(scratch / str(number), kind, options.images)
-                rows += measure_images(
-                    kind, file_passes(scratch / str(number)), options.images, options.repeats
-                )
-            rows += measure_images(
-                IN_MEMORY, memory_passes(8 * options.images), 8 * options.images, options.repeats
-            )
+                write_images(scratch / str(number), kind, count)
+                passes = file_passes(scratch / str(number))
+                rows += measure_images(kind, passes, count, repeats)
+            count *= 8
+            rows += measure_images(IN_MEMORY, memory_passes(count), count, repeats)
         if options.count:
             make_set(scratch, options.count)
-            rows += measure_opening(scratch, options.repeats)
+            rows += measure_opening(scratch, repeats)
     finally:
         shutil.rmtree(scratch)
-    print(
-        timing.markdown(
-            ["input", "reader", "rate", "its time over ours", "MiB kept, at most"], rows
-        )
-    )
-    print(f"\nMedian (lowest–highest) of {options.repeats} rounds.")
+    header = ["input", "reader", "rate", "its time over ours", "MiB kept, peak"]
+    print(timing.markdown(header, rows))
+    print(f"\nMedian (lowest–highest) of {repeats} rounds.")
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

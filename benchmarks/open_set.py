@@ -1,8 +1,9 @@
-"""Opens a set of images in a new process, for `benchmarks.input`: `python -m benchmarks.open_set
-READER SOURCE`.
+"""Opens an image set in a new process, for `benchmarks.input` (Linux only).
 
-Prints {"seconds", "kept", "most", "images"} as JSON: memory in MiB over what the process had
-before, Linux only.
+    python -m benchmarks.open_set READER SOURCE
+
+Prints {"seconds", "kept", "peak", "images"} as JSON: `kept` and `peak` are the additional memory
+in MiB after and while reading.
 """
 
 import json
@@ -17,9 +18,7 @@ CLASSES = 1000
 
 
 def ours(source):
-    """The reader of train_student.py: class folders, or a list of whose files each must be
-    there.
-    """
+    """The reader of train_student.py: class folders, or a list of files that must all exist."""
     return lambda: read_training(source, CLASSES)
 
 
@@ -31,7 +30,7 @@ def torchvision(source):
 
 
 def plain(source, check=False):
-    """A list's lines, split into pairs (path, label); with `check`, of the files that are there."""
+    """Pairs (path, label) of the lines of a list; `check` skips files that do not exist."""
 
     def read():
         with open(source) as lines:
@@ -53,29 +52,21 @@ READERS = {
 
 
 def memory(name):
-    """Returns a memory figure of this process, in MiB, as /proc has it."""
+    """Returns a memory figure of this process from /proc, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
 def main(reader, source):
-    """Opens `source` and prints what it took."""
-    read = READERS[reader](source)  # imports what it needs
+    """Opens `source` and prints time and memory."""
+    read = READERS[reader](source)  # imports its packages
     before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
-    began = time.perf_counter()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    start_time = time.perf_counter()
     images = read()
-    seconds = time.perf_counter() - began
-    print(
-        json.dumps(
-            {
-                "seconds": seconds,
-                "kept": memory("VmRSS") - before,
-                "most": memory("VmHWM") - before,
-                "images": len(images),
-            }
-        )
-    )
+    seconds = time.perf_counter() - start_time
+    kept, peak = memory("VmRSS") - before, memory("VmHWM") - before
+    print(json.dumps({"seconds": seconds, "kept": kept, "peak": peak, "images": len(images)}))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Our sampler beside diffusers' DiTPipeline: the same random weights, labels, noise, steps and
-guidance, other code.
+"""Speed of our sampler and of diffusers' DiTPipeline, with the same weights, labels, noise, steps
+and guidance.
 
-    python -m benchmarks.sampler                                    # DiT-S/8 and a small VAE: a processor's size
-    python -m benchmarks.sampler --model DiT-XL/2 --vae official --num-sampling-steps 50      # a GPU's
+    python -m benchmarks.sampler                   # DiT-S/8 and a small VAE, for a CPU
+    python -m benchmarks.sampler --model DiT-XL/2 --vae official --num-sampling-steps 50   # a GPU
 
-From class labels to bytes of pixels. Ours is what synthesize_dit.py calls for a batch: it draws the
-noise of every image (there in a thread of its own, beside the batch before), runs the chain,
-decodes and rounds. The pipeline returns PIL images, as it does unless told otherwise. With DDIM
-both make the same pictures; with DDPM the pipeline throws the learned variance away and ours does
-not. Three columns say where the time goes: the network alone, called as often on latents that stay;
-the decoder; and what is left: noise, guidance, scheduler and the way to bytes.
+Timed is a batch from class labels to uint8 pixels. Ours is what synthesize_dit.py does for a batch:
+draw the noise of each image (there in a thread, during the previous batch), sample, decode and
+round. The pipeline returns PIL images, its default. With DDIM both give the same images; with DDPM
+the pipeline ignores the learned variance.
+
+Three columns divide the time: the network alone, called as often on constant latents; the decoder;
+and the rest, which is noise, guidance, scheduler and conversion to pixels.
 """
 
 import sys
@@ -20,21 +21,22 @@ import torch
 from benchmarks import timing
 from dataset.image_writer import to_pixels
 from diffusion import official
-from diffusion.build import BETAS, build_vae
+from diffusion.build import build_vae
 from diffusion.pipeline import load_pipeline
 from diffusion.sampler import Sampler, batch_noise
-from helper.errors import UserError, run
+from diffusion.schedule import DEFAULT_SCHEDULE
+from helper.errors import UserError, run_script
 from helper.options import Parser, int_list, positive_int
 from helper.seeds import image_generator
 
 SCALE, SEED = 2.0, 0
-SMALL_VAE = (8, 16, 32, 64)  # channels: 2.7 GFLOP an image, as two guided steps of a DiT-S/8
+SMALL_VAE = (8, 16, 32, 64)  # channels; 2.7 GFLOP per image, like two guided steps of DiT-S/8
 OURS, DIFFUSERS = "ours", "DiTPipeline"
 WHOLE, NETWORK, DECODER = "whole", "network", "decoder"
 
 
 def parse_option(argv=None):
-    """Reads the flags. Raises UserError for a wrong one."""
+    """Parses the flags. Raises UserError."""
     parser = Parser(__doc__)
     parser.add_argument(
         "--model", choices=official.names(), default="DiT-S/8", help="(default: %(default)s)"
@@ -43,13 +45,15 @@ def parse_option(argv=None):
         "--vae",
         choices=["small", "official"],
         default="small",
-        help="official: of the size of Stable Diffusion's (default: %(default)s)",
+        help="official: the size of Stable Diffusion's (default: %(default)s)",
     )
-    parser.add_argument("--image-size", type=positive_int, help="pixels a side (default: 256)")
+    parser.add_argument("--image-size", type=positive_int, help="pixels (default: 256)")
     parser.add_argument(
         "--sampler", choices=["ddim", "ddpm"], default="ddim", help="(default: ddim)"
     )
-    parser.add_argument("--num-sampling-steps", type=positive_int, help="T (default: 5)")
+    parser.add_argument(
+        "--num-sampling-steps", type=positive_int, help="number of steps T (default: 5)"
+    )
     parser.add_argument("--batches", type=int_list, help="batch sizes (default: 1,4,16,64)")
     timing.add_flags(parser, repeats=3)
     options = parser.parse_args(argv)
@@ -61,8 +65,11 @@ def parse_option(argv=None):
     return options
 
 
-def write_pipeline(folder, options):
-    """Writes a diffusers pipeline of 1000 classes with random weights into `folder`."""
+def write_pipeline(folder, model, image_size, vae, sampler, layers):
+    """Writes a diffusers pipeline of 1000 classes with random weights into `folder`.
+
+    layers: number of transformer blocks, None for those of the model.
+    """
     from diffusers import (
         AutoencoderKL,
         DDIMScheduler,
@@ -72,46 +79,46 @@ def write_pipeline(folder, options):
     )
 
     torch.manual_seed(0)
-    config = official.from_name(options.model, options.image_size).config()
-    if options.quick:
-        config["num_layers"] = 2
+    config = official.from_name(model, image_size).config()
+    if layers:
+        config["num_layers"] = layers
     transformer = DiTTransformer2DModel.from_config(config)
     embedder = transformer.transformer_blocks[0].norm1.emb
     for block in transformer.transformer_blocks:
         block.norm1.emb.load_state_dict(
             embedder.state_dict()
         )  # the official model has one, copied for each block
-    if options.vae == "official":
-        vae = AutoencoderKL.from_config(official.VAE_CONFIG)
+    if vae == "official":
+        autoencoder = AutoencoderKL.from_config(official.VAE_CONFIG)
     else:
-        vae = build_vae(SMALL_VAE, official.CHANNELS, options.image_size)
-    if options.sampler == "ddim":
+        autoencoder = build_vae(SMALL_VAE, official.CHANNELS, image_size)
+    if sampler == "ddim":
         scheduler = DDIMScheduler(
-            **BETAS, timestep_spacing="leading", steps_offset=0, clip_sample=False
+            **DEFAULT_SCHEDULE, timestep_spacing="leading", steps_offset=0, clip_sample=False
         )
     else:
-        scheduler = DDPMScheduler(**BETAS, timestep_spacing="linspace", clip_sample=False)
-    DiTPipeline(transformer, vae, scheduler).save_pretrained(folder)
+        scheduler = DDPMScheduler(
+            **DEFAULT_SCHEDULE, timestep_spacing="linspace", clip_sample=False
+        )
+    DiTPipeline(transformer, autoencoder, scheduler).save_pretrained(folder)
 
 
-def load_both(options, device):
-    """Returns (our Pipeline, diffusers' DiTPipeline) with the same random weights on `device`."""
+def load_both(model, image_size, vae, sampler, device, layers=None):
+    """(our Pipeline, diffusers' DiTPipeline) with the same random weights on `device`."""
     from diffusers import DiTPipeline
 
     with tempfile.TemporaryDirectory() as folder:
-        write_pipeline(folder, options)
-        # The frequencies that diffusers computes: with the official ones the pictures would differ.
+        write_pipeline(folder, model, image_size, vae, sampler, layers)
+        # The official frequencies would give other images than diffusers' own
         ours = load_pipeline(folder, time_embedding="diffusers").to(device)
         theirs = DiTPipeline.from_pretrained(folder).to(device)
     theirs.set_progress_bar_config(disable=True)
     return ours, theirs
 
 
-def samplers(ours, theirs, options, batch_size, device):
-    """Returns {name: function()} that make a batch of pictures: ours uint8 (N, S, S, 3) on the
-    host, theirs PIL's.
-    """
-    chain = Sampler(options.sampler, options.num_sampling_steps, ours.schedule)
+def samplers(ours, theirs, sampler, batch_size):
+    """{name: function()} that generate a batch: ours uint8 (N, S, S, 3), theirs PIL images."""
+    device = theirs.device
     items = [
         (number * 15 % ours.num_classes, number) for number in range(batch_size)
     ]  # (class, index)
@@ -119,9 +126,9 @@ def samplers(ours, theirs, options, batch_size, device):
 
     def sample():
         noise = batch_noise(
-            SEED, items, ours.latent_shape, chain.noise_steps, device.type == "cuda"
+            SEED, items, ours.latent_shape, sampler.noise_steps, device.type == "cuda"
         )
-        latents = chain.sample(
+        latents = sampler.sample(
             ours.predict,
             noise.to(device, non_blocking=True),
             torch.tensor(classes).to(device),
@@ -132,18 +139,16 @@ def samplers(ours, theirs, options, batch_size, device):
         return to_pixels(ours.decode(latents)).cpu().numpy()
 
     def sample_theirs():
-        # A generator an image, as ours: given so, the pipeline draws the same latents to begin
-        # with.
+        # With one generator per image the pipeline starts from the same latents
         generators = [image_generator(SEED, *item) for item in items]
-        return theirs(classes, SCALE, generators, options.num_sampling_steps).images
+        return theirs(classes, SCALE, generators, sampler.steps).images
 
     return {OURS: sample, DIFFUSERS: sample_theirs}
 
 
-def parts(ours, theirs, options, batch_size, device):
-    """Returns {(name, part): function()}: the networks' share of `samplers`, on latents that stay
-    as they are.
-    """
+def parts(ours, theirs, steps, batch_size):
+    """{(name, part): function()} for the networks in `samplers`, on constant latents."""
+    device = theirs.device
     latents = torch.randn(batch_size, *ours.latent_shape, device=device)
     both = torch.cat([latents, latents])
     labels = torch.arange(2 * batch_size, device=device)
@@ -152,7 +157,7 @@ def parts(ours, theirs, options, batch_size, device):
     def repeated(network):
         @torch.no_grad()
         def passes():
-            for _ in range(options.num_sampling_steps):
+            for _ in range(steps):
                 network()
 
         return passes
@@ -171,20 +176,17 @@ def parts(ours, theirs, options, batch_size, device):
     }
 
 
-def measure(ours, theirs, options, batch_size, device):
-    """Measures one batch size and returns the rows of both samplers."""
-    whole = samplers(ours, theirs, options, batch_size, device)
+def measure(ours, theirs, sampler, batch_size, repeats, runs):
+    """Times one batch size, `runs` batches at once, and returns the table rows of both samplers."""
+    whole = samplers(ours, theirs, sampler, batch_size)
     functions = {(name, WHOLE): function for name, function in whole.items()}
-    functions |= parts(ours, theirs, options, batch_size, device)
-    runs = (
-        1 if options.quick else max(1, 8 // batch_size)
-    )  # small batches are over too soon for one timed run
+    functions |= parts(ours, theirs, sampler.steps, batch_size)
 
     def repeated(function):
         return lambda: [function() for _ in range(runs)]
 
     times = timing.alternate(
-        {key: repeated(function) for key, function in functions.items()}, options.repeats
+        {key: repeated(function) for key, function in functions.items()}, repeats
     )
     against_ours = timing.ratios(times, (OURS, WHOLE))
     rows = []
@@ -206,34 +208,27 @@ def measure(ours, theirs, options, batch_size, device):
 
 
 def main(argv=None):
-    """Measures the batch sizes of `argv` and prints the table."""
+    """Times the batch sizes of `argv` and prints the table."""
     options = parse_option(argv)
     device = timing.start(options)
     torch.set_float32_matmul_precision("high")  # as synthesize_dit.py does
-    ours, theirs = load_both(options, device)
-    rows = [row for size in options.batches for row in measure(ours, theirs, options, size, device)]
-    print(
-        timing.markdown(
-            [
-                "batch",
-                "sampler",
-                "seconds an image",
-                "its time over ours",
-                "network",
-                "decoder",
-                "rest",
-            ],
-            rows,
-        )
+    layers = 2 if options.quick else None
+    ours, theirs = load_both(
+        options.model, options.image_size, options.vae, options.sampler, device, layers
     )
+    sampler = Sampler(options.sampler, options.num_sampling_steps, ours.schedule)
+    rows = []
+    for batch_size in options.batches:
+        runs = 1 if options.quick else max(1, 8 // batch_size)  # small batches are too short
+        rows += measure(ours, theirs, sampler, batch_size, options.repeats, runs)
+    header = "batch|sampler|seconds per image|time over ours|network|decoder|rest".split("|")
+    print(timing.markdown(header, rows))
     print(
         f"\nMedian (lowest–highest) of {options.repeats} rounds; {options.model}, {options.vae} "
-        "VAE, "
-        f"{options.image_size}×{options.image_size}, {options.sampler}, T = "
-        f"{options.num_sampling_steps}, "
-        f"s = {SCALE:g}, float32."
+        f"VAE, {options.image_size}×{options.image_size}, {options.sampler}, "
+        f"T = {options.num_sampling_steps}, s = {SCALE:g}, float32."
     )
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

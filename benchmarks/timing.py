@@ -1,7 +1,7 @@
-"""Timing for the benchmarks: functions that take turns, ratios within a round, and Markdown tables.
+"""Timing of functions that take turns, ratios within a round, and Markdown tables.
 
-What a machine does beside a benchmark comes and goes. Functions that take turns meet the same of
-it, so that the ratio of two runs of one round is steadier than either time.
+Other load on the machine comes and goes. Functions that take turns are affected alike, so the ratio
+of two runs of one round varies less than either time.
 """
 
 import os
@@ -18,33 +18,32 @@ from helper.run import git_commit
 
 
 class Spread(NamedTuple):
-    """The median of several measurements, with the lowest and the highest."""
+    """Median, lowest and highest of several measurements."""
 
     median: float
     low: float
     high: float
 
     def __format__(self, spec):
-        """Writes `1.25 (1.20–1.41)`, each number by `spec`."""
+        """Formats as `1.25 (1.20–1.41)`, each number with `spec`."""
         return f"{self.median:{spec}} ({self.low:{spec}}–{self.high:{spec}})"
 
 
 def alternate(functions, repeats, warmup=1):
-    """Runs the functions in turn, A, B, C, A, B, C, …, and times every call but those of the first
-    `warmup` rounds.
+    """Calls the functions in turn, A, B, C, A, B, C, …, and times all calls after `warmup` rounds.
 
-    functions: {name: callable without arguments}. A GPU's work is waited for before the clock is
-    read. Returns {name: [seconds of the call in each round]}, `repeats` numbers each.
+    functions: {name: callable without arguments}. The clock is read when the GPU has finished.
+    Returns {name: [seconds of the call in each round]}, `repeats` numbers each.
     """
     times = {name: [] for name in functions}
     for number in range(warmup + repeats):
         for name, function in functions.items():
             _wait_for_gpu()
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             function()
             _wait_for_gpu()
             if number >= warmup:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(time.perf_counter() - start_time)
     return times
 
 
@@ -59,10 +58,9 @@ def spread(values):
 
 
 def ratios(times, base):
-    """Returns {name: Spread of its seconds over those of `base` in the same round}, for the result
-    of `alternate`.
+    """Returns {name: Spread of its time divided by that of `base` in the same round}.
 
-    Above 1: it takes longer than `base`.
+    times: the result of `alternate`. Above 1: slower than `base`.
     """
     return {
         name: spread([one / other for one, other in zip(values, times[base], strict=True)])
@@ -77,11 +75,11 @@ def markdown(header, rows):
 
 
 def add_flags(parser, repeats):
-    """Adds the flags that the benchmarks share; `repeats` is the default number of rounds."""
+    """Adds the flags that the benchmarks share. repeats: default number of timed rounds."""
     group = parser.add_argument_group("measurement")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     group.add_argument(
-        "--threads", type=positive_int, help="CPU threads of torch (default: torch's own choice)"
+        "--threads", type=positive_int, help="CPU threads of torch (default: chosen by torch)"
     )
     group.add_argument(
         "--repeats", type=positive_int, help=f"timed rounds (default: {repeats}, --quick: 1)"
@@ -89,16 +87,15 @@ def add_flags(parser, repeats):
     group.add_argument(
         "--quick",
         action="store_true",
-        help="tiny sizes: shows that it runs, its times mean nothing",
+        help="tiny sizes, to check that it runs; the times mean nothing",
     )
     parser.set_defaults(default_repeats=repeats)
 
 
 def start(options):
-    """Sets threads and rounds as the shared flags say, prints the machine's line, and returns the
-    torch.device.
+    """Applies the flags of `add_flags`, prints the machine and returns the torch.device.
 
-    Raises UserError for a device that is unknown or not usable.
+    Sets `options.repeats`. Raises UserError if the device is unknown or cannot be used.
     """
     device = choose_device(options.device)
     if options.threads:
@@ -112,7 +109,7 @@ def start(options):
 
 
 def machine(device):
-    """Returns the machine's line: processor or GPU, cores, threads, versions and commit."""
+    """Returns one line: GPU, processor, cores, threads, versions and commit."""
     name = torch.cuda.get_device_name(device) + ", " if device.type == "cuda" else ""
     return (
         f"{name}{processor()}, {os.cpu_count()} cores, torch threads {torch.get_num_threads()}, "
@@ -122,9 +119,7 @@ def machine(device):
 
 
 def processor():
-    """Returns the processor's name as /proc/cpuinfo has it, or its architecture where there is no
-    such file.
-    """
+    """Returns the name of the processor in /proc/cpuinfo, or its architecture without that file."""
     try:
         with open("/proc/cpuinfo") as file:
             names = [

@@ -1,10 +1,23 @@
-"""Distillation without any images to begin with: the methods that make their own, one file a
-method.
+"""Data-free distillation: methods that synthesise images from the teacher alone, one file each.
 
-`terms` has the loss terms that several share, `hooks` what they look at inside of the teacher.
-Stands on helper/.
+Shared parts: `terms` (loss terms), `views` (random crops), `batchnorm` (BatchNorm statistics).
 """
+
+from helper.errors import UserError
 
 
 class Stopped(Exception):
-    """A round was given up because the run is to stop: nothing of it is kept."""
+    """Synthesis was interrupted: the images of the round are discarded."""
+
+
+def per_process(batch, world):
+    """The number of images that each process contributes to a round of `batch` images.
+
+    Raises UserError if `batch` is not a multiple of the number of processes.
+    """
+    if batch % world.size:
+        raise UserError(
+            f"--batch {batch} cannot be divided among {world.size} processes: use a multiple of "
+            f"{world.size}"
+        )
+    return batch // world.size

@@ -1,122 +1,105 @@
-"""What inversion looks at inside of a teacher, by hooks that are taken off again: BatchNorm
-statistics.
-"""
+"""The statistics in a teacher's BatchNorm layers, and those of a batch of images."""
 
 import contextlib
+from functools import partial
 
 import torch
 from torch import nn
 
 from helper.errors import UserError
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+NORM_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 @contextlib.contextmanager
 def evaluating(network):
-    """Within it the network is in eval mode; afterwards it is in the mode that it was in before."""
-    training = network.training
+    """Context in which the network is in eval mode; its previous mode is restored."""
+    was_training = network.training
     network.eval()
     try:
         yield network
     finally:
-        network.train(training)
+        network.train(was_training)
 
 
 class BatchNormMatch:
-    """How far the statistics of a batch are from those that the BatchNorm layers of a network keep.
+    """Distance between the statistics of a batch and the running ones of a network's BatchNorm.
 
-    A context manager: within it every forward pass of `network`, in eval mode, leaves the mean and
-    the biased variance of what each layer was given, and `distances()` compares them (arXiv
-    1912.08795, eq. 4, with unsquared norms): ‖running mean − mean‖₂ + ‖running variance −
-    variance‖₂, a layer.
+    A context manager. Within it every forward pass of `network`, in eval mode, records the mean and
+    the biased variance of each layer's input, and `distances()` compares them (arXiv 1912.08795,
+    eq. 4, with unsquared norms): ‖running mean − mean‖₂ + ‖running variance − variance‖₂ per layer.
 
     With `momentum` m > 0 the batch's statistics are smoothed with those of earlier rounds (arXiv
-    2112.06253): mean and variance above become (1 − m)·batch + m·average once there is an average.
-    `remember()` takes the last pass into it.
+    2112.06253): (1 − m)·batch + m·average. `remember()` updates the average from the last pass.
     """
 
     def __init__(self, network, momentum=0.0):
-        """Raises UserError if `network` has no BatchNorm layer that keeps statistics."""
+        """Raises UserError if `network` has no BatchNorm layer with running statistics."""
         self.layers = [
             module
             for module in network.modules()
-            if isinstance(module, _NORMS) and module.running_mean is not None
+            if isinstance(module, NORM_LAYERS) and module.running_mean is not None
         ]
         if not self.layers:
             raise UserError(
-                "the teacher has no BatchNorm layer, whose statistics this method matches: choose "
-                "a "
-                "teacher with BatchNorm, or a method without that term"
+                "the teacher has no BatchNorm layer, whose statistics this method matches: use a "
+                "teacher with BatchNorm, or another method"
             )
         self.momentum = momentum
-        self.average = None  # [(mean, variance), …] a layer, of earlier rounds
-        self._seen, self._handles = {}, []
+        self.average = None  # [(mean, variance), …] per layer, of earlier rounds
+        self._batch, self._handles = {}, []
 
     def __enter__(self):
         for number, layer in enumerate(self.layers):
-            self._handles.append(
-                layer.register_forward_pre_hook(
-                    lambda _, inputs, number=number: self._see(number, inputs[0])
-                )
-            )
+            hook = partial(self._record, number)
+            self._handles.append(layer.register_forward_pre_hook(hook))
         return self
 
     def __exit__(self, *_):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._seen.clear()  # they hold the graph of the last pass
+        self._batch.clear()  # it holds the graph of the last pass
 
-    def _see(self, number, x):
-        x = x.float()  # under autocast, half precision would round the variance
-        over = [axis for axis in range(x.dim()) if axis != 1]
-        self._seen[number] = x.mean(over), x.var(over, unbiased=False)
+    def _record(self, number, layer, inputs):
+        x = inputs[0].float()  # in half precision the variance would be inexact
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        self._batch[number] = x.mean(axes), x.var(axes, unbiased=False)
 
     def distances(self):
-        """Returns the distance of each layer, 0-d tensors with a graph, in the order of the layers.
+        """The distance of each layer, in order, as 0-d tensors with a graph.
 
-        Raises RuntimeError if no pass has been made since the hooks were put on.
+        Raises RuntimeError if there was no forward pass since the context was entered.
         """
-        if len(self._seen) != len(self.layers):
+        if len(self._batch) != len(self.layers):
             raise RuntimeError(
-                f"{len(self._seen)} of {len(self.layers)} BatchNorm layers have seen a batch"
+                f"{len(self._batch)} of {len(self.layers)} BatchNorm layers have had an input"
             )
-        return [self._distance(number, layer) for number, layer in enumerate(self.layers)]
-
-    def _distance(self, number, layer):
-        seen = self._seen[number]
-        if self.average is not None:
-            seen = [
-                torch.lerp(now, before, self.momentum)
-                for now, before in zip(seen, self.average[number], strict=True)
-            ]
-        mean, variance = seen
-        return (layer.running_mean - mean).norm() + (layer.running_var - variance).norm()
+        return [
+            (layer.running_mean - mean).norm() + (layer.running_var - variance).norm()
+            for layer, (mean, variance) in zip(self.layers, self._smoothed(), strict=True)
+        ]
 
     def loss(self, first_weight=1.0):
-        """Returns the sum of the distances, the first layer's times `first_weight`."""
+        """The sum of the distances, the first layer's multiplied by `first_weight`."""
         first, *rest = self.distances()
         return first_weight * first + sum(rest)
 
     def remember(self):
-        """Takes the statistics of the last pass into the average, which begins with them."""
-        last = [
-            tuple(value.detach() for value in self._seen[number])
-            for number in range(len(self.layers))
+        """Updates the average with the statistics of the last pass, which start it."""
+        self.average = [(mean.detach(), var.detach()) for mean, var in self._smoothed()]
+
+    def _smoothed(self):
+        """[(mean, variance), …] of the last pass, smoothed with the average if there is one."""
+        batch = [self._batch[number] for number in range(len(self.layers))]
+        if self.average is None:
+            return batch
+        return [
+            tuple(torch.lerp(new, old, self.momentum) for new, old in zip(*pairs, strict=True))
+            for pairs in zip(batch, self.average, strict=True)
         ]
-        if self.average is not None:
-            last = [
-                tuple(
-                    torch.lerp(now, before, self.momentum)
-                    for now, before in zip(new, old, strict=True)
-                )
-                for new, old in zip(last, self.average, strict=True)
-            ]
-        self.average = last
 
     def state_dict(self):
-        """The average, for a checkpoint."""
         return {"average": self.average}
 
     def load_state_dict(self, state):

@@ -1,7 +1,7 @@
-"""DAFL (arXiv 1904.01186): images of which the teacher is certain, that excite it, and of all
-classes alike.
+"""DAFL (arXiv 1904.01186): images that the teacher is certain about, that activate its features,
+and whose classes are balanced.
 
-oh·CE(t, argmax t) − act·mean|features| + balance·Σ p̄ log p̄, where p̄ is the batch's mean softmax.
+oh·CE(t, argmax t) − act·mean|features| + balance·Σ p̄ log p̄, with p̄ the batch's mean softmax.
 """
 
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ from helper.options import nonnegative_float, positive_float, positive_int, sett
 
 @dataclass(frozen=True)
 class Settings:
-    """The published values for 32×32."""
+    """The defaults are the published values for 32×32."""
 
     z_dim: int = setting(512, positive_int, "channels of the generator's noise")
     lr_g: float = setting(1e-3, positive_float, "learning rate of the generator")
-    student_steps: int = setting(5, positive_int, "steps of the student after one of the generator")
-    oh: float = setting(1.0, nonnegative_float, "weight of the cross-entropy with a class")
-    act: float = setting(1e-3, nonnegative_float, "weight of the teacher's activations")
-    balance: float = setting(20.0, nonnegative_float, "weight of the balance of the classes")
+    student_steps: int = setting(5, positive_int, "student steps per generator step")
+    oh: float = setting(1.0, nonnegative_float, "weight of the cross-entropy")
+    act: float = setting(1e-3, nonnegative_float, "weight of the activation term")
+    balance: float = setting(20.0, nonnegative_float, "weight of the class balance")
 
 
 class DAFL(Generative):
-    def __init__(self, teacher, *arguments, **keywords):
-        """Raises UserError if the teacher has no linear layer, whose inputs are its features."""
-        super().__init__(teacher, *arguments, **keywords)
+    def __init__(self, teacher, *arguments):
+        """Raises UserError if the teacher has no layer whose input could be its features."""
+        super().__init__(teacher, *arguments)
         self.features = LastFeatures(teacher)
 
     def losses(self, images, student):
         with self.features:
             logits = self.teacher(images)
-            active = terms.activation_loss(self.features.value)
+            activation = terms.activation_loss(self.features.value)
         return {
             "class": self.settings.oh * terms.certainty_loss(logits),
-            "activation": self.settings.act * active,
+            "activation": self.settings.act * activation,
             "balance": self.settings.balance * terms.balance_loss(logits),
         }

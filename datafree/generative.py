@@ -1,52 +1,47 @@
-"""The methods whose generator learns beside the student, each image of which is seen once: DAFL,
-DFQ.
+"""Methods that train a generator beside the student and use each image once: DAFL, DFQ.
 
-A method is its `Settings` and its `losses`; the rest is here. torch is imported where it computes:
-the flags need `Settings` alone.
+Each of them consists of its `Settings` and its `losses`; the rest is here.
 """
 
 import torch
 
 from datafree.batchnorm import evaluating
+from models.generators import make_generator
 
 
 class Generative:
-    """A generator that takes one step of Adam before every `settings.student_steps` steps of the
-    student.
+    """A generator that takes one step of Adam before every `settings.student_steps` student steps.
 
-    All methods are made with (teacher, num_classes, image_size, settings, world, …), those with a
-    generator with `generator=`: noise (N, *z_shape) → images (N, 3, S, S) in [0, 1], the same on
-    all processes. It stays in training mode: its BatchNorm uses the batch's statistics, as the
-    published codes do.
+    The generator maps noise (N, *z_shape) to images (N, 3, S, S) in [0, 1]. Its first weights come
+    from torch's global generator, which has the same state on all processes.
+    It stays in training mode, as in the published code: its BatchNorm uses the batch's statistics.
     """
 
-    BETAS = (0.5, 0.999)  # Adam's
+    BETAS = (0.5, 0.999)  # of Adam
 
-    def __init__(self, teacher, num_classes, image_size, settings, world, generator):
-        self.teacher, self.settings, self.world, self.generator = (
-            teacher,
-            settings,
-            world,
-            generator.train(),
-        )
-        self.optimizer = torch.optim.Adam(generator.parameters(), settings.lr_g, self.BETAS)
+    def __init__(self, teacher, num_classes, image_size, grey, settings, world):
+        """All methods, those with a pool too, are built with these arguments.
+
+        grey: the three channels of an image are equal. Raises UserError if the generator cannot
+        make images of `image_size` pixels.
+        """
+        self.teacher, self.settings, self.world = teacher, settings, world
+        self.generator = make_generator(settings.z_dim, image_size, grey).to(world.device).train()
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), settings.lr_g, self.BETAS)
         self.loss = torch.zeros((), device=world.device)  # of the last step
 
     def losses(self, images, student):
-        """Returns {name: weighted term, a 0-d tensor}, whose sum the generator makes small on
-        images (N, 3, S, S).
-        """
+        """The weighted terms {name: 0-d tensor} of the generator's loss on images (N, 3, S, S)."""
         raise NotImplementedError
 
     def update(self, student, count):
-        """Makes one step of the generator on `count` new images of this process; returns the terms
-        of its loss.
+        """Takes one step of the generator on `count` new images per process; returns the terms.
 
-        The noise is drawn by torch's global generators. `student` maps images in [0, 1] to logits;
-        it is in eval mode meanwhile and its parameters get no gradients.
+        Noise comes from torch's global generators. `student` maps images in [0, 1] to logits; it is
+        in eval mode meanwhile and its parameters get no gradients.
         """
         parameters = list(self.generator.parameters())
-        self.world.share_buffers(student)  # while training they differ from process to process
+        self.world.share_buffers(student)  # in training they differ between processes
         with evaluating(student):
             terms = self.losses(self.generator(self._noise(count)), student)
             loss = sum(terms.values())
@@ -59,7 +54,7 @@ class Generative:
         return {name: term.detach() for name, term in terms.items()}
 
     def images(self, count):
-        """Returns `count` new images (count, 3, S, S) in [0, 1] without a graph."""
+        """`count` new images (count, 3, S, S), float32 in [0, 1], without a graph."""
         with torch.no_grad():
             return self.generator(self._noise(count)).float()
 

@@ -1,3 +1,1 @@
-"""What is computed on: real sets, image folders, transforms, loaders, and the writing of generated
-images.
-"""
+"""Real data sets, image folders and lists, transforms, loaders, and folders of generated images."""

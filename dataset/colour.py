@@ -1,20 +1,17 @@
-"""Random changes of colour on PIL images in RGB; what is drawn is kept apart from what is done with
-it.
+"""Random colour changes of PIL images in RGB; drawing them is separate from applying them.
 
-A change is a pair (name, argument) of torchvision.transforms.functional, such as ("adjust_hue",
-0.1).
+A change is a pair (name, argument) of torchvision.transforms.functional: ("adjust_hue", 0.1).
 """
 
 JITTERED = ("brightness", "contrast", "saturation", "hue")
 
 
 def draw_jitter(strengths, rng):
-    """Returns the four changes of a colour jitter, in random order, as torchvision's ColorJitter
-    draws them.
+    """Draws the four changes of a colour jitter in random order, like torchvision's ColorJitter.
 
-    strengths: brightness, contrast and saturation s in [0, 1], whose factors are uniform in 1 − s …
-    1 + s, and hue h in [0, 0.5], whose shift is uniform in −h … h of the circle. rng: a numpy
-    Generator.
+    strengths: for brightness, contrast and saturation s in [0, 1], with a factor uniform in
+    [1 − s, 1 + s]; for hue h in [0, 0.5], with a shift uniform in [−h, h] of the circle.
+    rng: a numpy Generator.
     """
     centres = (1, 1, 1, 0)
     changes = [
@@ -25,8 +22,8 @@ def draw_jitter(strengths, rng):
 
 
 def change(image, changes):
-    """Returns the PIL image in RGB after `changes`, one after the other."""
-    from torchvision.transforms import functional  # imports torch: not before the flags are checked
+    """Applies the changes to a PIL image in RGB, one after the other."""
+    from torchvision.transforms import functional
 
     for name, argument in changes:
         image = getattr(functional, name)(image, argument)

@@ -1,4 +1,4 @@
-"""A contact sheet: one row of images a class, the class's name at its left."""
+"""A contact sheet: one row of images per class, labelled with its name."""
 
 import io
 from pathlib import Path
@@ -8,40 +8,51 @@ from PIL import Image, ImageDraw, ImageFont
 from helper.files import whole_file
 
 ROWS, COLUMNS = 10, 10
-_GAP = 2  # pixels between images
-_FONT_SIZE = 14
+GAP = 2  # pixels between images
+FONT_SIZE = 14
+
+
+def sheet_beside(folder):
+    """The path of the contact sheet of an image folder: <folder>_contact_sheet.png.
+
+    It is not in the folder, where other tools would count it as an image or a class.
+    """
+    folder = Path(folder)
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    return folder.with_name(f"{folder.name}_contact_sheet.png")
 
 
 def write_contact_sheet(path, rows):
     """Draws a contact sheet as PNG.
 
-    rows: (name, [image paths]) a class; of more than 10 classes 10 are taken, evenly spaced, and of
-    each the first 10 images. All images are of one size; those up to 64 pixels a side are enlarged
-    twice, those above 128 are reduced.
+    rows: (name, [image paths]) of each class. Of more than 10 classes, 10 at equal distances are
+    shown, and the first 10 images of each. All images have one size. Those of up to 64 pixels are
+    enlarged twice; those of 256 pixels and more are reduced.
     """
     if len(rows) > ROWS:
         rows = [rows[number * len(rows) // ROWS] for number in range(ROWS)]
-    rows = [(name, [_cell(file) for file in files[:COLUMNS]]) for name, files in rows]
+    rows = [(name, [_thumbnail(file) for file in files[:COLUMNS]]) for name, files in rows]
     width, height = rows[0][1][0].size
-    font = ImageFont.load_default(_FONT_SIZE)
-    margin = max(round(font.getlength(name)) for name, _ in rows) + 4 * _GAP
-    columns = max(len(cells) for _, cells in rows)
-    size = (margin + columns * (width + _GAP), _GAP + len(rows) * (height + _GAP))
+    font = ImageFont.load_default(FONT_SIZE)
+    margin = max(round(font.getlength(name)) for name, _ in rows) + 4 * GAP
+    columns = max(len(images) for _, images in rows)
+    size = (margin + columns * (width + GAP), GAP + len(rows) * (height + GAP))
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    for number, (name, cells) in enumerate(rows):
-        top = _GAP + number * (height + _GAP)
-        draw.text((2 * _GAP, top + height // 2), name, fill="black", font=font, anchor="lm")
-        for column, cell in enumerate(cells):
-            sheet.paste(cell, (margin + column * (width + _GAP), top))
+    for number, (name, images) in enumerate(rows):
+        top = GAP + number * (height + GAP)
+        draw.text((2 * GAP, top + height // 2), name, fill="black", font=font, anchor="lm")
+        for column, image in enumerate(images):
+            sheet.paste(image, (margin + column * (width + GAP), top))
     encoded = io.BytesIO()
     sheet.save(encoded, format="PNG")
-    with whole_file(Path(path)) as file:
+    with whole_file(path) as file:
         file.write(encoded.getbuffer())
 
 
-def _cell(path):
-    """Returns the image in RGB at the size in which it is shown."""
+def _thumbnail(path):
+    """The image in RGB, enlarged or reduced."""
     with Image.open(path) as image:
         image = image.convert("RGB")
     if image.width <= 64:

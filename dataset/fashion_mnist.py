@@ -1,7 +1,7 @@
-"""Fashion-MNIST: 28×28 zero-padded to 32×32, three equal channels; the last 5,000 training images
-are `holdout`.
+"""Fashion-MNIST: 28×28 images, zero-padded to 32×32, with three equal channels.
 
-`python -m tools.fashion_mnist` puts the real files under true_dataset/.
+The last 5,000 training images are the split `holdout`, for choosing settings.
+`python -m tools.fashion_mnist` downloads the files to true_dataset/.
 """
 
 from pathlib import Path
@@ -29,21 +29,20 @@ FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-HOLDOUT_SHARE = 12  # the last twelfth of the training images: 5,000 of 60,000
+HOLDOUT_DIVISOR = 12  # the holdout is a twelfth of the training images: 5,000 of 60,000
 
 
 def folder(root):
-    """Returns where torchvision, and so we, keep the idx files under `root`."""
+    """Folder of the idx files below the data root, as in torchvision."""
     return Path(root) / "FashionMNIST" / "raw"
 
 
 def load(root, split):
-    """Returns an ImageSet of 32×32 images: split 'train' (0–54999), 'holdout' (55000–59999) or
-    'test' (10,000).
+    """Reads 'train' (55,000 images), 'holdout' (5,000) or 'test' (10,000) as an ImageSet.
 
-    Raises UserError if the files are not under `root`.
+    Raises UserError if the files are missing or truncated.
     """
-    prefix = "t10k" if split == "test" else "train"  # a distillation opens the test files alone
+    prefix = "t10k" if split == "test" else "train"
     images = _read_idx(folder(root) / f"{prefix}-images-idx3-ubyte")
     labels = _read_idx(folder(root) / f"{prefix}-labels-idx1-ubyte")
     if images is None or labels is None or len(images) != len(labels):
@@ -51,14 +50,15 @@ def load(root, split):
             f"Fashion-MNIST is not in {folder(root)}: run  python -m tools.fashion_mnist --root "
             f"{root}"
         )
-    holdout = len(images) // HOLDOUT_SHARE
-    part = {"train": slice(0, -holdout), "holdout": slice(-holdout, None), "test": slice(None)}[
-        split
-    ]
-    padded = np.pad(images[part], ((0, 0), (2, 2), (2, 2)))
+    first_holdout = len(images) - len(images) // HOLDOUT_DIVISOR
+    if split == "train":
+        images, labels = images[:first_holdout], labels[:first_holdout]
+    elif split == "holdout":
+        images, labels = images[first_holdout:], labels[first_holdout:]
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))
     return ImageSet(
         np.repeat(padded[..., None], 3, axis=3),
-        labels[part].astype(np.int64),
+        labels.astype(np.int64),
         CLASS_NAMES,
         grey=True,
         origin={"dataset": "fashion_mnist", "split": split},
@@ -66,14 +66,14 @@ def load(root, split):
 
 
 def is_complete(root):
-    """Returns whether all four files are under `root`, each as long as its header says."""
+    """Whether all four files are below `root`, each as long as its header says."""
     return all(_read_idx(folder(root) / name) is not None for name in FILES)
 
 
 def _read_idx(path):
-    """Returns the uint8 array of an idx file, None if it is missing or cut short.
+    """Reads the uint8 array of an idx file; None if the file is missing or truncated.
 
-    The header: two zero bytes, the type (8: uint8), the number of dimensions, then each as a
+    Header: two zero bytes, the type (8: uint8), the number of dimensions, and each dimension as a
     big-endian int32.
     """
     if not path.is_file():
@@ -83,4 +83,6 @@ def _read_idx(path):
         return None
     start = 4 + 4 * int(content[3])
     shape = content[4:start].view(">i4")
-    return content[start:].reshape(shape) if len(content) == start + np.prod(shape) else None
+    if len(content) != start + np.prod(shape):
+        return None
+    return content[start:].reshape(shape)

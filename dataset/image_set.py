@@ -1,4 +1,4 @@
-"""Labelled images: decoded files, or an array in memory."""
+"""Images with labels: files that are decoded on demand, or an array in memory."""
 
 from dataclasses import dataclass, field, replace
 
@@ -10,9 +10,7 @@ from helper.errors import UserError
 
 
 def decode(path):
-    """Returns the image file as a PIL image in RGB. Raises UserError naming a missing or damaged
-    file.
-    """
+    """Reads an image file as a PIL image in RGB. Raises UserError if it is missing or damaged."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -23,11 +21,9 @@ def decode(path):
         raise UserError(
             f"cannot read image {path}: no permission: change its permissions"
         ) from None
-    except (
-        Exception
-    ) as error:  # Pillow raises OSError, SyntaxError, ValueError, … for damaged files
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and others
         raise UserError(
-            f"damaged image {path} ({error}): make it again, or delete it and its line"
+            f"damaged image {path} ({error}): generate it again, or delete it and its list entry"
         ) from None
 
 
@@ -35,10 +31,11 @@ def decode(path):
 class ImageSet:
     """N images with labels.
 
-    images: uint8 array (N, H, W, 3), or the Paths of N files (given any list of paths, it becomes
-    that). labels: int64 array (N,) with values in 0…num_classes−1, or None for unlabelled images.
-    grey: the three channels are averaged on reading (Fashion-MNIST). shrunk: the part of the
-    transform without randomness has been done. origin: what the set was read from, for config.json.
+    images: uint8 array (N, H, W, 3), or N file paths, which are stored as Paths.
+    labels: int64 array (N,) with values in 0…num_classes−1, or None for unlabelled images.
+    grey: whether the channels of image files are averaged after decoding.
+    shrunk: whether the deterministic part of the transform has been applied.
+    origin: where the images come from, for config.json.
     """
 
     images: np.ndarray | Paths
@@ -60,23 +57,24 @@ class ImageSet:
         return isinstance(self.images, np.ndarray)
 
     def load(self, index):
-        """Returns image `index` as a PIL image in RGB."""
-        image = (
-            Image.fromarray(self.images[index]) if self.in_memory else decode(self.images[index])
-        )
-        return average_channels(image) if self.grey and not self.in_memory else image
+        """Image `index` as a PIL image in RGB."""
+        if self.in_memory:
+            return Image.fromarray(self.images[index])
+        image = decode(self.images[index])
+        return average_channels(image) if self.grey else image
 
     def label(self, index):
-        """Returns the label of image `index`, −1 if the set has none."""
+        """Label of image `index`, −1 for unlabelled images."""
         return -1 if self.labels is None else int(self.labels[index])
 
     def subset(self, indices):
-        """Returns the images at `indices`, in that order."""
+        """ImageSet of the images at `indices`, in that order."""
         labels = None if self.labels is None else self.labels[indices]
         return replace(self, images=self.images[indices], labels=labels)
 
 
 def average_channels(image):
-    """Returns an RGB PIL image with every channel replaced by the rounded mean of the three."""
-    mean = np.asarray(image, dtype=np.uint16).sum(axis=2)
-    return Image.fromarray(np.repeat(((mean + 1) // 3).astype(np.uint8)[..., None], 3, axis=2))
+    """Replaces the channels of an RGB PIL image by their mean, rounded half up."""
+    channel_sum = np.asarray(image, dtype=np.uint16).sum(axis=2)
+    mean = ((channel_sum + 1) // 3).astype(np.uint8)
+    return Image.fromarray(np.repeat(mean[..., None], 3, axis=2))

@@ -1,6 +1,4 @@
-"""Writing generated images: formats, sizes on the disk, and threads that encode; files appear whole
-or not at all.
-"""
+"""Image files: formats, sizes on the disk, and threads that encode."""
 
 import io
 import os
@@ -13,24 +11,27 @@ from PIL import Image
 from helper.files import whole_file
 
 FORMATS = {"png": ".png", "jpeg": ".jpg"}
-# JPEG of the quality that is usual for training sets, with the colours at full resolution (4:4:4).
-_SAVE = {"png": {"format": "PNG"}, "jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
+# JPEG with the usual quality of training sets and colours at full resolution (4:4:4)
+SAVE_OPTIONS = {
+    "png": {"format": "PNG"},
+    "jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+}
 THREADS = min(8, os.cpu_count() or 1)
-# Bytes a pixel of generated RGB photographs at 256×256, rounded up; grey takes a third.
-_BYTES_PER_PIXEL = {"png": 1.7, "jpeg": 0.5}
+# Of generated RGB photographs of 256×256 pixels, rounded up; grey images take a third
+BYTES_PER_PIXEL = {"png": 1.7, "jpeg": 0.5}
 
 
 def image_bytes(settings):
-    """Estimates the bytes of one file of the `image_size`, `format` and `grey` of `settings`.
+    """Estimates the size of one file from `image_size`, `format` and `grey` in `settings`.
 
-    Small ones fill at least one 4 KiB block of the disk.
+    Small files fill at least one 4 KiB block of the disk.
     """
     channels = 1 / 3 if settings["grey"] else 1
-    return max(4096, settings["image_size"] ** 2 * _BYTES_PER_PIXEL[settings["format"]] * channels)
+    return max(4096, settings["image_size"] ** 2 * BYTES_PER_PIXEL[settings["format"]] * channels)
 
 
 def is_whole(path, image_size, mode):
-    """Returns whether `path` is an image of this size and mode that decodes to the end."""
+    """Whether `path` is an image of this size and mode that can be decoded to the end."""
     try:
         with Image.open(path) as image:
             image.verify()  # PNG checksums
@@ -39,60 +40,59 @@ def is_whole(path, image_size, mode):
             return image.size == (image_size, image_size) and image.mode == mode
     except FileNotFoundError:
         return False
-    except Exception:  # Pillow raises many kinds for a damaged file
+    except Exception:  # Pillow raises many types for damaged files
         return False
 
 
-class ImageWriter:
-    """Encodes and writes images in threads, at most `limit` of them waiting; files appear whole or
-    not at all.
+def to_pixels(images, grey=False):
+    """Rounds images (N, 3, H, W) in [−1, 1] half up to uint8 (N, H, W, 3).
 
-    A context manager: leaving it waits for the files, or, after an exception, drops those not
-    begun.
+    grey: the mean of the channels instead, (N, H, W).
+    """
+    images = images.float().mean(dim=1) if grey else images.float().permute(0, 2, 3, 1)
+    return (255 * (images / 2 + 0.5)).clamp(0, 255).add(0.5).floor().to(torch.uint8).contiguous()
+
+
+class ImageWriter:
+    """Encodes and writes images in threads; files appear whole or not at all.
+
+    Leaving the context waits for the files; after an exception, those not begun are dropped.
+    limit: maximum number of images in the queue.
     """
 
     def __init__(self, image_format, threads=None, limit=256):
         self._format, self._limit = image_format, limit
         self._pool = ThreadPoolExecutor(threads or THREADS)
-        self._waiting = deque()
+        self._jobs = deque()
 
     def put(self, path, pixels):
-        """Queues uint8 pixels, (H, W, 3) or (H, W), for `path`; waits while the queue is full.
+        """Queues uint8 pixels (H, W, 3) or (H, W) for `path`; waits while the queue is full.
 
-        Raises what the writing of any image before it raised (OSError when the disk is full).
+        Raises the errors of earlier images, such as OSError when the disk is full.
         """
         self.check()
-        if len(self._waiting) >= self._limit:
-            self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(self._write, path, pixels))
+        if len(self._jobs) >= self._limit:
+            self._jobs.popleft().result()
+        self._jobs.append(self._pool.submit(self._write, path, pixels))
 
     def check(self):
         """Raises the first error of the files written so far."""
-        for job in [job for job in self._waiting if job.done()]:
+        for job in [job for job in self._jobs if job.done()]:
             job.result()
-            self._waiting.remove(job)
+            self._jobs.remove(job)
 
     def _write(self, path, pixels):
         path.parent.mkdir(exist_ok=True)
-        encoded = (
-            io.BytesIO()
-        )  # given a file, Pillow's encoders hide the error number of a full disk
-        Image.fromarray(pixels).save(encoded, **_SAVE[self._format])
+        # Writing to a file, Pillow's encoders would hide the error number of a full disk
+        encoded = io.BytesIO()
+        Image.fromarray(pixels).save(encoded, **SAVE_OPTIONS[self._format])
         with whole_file(path) as file:
             file.write(encoded.getbuffer())
 
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, *_):
-        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
-        if kind is None:
+    def __exit__(self, exception, *_):
+        self._pool.shutdown(wait=True, cancel_futures=exception is not None)
+        if exception is None:
             self.check()
-
-
-def to_pixels(images, grey=False):
-    """Rounds images in [−1, 1], (N, 3, H, W), half up to uint8 (N, H, W, 3); grey: their channels'
-    mean, (N, H, W).
-    """
-    images = images.float().mean(dim=1) if grey else images.float().permute(0, 2, 3, 1)
-    return (255 * (images / 2 + 0.5)).clamp(0, 255).add(0.5).floor().to(torch.uint8).contiguous()

@@ -1,5 +1,6 @@
-"""Lists of images: text files of `path [label]` lines, read with numpy because they hold a million
-of them.
+"""Lists of images: text files with one `path [label]` line per image.
+
+A list of a million images is parsed with numpy.
 """
 
 import os
@@ -7,47 +8,50 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.paths import Paths, digits, is_number, released_classes
+from dataset.paths import Paths, is_number, parse_numbers, released_classes
 from helper.errors import UserError
 from helper.files import make_folder, whole_file
 
-_CHUNK = 1 << 22  # bytes of lines that are taken apart at once
-_LONGEST = 1 << 13  # bytes of a line: more than any path has
+_CHUNK = 1 << 22  # bytes of lines parsed at once
+_MAX_LINE = 1 << 13  # bytes; longer than any path
 
 
-def read_list(source, roots=()):
-    """Returns (Paths, int64 labels (N,) or None) of a list file, in its order.
+def read_list(path, roots=()):
+    """Reads a list file in its order: (Paths, int64 labels (N,) or None).
 
-    A path is relative to the working directory, then to the list's folder, then to `roots`; so are
-    those that begin with a slash and are not there (Places365's). The label is the number at the
-    end of the line, else the one after `class_` in the file's name. Raises UserError if it is no
-    text, an image is not there, or some lines have labels and others none.
+    An image path is looked up relative to the working directory, to the folder of the list, and to
+    `roots`, in this order; an absolute path that does not exist is treated in the same way
+    (Places365). The label is the number at the end of the line, or else the number after `class_`
+    in the file name. Raises UserError if the file is not a text file, an image is missing, or only
+    some lines have labels.
     """
-    source, table, parts, first = Path(source), {}, [], 1
-    with open(source, "rb") as file:
+    path, folder_ids, chunks, line_number = Path(path), {}, [], 1
+    with open(path, "rb") as file:
         while lines := file.readlines(_CHUNK):
             if b"".join(lines).strip():
-                parts.append(_parse(lines, first, source, table))
-            first += len(lines)
-    if not parts:
+                chunks.append(_parse(lines, line_number, path, folder_ids))
+            line_number += len(lines)
+    if not chunks:
         return Paths.of(()), None
-    folder_of, names, labels, numbers = (
-        np.concatenate(column) for column in zip(*parts, strict=True)
+    folder_of, names, labels, line_of = (
+        np.concatenate(column) for column in zip(*chunks, strict=True)
     )
-    paths = _locate(
-        source, [os.fsdecode(folder) for folder in table], folder_of, names, numbers, roots
-    )
+    listed = Paths([os.fsdecode(folder) for folder in folder_ids], folder_of, names)
+    paths = _locate(listed, line_of, path, roots)
     unlabelled = np.flatnonzero(labels < 0)
-    if 0 < len(unlabelled) < len(labels):
+    if len(unlabelled) == 0:
+        return paths, labels
+    if len(unlabelled) < len(labels):
         raise UserError(
-            f"{source}: some lines have labels and line {numbers[unlabelled[0]]} has none"
+            f"{path}: some lines have labels and line {line_of[unlabelled[0]]} has none"
         )
-    return paths, None if len(unlabelled) else labels
+    return paths, None
 
 
 def write_list(file, paths, labels=None):
-    """Writes a list, whole or not at all; images below the list's folder are named relative to it,
-    others in full.
+    """Writes a list file atomically.
+
+    Paths below the folder of the list are written relative to it, others as absolute paths.
     """
     base = os.path.join(os.path.abspath(make_folder(os.path.dirname(file))), "")
     endings = [""] * len(paths) if labels is None else [f" {label}" for label in labels]
@@ -56,75 +60,81 @@ def write_list(file, paths, labels=None):
             out.write(f"{os.path.abspath(path).removeprefix(base)}{ending}\n")
 
 
-def _parse(lines, first, source, table):
-    """Returns (folder int32, name bytes, label int64 or −1, line number int32) arrays of the lines
-    that are not blank.
+def _parse(lines, first_number, path, folder_ids):
+    """Parses the lines (bytes) of a list, of which at least one is not blank.
 
-    `first` is the number of the first line, one of which is not blank; `table` {folder as bytes:
-    its number} grows.
+    first_number: line number of the first line; folder_ids {folder as bytes: index} is extended.
+    Returns arrays over the lines that are not blank: folder index (int32), file name (bytes), label
+    (int64, −1 if there is none), and line number (int32).
     """
     longest = max(map(len, lines))
-    if longest > _LONGEST:
+    if longest > _MAX_LINE:
         raise UserError(
-            f"{source} has a line of {longest} bytes near line {first}: a list has one `path "
-            "[label]` "
-            "line an image"
+            f"{path} has a line of {longest} bytes near line {first_number}: a list has one "
+            "`path [label]` line per image"
         )
     try:
         b"".join(lines).decode()
     except UnicodeDecodeError:
         raise UserError(
-            f"{source} is not a text file: a list has one `path [label]` line an image"
+            f"{path} is not a text file: a list has one `path [label]` line per image"
         ) from None
     lines = np.strings.strip(np.array(lines))
     filled = np.flatnonzero(lines != b"")
-    head, _, tail = np.strings.rpartition(lines[filled], b" ")
-    labelled = (head != b"") & is_number(tail)
-    paths = np.where(labelled, np.strings.strip(head), lines[filled])
+    lines = lines[filled]
+
+    # Split each line into folder, file name and label
+    head, _, tail = np.strings.rpartition(lines, b" ")
+    has_label = (head != b"") & is_number(tail)
+    paths = np.where(has_label, np.strings.strip(head), lines)
     folders, slash, names = np.strings.rpartition(paths, b"/")
     folders = np.strings.add(folders, slash)
-    # Neighbours mostly share a folder: one look-up a run of them.
+    labels = np.where(has_label, parse_numbers(tail), -1)
+    if not has_label.all():
+        labels = np.where(has_label, labels, released_classes(names))
+
+    # Neighbouring lines mostly share a folder, so that one lookup serves many lines.
     starts = np.flatnonzero(np.r_[True, folders[1:] != folders[:-1]])
-    ids = [table.setdefault(folder, len(table)) for folder in folders[starts].tolist()]
+    ids = [folder_ids.setdefault(folder, len(folder_ids)) for folder in folders[starts].tolist()]
     folder_of = np.repeat(np.array(ids, np.int32), np.diff(np.append(starts, len(folders))))
-    labels = np.where(labelled, digits(tail), -1)
-    if not labelled.all():
-        labels = np.where(labelled, labels, released_classes(names))
-    return folder_of, names, labels, (first + filled).astype(np.int32)
+    return folder_of, names, labels, (first_number + filled).astype(np.int32)
 
 
-def _locate(source, folders, folder_of, names, numbers, roots):
-    """Returns the Paths of images that were found; each folder is listed once instead of a million
-    files looked up.
+def _locate(listed, line_of, path, roots):
+    """Finds the images of a list: the Paths under which they exist.
+
+    Each folder is listed once instead of looking up a million files. listed: the Paths in the list;
+    line_of: their line numbers, for the error message.
     """
-    bases = ["", os.path.join(source.parent, ""), *(os.path.join(root, "") for root in roots)]
-    places, place_of, lost = [], np.empty(len(names), np.int32), []
-    by_folder = np.argsort(folder_of, kind="stable")
-    for folder, mine in zip(
-        folders, np.split(by_folder, np.cumsum(np.bincount(folder_of))[:-1]), strict=True
-    ):
+    bases = ["", os.path.join(path.parent, ""), *(os.path.join(root, "") for root in roots)]
+    folders, folder_of, missing = [], np.empty(len(listed), np.int32), []
+    by_folder = np.argsort(listed.folder_of, kind="stable")
+    ends = np.cumsum(np.bincount(listed.folder_of))
+    for listed_folder, indices in zip(listed.folders, np.split(by_folder, ends[:-1]), strict=True):
         for base in bases:
-            place = os.path.join(base, folder.lstrip("/") if base else folder)
-            present = _listing(place)
-            found = np.fromiter(map(present.__contains__, names[mine]), bool, len(mine))
-            place_of[mine[found]] = len(places)
-            places.append(place)
-            mine = mine[~found]
-            if not len(mine):
+            folder = os.path.join(base, listed_folder.lstrip("/") if base else listed_folder)
+            existing = _file_names(folder)
+            found = np.fromiter(
+                map(existing.__contains__, listed.names[indices]), bool, len(indices)
+            )
+            folder_of[indices[found]] = len(folders)
+            folders.append(folder)
+            indices = indices[~found]
+            if not len(indices):
                 break
         else:
-            lost.append(mine.min())
-    if lost:
-        index = min(lost)
+            missing.append(indices.min())
+    if missing:
+        index = min(missing)
         raise UserError(
-            f"{source}, line {numbers[index]}: image not found: {folders[folder_of[index]]}"
-            f"{os.fsdecode(names[index])} (looked here and below {', '.join(bases[1:])})"
+            f"{path}, line {line_of[index]}: image not found: {listed[index]} (searched in the "
+            f"working directory and below {', '.join(bases[1:])})"
         )
-    return Paths(places, place_of, names)
+    return Paths(folders, folder_of, listed.names)
 
 
-def _listing(folder):
-    """Returns the set of names, bytes, in a folder; nothing where there is none."""
+def _file_names(folder):
+    """The names (bytes) in a folder, empty if it does not exist."""
     try:
         return set(os.listdir(os.fsencode(folder) or b"."))
     except (FileNotFoundError, NotADirectoryError):

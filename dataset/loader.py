@@ -1,6 +1,4 @@
-"""Batches of uint8 images: the order, crop and flip of an image depend on (seed, epoch, image) and
-nothing else.
-"""
+"""Batches of uint8 images. Order, crop and flip of an image depend on (seed, epoch, image) only."""
 
 import os
 import signal
@@ -17,15 +15,13 @@ from helper.errors import UserError
 from helper.image_size import is_small
 
 MEMORY_LIMIT = 1 << 30  # bytes of decoded images that are kept in memory
+GPU_VAL_BATCH_SIZE = 512  # per process, of small images
 
 
 class TransformedSet(Dataset):
-    """An ImageSet seen through a transform: item (epoch, index) is (uint8 image (H, W, 3), label).
+    """ImageSet with a transform: item (epoch, index) is (uint8 image (H, W, 3), label).
 
-    `transform.shrink(image)` is the part without randomness, skipped where the set has been shrunk
-    already; `transform(image, rng)` the rest, with a numpy Generator that is a function of (seed,
-    epoch, index): `transform.generator`. A damaged file gives the UserError in place of an item, so
-    that the main process can raise it as it is.
+    For a damaged file the item is its UserError, which the main process raises unchanged.
     """
 
     def __init__(self, images, transform, seed=0):
@@ -47,7 +43,7 @@ class TransformedSet(Dataset):
 
 
 def _collate(items):
-    """Returns (uint8 (N, H, W, 3), int64 (N,)) tensors, or the first UserError among the items."""
+    """Stacks items to uint8 (N, H, W, 3) and int64 (N,) tensors, or returns a UserError item."""
     for item in items:
         if isinstance(item, UserError):
             return item
@@ -56,17 +52,15 @@ def _collate(items):
 
 
 def _restore_signals(_):
-    # Workers inherit the SIGTERM handler that asks the loop to save; they are to end as usual.
+    # Workers inherit the SIGTERM handler that saves the run; they must simply end.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def keep_in_memory(images, shrink, limit=MEMORY_LIMIT):
-    """Returns the set with its files decoded and shrunk once, or as it is if that would exceed
-    `limit` bytes.
+    """Decodes and shrinks the files of an ImageSet into an array, unless it exceeds `limit` bytes.
 
-    `shrink` is the part of the transform without randomness (PIL image → PIL image), such as the
-    resize to 32×32.
+    shrink: deterministic part of the transform, PIL image → PIL image.
     """
     if images.in_memory:
         return images
@@ -78,159 +72,148 @@ def keep_in_memory(images, shrink, limit=MEMORY_LIMIT):
     def read(index):
         array[index] = shrink(images.load(index))
 
-    # Threads are enough: Pillow decodes and resizes without the interpreter's lock.
+    # Threads are sufficient: Pillow releases the GIL while it decodes and resizes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(read, range(len(images)))
+        finished = pool.map(read, range(len(images)))
         for _ in tqdm(
-            done, total=len(images), desc="reading", unit="image", leave=False, mininterval=1
+            finished, total=len(images), desc="reading", unit="image", leave=False, mininterval=1
         ):
             pass
     return replace(images, images=array, shrunk=True)
 
 
-def default_workers(images, world_size):
-    """Returns the decoding processes a rank: none for images in memory, else its share of the
-    cores.
-    """
-    return 0 if images.in_memory else max(1, (os.cpu_count() or 1) // world_size)
-
-
 class Batches:
-    """The order of training: which indices of `count` items a rank takes at each step of an epoch.
+    """Order of the training images: the indices of each batch of an epoch, for one rank.
 
-    A permutation of (seed, epoch) is cut into global batches of `batch_size`, of which a rank takes
-    its share; the last incomplete one is dropped unless there is only that one. Raises UserError if
-    the processes cannot share a batch.
+    A permutation that depends on (seed, epoch) is cut into batches of `batch_size` indices, which
+    the ranks divide equally. An incomplete last batch is dropped unless it is the only one. Raises
+    UserError if a batch cannot be divided.
     """
 
     def __init__(self, count, batch_size, *, seed=0, rank=0, world_size=1):
         if batch_size % world_size:
             raise UserError(
-                f"--batch_size {batch_size} cannot be shared among {world_size} processes: "
-                f"give a multiple of {world_size}"
+                f"--batch_size {batch_size} is not divisible by the {world_size} processes: "
+                f"use a multiple of {world_size}"
             )
         if count < world_size:
             raise UserError(f"{count} images are too few for {world_size} processes")
         self.count, self.seed, self.rank, self.world_size = count, seed, rank, world_size
         self.batch_size = min(batch_size, count - count % world_size)
-        self.share = self.batch_size // world_size
+        self.rank_batch_size = self.batch_size // world_size
 
     def __len__(self):
-        """Steps an epoch."""
+        """Number of steps per epoch."""
         return self.count // self.batch_size
 
     def indices(self, epoch, first_step=0):
-        """Yields this rank's indices, an int64 array a step, of `epoch` (from 0), beginning with
-        step `first_step`.
-        """
+        """Yields this rank's indices, an int64 array per step, from `first_step` of `epoch` on."""
         order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
         for step in range(first_step, len(self)):
-            start = step * self.batch_size + self.rank * self.share
-            yield order[start : start + self.share]
+            start = step * self.batch_size + self.rank * self.rank_batch_size
+            yield order[start : start + self.rank_batch_size]
 
 
 class TensorLoader(Batches):
-    """Training batches of tensors that are whole in memory, such as latents and their labels."""
+    """Training batches of tensors in memory, such as latents and their labels."""
 
     def __init__(self, *tensors, batch_size, **order):
+        """order: seed, rank and world_size of `Batches`."""
         super().__init__(len(tensors[0]), batch_size, **order)
         self.tensors = tensors
 
     def epoch_batches(self, epoch, first_step=0):
-        """Yields this rank's batches of `epoch` (from 0), beginning with step `first_step`."""
+        """Yields this rank's batches of `epoch` (from 0), from `first_step` on."""
         for indices in self.indices(epoch, first_step):
             yield [tensor[torch.from_numpy(indices)] for tensor in self.tensors]
 
 
 class Loader(Batches):
-    """Batches of an ImageSet through a transform: (uint8 images (N, H, W, 3), int64 labels (N,)),
-    pinned if `pin`.
+    """Batches of an ImageSet: (uint8 images (N, H, W, 3), int64 labels (N,)).
 
-    `ordered_batch` is the batch size of `ordered_batches`, of all ranks (default: batch_size);
-    `workers` counts the decoding processes of all ranks. Small images in memory are cropped here, a
-    batch at once.
+    val_batch_size: of `ordered_batches`, all ranks together (default: batch_size); workers:
+    decoding processes of all ranks together (default: 0 for images in memory, else the number of
+    cores); pin: whether the tensors are pinned; order: seed, rank and world_size of `Batches`.
     """
 
     def __init__(
-        self, images, transform, batch_size, *, ordered_batch=None, workers=None, pin=False, **order
+        self,
+        images,
+        transform,
+        batch_size,
+        *,
+        val_batch_size=None,
+        workers=None,
+        pin=False,
+        **order,
     ):
         super().__init__(len(images), batch_size, **order)
-        self.images, self.pin, self.dataset = (
-            images,
-            pin,
-            TransformedSet(images, transform, self.seed),
-        )
-        self.ordered_share = -(-(ordered_batch or self.batch_size) // self.world_size)
-        mine = (
-            default_workers(images, self.world_size)
-            if workers is None
-            else -(-workers // self.world_size)
-        )
-        self._settings = {
-            "num_workers": mine,
-            "collate_fn": _collate,
-            "pin_memory": pin,
-            "worker_init_fn": _restore_signals,
-        }
+        self.images, self.transform, self.pin = images, transform, pin
+        self.rank_val_batch_size = -(-(val_batch_size or self.batch_size) // self.world_size)
+        if workers is not None:
+            self.rank_workers = -(-workers // self.world_size)
+        elif images.in_memory:
+            self.rank_workers = 0
+        else:
+            self.rank_workers = max(1, (os.cpu_count() or 1) // self.world_size)
 
     def epoch_batches(self, epoch, first_step=0):
-        """Yields this rank's training batches of `epoch` (from 0), beginning with step
-        `first_step`.
-        """
-        yield from self._load(epoch, list(self.indices(epoch, first_step)))
+        """Yields this rank's training batches of `epoch` (from 0), from `first_step` on."""
+        return self._load(epoch, list(self.indices(epoch, first_step)))
 
     def ordered_batches(self):
-        """Yields every image of this rank exactly once, in order: images rank, rank + world_size,
-        …
-        """
-        mine = np.arange(self.rank, self.count, self.world_size)
-        yield from self._load(
-            0,
-            [mine[at : at + self.ordered_share] for at in range(0, len(mine), self.ordered_share)],
-        )
+        """Yields each image of this rank exactly once: images rank, rank + world_size, …"""
+        indices = np.arange(self.rank, self.count, self.world_size)
+        starts = range(0, len(indices), self.rank_val_batch_size)
+        return self._load(0, [indices[i : i + self.rank_val_batch_size] for i in starts])
 
     def _load(self, epoch, batches):
-        transform, images = self.dataset.transform, self.images
-        if (
-            isinstance(transform, Small)
-            and images.in_memory
-            and images.images.shape[1:3] == (transform.size,) * 2
-        ):
-            loaded = zip(
-                transform.batches(images.images, self.seed, epoch, batches), batches, strict=True
-            )
-            yield from (self._from_arrays(pixels, indices) for pixels, indices in loaded)
+        """Yields the images and labels of each index array in `batches`."""
+        images, transform = self.images, self.transform
+        size = (transform.size, transform.size)
+        if isinstance(transform, Small) and images.in_memory and images.images.shape[1:3] == size:
+            # Small images in memory are cropped a batch at a time.
+            crops = transform.batches(images.images, self.seed, epoch, batches)
+            for pixels, indices in zip(crops, batches, strict=True):
+                yield self._to_tensors(pixels, indices)
             return
-        keys = ([(epoch, int(i)) for i in indices] for indices in batches)
-        for batch in DataLoader(self.dataset, batch_sampler=keys, **self._settings):
+        loader = DataLoader(
+            TransformedSet(images, transform, self.seed),
+            batch_sampler=([(epoch, int(i)) for i in indices] for indices in batches),
+            num_workers=self.rank_workers,
+            collate_fn=_collate,
+            pin_memory=self.pin,
+            worker_init_fn=_restore_signals,
+        )
+        for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
 
-    def _from_arrays(self, pixels, indices):
-        labels = (
-            np.full(len(indices), -1) if self.images.labels is None else self.images.labels[indices]
-        )
-        batch = torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64))
+    def _to_tensors(self, pixels, indices):
+        if self.images.labels is None:
+            labels = np.full(len(indices), -1)
+        else:
+            labels = self.images.labels[indices].astype(np.int64)
+        batch = torch.from_numpy(pixels), torch.from_numpy(labels)
         return tuple(tensor.pin_memory() for tensor in batch) if self.pin else batch
 
 
 def make_loader(images, transform, batch_size, world, seed=0, val_batch_size=None, workers=None):
-    """Returns the Loader of an ImageSet; small images are decoded once and kept in memory.
+    """Loader of an ImageSet for this process of `world`; small images are kept in memory.
 
-    batch_size: of all processes; val_batch_size: of the evaluation (default: batch_size; on a GPU
-    at least 512 per process for small images); workers: decoding processes of all ranks (default: 0
-    for images in memory, else the number of cores).
+    batch_size: of all processes; val_batch_size: default `batch_size`, but on a GPU at least 512
+    per process for small images; workers: decoding processes of all ranks (default: 0 for images in
+    memory, else the number of cores).
     """
-    on_gpu = world.device.type == "cuda"
-    small = is_small(transform.size)
-    if val_batch_size is None:
-        val_batch_size = max(batch_size, 512 * world.size) if on_gpu and small else batch_size
+    on_gpu, small = world.device.type == "cuda", is_small(transform.size)
+    if val_batch_size is None and on_gpu and small:
+        val_batch_size = max(batch_size, GPU_VAL_BATCH_SIZE * world.size)
     return Loader(
         keep_in_memory(images, transform.shrink) if small else images,
         transform,
         batch_size,
-        ordered_batch=val_batch_size,
+        val_batch_size=val_batch_size or batch_size,
         workers=workers,
         pin=on_gpu,
         seed=seed,

@@ -1,11 +1,14 @@
-"""One-Image (arXiv 2112.00725): patches of a single large photograph, cut, turned, sheared and
-coloured at random.
+"""One-Image (arXiv 2112.00725): random patches of one large photograph.
 
-A patch is a function of (photograph, seed, index). The chain, with S the patch's size: a square of
-half the photograph's shorter side; of it a box of 1/500–1 of the area and aspect 3/4–4/3, resized
-(bicubic) to √2·S; rotation and x-shear (bilinear; what they bring in from outside of the box is
-black); the centre S × S; half of the patches with a colour jitter. As in the authors' public code
-√2·S is truncated (32 → 45, 256 → 362) and nothing is flipped.
+A patch is a function of (photograph, size, seed, index). With S the size of a patch:
+
+1. a square of half the shorter side of the photograph;
+2. in it a box of 1/500–1 of the area and aspect ratio 3/4–4/3, resized (bicubic) to √2·S;
+3. rotation and shear along x (bilinear), with black where the box ends;
+4. the centre S × S;
+5. for half of the patches a colour jitter.
+
+As in the authors' public code √2·S is truncated (32 → 45, 256 → 362) and nothing is flipped.
 """
 
 import importlib.util
@@ -20,17 +23,18 @@ from dataset.image_set import decode
 from dataset.transforms import Large
 from helper.errors import UserError
 
-AREA = (1 / 500, 1.0)  # of the square
+AREA = (1 / 500, 1.0)  # of the box, as a fraction of the square
 DEGREES = 30.0  # rotation and shear are uniform in ±30°
-JITTER, JITTER_SHARE = (0.4, 0.4, 0.4, 0.1), 0.5
+JITTER = (0.4, 0.4, 0.4, 0.1)
+JITTER_PROBABILITY = 0.5
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What chance decides of a patch.
+class PatchParameters:
+    """The random parameters of a patch.
 
-    box: (left, top, right, bottom) in the photograph's pixels; angle, clockwise, and shear in
-    degrees; changes: those of the colour, as `dataset.colour` has them.
+    box: (left, top, right, bottom) in pixels of the photograph; angle (clockwise) and shear in
+    degrees; changes: of the colours, as in `dataset.colour`.
     """
 
     box: tuple
@@ -40,10 +44,9 @@ class Drawn:
 
 
 def default_photograph():
-    """Returns the Path of the photograph that matplotlib ships, 512 × 600 pixels.
+    """The path of a photograph in matplotlib's sample data, 512 × 600 pixels.
 
-    matplotlib is not imported. Raises UserError if it is not installed or came without its sample
-    data.
+    Raises UserError if it is not installed.
     """
     package = importlib.util.find_spec("matplotlib")
     file = (
@@ -52,61 +55,59 @@ def default_photograph():
     )
     if not file or not file.is_file():
         raise UserError(
-            "the default photograph is one of matplotlib's sample images and it is not there: give "
+            "the default photograph is in matplotlib's sample data, which is not installed: give "
             "--image"
         )
     return file
 
 
 def load_photograph(path, size):
-    """Returns the photograph as a PIL image in RGB, for patches of `size` × `size` pixels.
+    """Loads a photograph as a PIL image in RGB, for patches of `size` × `size` pixels.
 
-    Raises UserError if it is missing or damaged, or if the squares that patches are cut from, of
-    half its shorter side, are smaller than a patch: even the largest box would then hold fewer
-    pixels than the patch that is made of it.
+    Raises UserError if it is missing or damaged, or if its squares are smaller than a patch: even
+    the largest box would have fewer pixels than the patch.
     """
     photograph = decode(path)
     half = min(photograph.size) // 2
     if half < size:
         raise UserError(
-            f"{path} is {photograph.width}×{photograph.height}; patches are cut from squares of "
-            "half the "
-            f"shorter side, {half} pixels, too few for patches of {size}: give a photograph of at "
-            "least "
-            f"{2 * size} pixels a side, or a smaller --image-size"
+            f"{path} is {photograph.width}×{photograph.height}: patches come from squares of half "
+            f"the shorter side, {half} pixels, too few for patches of {size}. Give a photograph "
+            f"with sides of at least {2 * size} pixels, or a smaller --image-size"
         )
     return photograph
 
 
-def draw(width, height, seed, index):
-    """Returns the Drawn of patch `index` of a photograph of `width` × `height` pixels; seed and
-    index are ≥ 0.
-    """
+def draw_parameters(width, height, seed, index):
+    """Draws the PatchParameters of patch `index` from a photograph of `width` × `height` pixels."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
     half = min(width, height) // 2
     x, y = int(rng.integers(0, width - half + 1)), int(rng.integers(0, height - half + 1))
-    # Boxes that do not fit are drawn again, ten times at most: the whole square follows once in
-    # 7·10⁸ patches.
+    # A box that does not fit is drawn again, up to ten times; the whole square is taken after that,
+    # once in 7·10⁸ patches
     left, top, right, bottom = Large(half, AREA).crop_box(half, half, rng)
     angle, shear = rng.uniform(-DEGREES, DEGREES, 2).tolist()
-    changes = draw_jitter(JITTER, rng) if rng.random() < JITTER_SHARE else []
-    return Drawn((x + left, y + top, x + right, y + bottom), angle, shear, changes)
+    changes = draw_jitter(JITTER, rng) if rng.random() < JITTER_PROBABILITY else []
+    return PatchParameters((x + left, y + top, x + right, y + bottom), angle, shear, changes)
 
 
 def patch(photograph, size, seed, index):
-    """Returns patch `index` of a PIL image in RGB, uint8 (size, size, 3)."""
-    from torchvision.transforms import (
-        InterpolationMode,
-        functional,
-    )  # imports torch: not before the flags are checked
+    """Patch `index` of a PIL image in RGB, uint8 (size, size, 3)."""
+    from torchvision.transforms import InterpolationMode, functional
 
-    drawn = draw(*photograph.size, seed, index)
-    left, top, right, bottom = drawn.box
-    wide = [math.isqrt(2 * size**2)] * 2
+    parameters = draw_parameters(*photograph.size, seed, index)
+    left, top, right, bottom = parameters.box
+    large = [math.isqrt(2 * size**2)] * 2
     image = functional.resized_crop(
-        photograph, top, left, bottom - top, right - left, wide, InterpolationMode.BICUBIC
+        photograph, top, left, bottom - top, right - left, large, InterpolationMode.BICUBIC
     )
     image = functional.affine(
-        image, drawn.angle, [0, 0], 1.0, [drawn.shear, 0.0], InterpolationMode.BILINEAR
+        image,
+        parameters.angle,
+        translate=[0, 0],
+        scale=1.0,
+        shear=[parameters.shear, 0.0],
+        interpolation=InterpolationMode.BILINEAR,
     )
-    return np.array(change(functional.center_crop(image, [size, size]), drawn.changes))
+    image = functional.center_crop(image, [size, size])
+    return np.array(change(image, parameters.changes))

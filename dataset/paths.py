@@ -1,6 +1,4 @@
-"""The paths of a million images in some tens of megabytes, and the order in which a class's images
-are taken.
-"""
+"""Compact storage and ordering of a million image paths."""
 
 import os
 from collections.abc import Sequence
@@ -8,16 +6,20 @@ from collections.abc import Sequence
 import numpy as np
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
-_CHUNK = 1 << 16  # names that are taken apart at once
-_MOST_DIGITS = 18  # of a number in an int64
+CONTACT_SHEET = b"contact_sheet.png"  # not an image of the set
+_CHUNK = 1 << 16  # file names parsed at once
+_MAX_DIGITS = 18  # of a number that fits an int64
+_NO_NAMES = np.empty(0, "S1")
 
 
 class Paths(Sequence):
-    """N paths: each folder once, and the file names as bytes of one width (1.28M Python strings
-    would take 200 MB).
+    """N paths, stored as an index into a list of folders and a file name of fixed width.
 
-    folders: strings that end with a slash, or are empty; folder_of: int32 (N,), indices of
-    `folders`; names: an array (N,) of bytes. An int gives a path, a slice or int array Paths.
+    1.28M Python strings would take 200 MB. Indexing with an int gives a string, with a slice or an
+    int array Paths.
+
+    folders: strings that end with a slash, or are empty; folder_of: int32 (N,), indices into
+    `folders`; names: bytes array (N,).
     """
 
     def __init__(self, folders, folder_of, names):
@@ -25,7 +27,7 @@ class Paths(Sequence):
 
     @classmethod
     def of(cls, paths):
-        """Returns the Paths of an iterable of strings."""
+        """Paths of an iterable of strings."""
         table, folder_of, names = {}, [], []
         for path in paths:
             folder, slash, name = str(path).rpartition("/")
@@ -35,14 +37,12 @@ class Paths(Sequence):
 
     @classmethod
     def in_folders(cls, names_of):
-        """Returns the Paths of {folder: names, an iterable of bytes}, folder by folder."""
+        """Paths of {folder: file names as bytes}, folder by folder."""
+        folders = [os.path.join(folder, "") for folder in names_of]
         names = [np.array(names, "S") for names in names_of.values()]
-        folder_of = np.repeat(np.arange(len(names), dtype=np.int32), [len(part) for part in names])
-        return cls(
-            [os.path.join(folder, "") for folder in names_of],
-            folder_of,
-            np.concatenate([_NO_NAMES, *names]),
-        )
+        counts = [len(part) for part in names]
+        folder_of = np.repeat(np.arange(len(folders), dtype=np.int32), counts)
+        return cls(folders, folder_of, np.concatenate([_NO_NAMES, *names]))
 
     def __len__(self):
         return len(self.names)
@@ -53,7 +53,7 @@ class Paths(Sequence):
         return self.folders[self.folder_of[index]] + os.fsdecode(self.names[index])
 
     def __add__(self, other):
-        """These paths, then those of `other`."""
+        """These paths, followed by those of `other`."""
         return Paths(
             self.folders + other.folders,
             np.concatenate([self.folder_of, other.folder_of + np.int32(len(self.folders))]),
@@ -61,66 +61,65 @@ class Paths(Sequence):
         )
 
     def order(self):
-        """Returns each image's place (N,) among all of them: by (seed, num) of released names, else
-        by the number that is the name, else by the name; numbered files before others.
+        """Rank (N,) of each path when all are sorted by file name.
+
+        Released names are sorted by (seed, num), numeric names by number, and other names, after
+        these, alphabetically.
         """
         keys = np.empty((2, len(self)), np.int64)
         for start in range(0, len(self), _CHUNK):
             part = slice(start, start + _CHUNK)
-            keys[:, part] = _keys(self.names[part])
-        place = np.empty(len(self), np.int64)
-        place[np.lexsort((self.names, *keys[::-1]))] = np.arange(len(self))
-        return place
-
-
-_NO_NAMES = np.empty(0, "S1")
+            keys[:, part] = _sorting_keys(self.names[part])
+        rank = np.empty(len(self), np.int64)
+        rank[np.lexsort((self.names, keys[1], keys[0]))] = np.arange(len(self))
+        return rank
 
 
 def image_names(folder):
-    """Returns the sorted names, bytes, of the images in `folder`, without the contact sheet of
-    generated ones.
-    """
-    endings = tuple(os.fsencode(ending) for ending in EXTENSIONS)
+    """Sorted file names (bytes) of the images in `folder`, without contact sheets."""
+    extensions = tuple(os.fsencode(extension) for extension in EXTENSIONS)
     return sorted(
         name
         for name in os.listdir(os.fsencode(folder))
-        if name.lower().endswith(endings) and name != b"contact_sheet.png"
+        if name.lower().endswith(extensions) and not name.endswith(CONTACT_SHEET)
     )
 
 
 def released_classes(names):
-    """Returns the numbers after `class_` in file names as the released sets have them, int64 (N,),
-    −1 in others.
+    """Classes, int64 (N,), of released file names such as class_3_seed_0_num_7.png; −1 for others.
+
+    names: bytes array (N,).
     """
-    _, found, rest = np.strings.rpartition(names, b"class_")
-    label, end, _ = np.strings.partition(rest, b"_")
-    return np.where((found != b"") & (end != b"") & is_number(label), digits(label), -1)
+    _, prefix, rest = np.strings.rpartition(names, b"class_")
+    number, separator, _ = np.strings.partition(rest, b"_")
+    is_released = (prefix != b"") & (separator != b"") & is_number(number)
+    return np.where(is_released, parse_numbers(number), -1)
 
 
-def _keys(names):
-    """Returns the (2, N) int64 keys by which names are ordered before the names themselves.
+def _sorting_keys(names):
+    """Sorting keys (2, N), int64, of file names.
 
-    (seed, num) of `class_{c}_seed_{s}_num_{n}.png`; (0, number) of `{number}.png`; else (1, 0).
+    (seed, num) of class_{c}_seed_{seed}_num_{num}.png, (0, number) of {number}.png, else (1, 0).
     """
     stem, _, _ = np.strings.rpartition(names, b".")
-    _, found, rest = np.strings.rpartition(stem, b"_seed_")
+    _, prefix, rest = np.strings.rpartition(stem, b"_seed_")
     seed, _, num = np.strings.partition(rest, b"_num_")
-    released = (released_classes(names) >= 0) & (found != b"") & is_number(seed) & is_number(num)
-    keys = np.where(released, [digits(seed), digits(num)], [[1], [0]])
-    return np.where(is_number(stem), [np.zeros(len(stem), np.int64), digits(stem)], keys)
+    is_released = (
+        (released_classes(names) >= 0) & (prefix != b"") & is_number(seed) & is_number(num)
+    )
+    keys = np.where(is_released, [parse_numbers(seed), parse_numbers(num)], [[1], [0]])
+    return np.where(is_number(stem), [np.zeros(len(stem), np.int64), parse_numbers(stem)], keys)
 
 
 def is_number(texts):
-    """Returns whether each of an array of bytes is a number that an int64 holds."""
-    return np.strings.isdigit(texts) & (np.strings.str_len(texts) <= _MOST_DIGITS)
+    """Whether each of N byte strings consists of digits and fits an int64."""
+    return np.strings.isdigit(texts) & (np.strings.str_len(texts) <= _MAX_DIGITS)
 
 
-def digits(texts):
-    """Returns the int64 values (N,) of an array of bytes that are digits; anything for those that
-    are not.
-    """
-    columns = np.ascontiguousarray(texts).view(np.uint8).reshape(len(texts), -1)[:, :_MOST_DIGITS]
+def parse_numbers(texts):
+    """Values, int64 (N,), of N byte strings of digits; arbitrary for other strings."""
+    columns = np.ascontiguousarray(texts).view(np.uint8).reshape(len(texts), -1)[:, :_MAX_DIGITS]
     values = np.zeros(len(texts), np.int64)
-    for column in columns.T:
-        values = np.where(column > 0, 10 * values + column - 48, values)
+    for column in columns.T:  # 0 is the padding of shorter strings
+        values = np.where(column > 0, 10 * values + column - ord("0"), values)
     return values

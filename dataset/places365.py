@@ -1,35 +1,29 @@
-"""Places365 as torchvision unpacks it: lists beside a folder of training images,
-data_256_standard/a/abbey/….jpg.
-"""
+"""Places365 in torchvision's layout: list files next to folders of training images."""
 
 from helper.errors import UserError
 
-_LIST = "places365_train_"  # places365_train_standard.txt, places365_train_challenge.txt
+LIST_PREFIX = "places365_train_"  # places365_train_standard.txt, places365_train_challenge.txt
 
 
-def training_folder(source):
-    """Returns the folder of the training images where the Path `source` is torchvision's root or
-    one of its training lists, whose paths (/a/abbey/00000001.jpg) are relative to that folder; None
-    for anything else.
+def training_folder(path):
+    """Training images of a Places365 root or training list, or None if `path` is neither.
 
-    Raises UserError if the root holds several such folders: the same images in two sizes, say.
+    The images are in data_256_standard/a/abbey/00000001.jpg, the list has /a/abbey/00000001.jpg.
+    Raises UserError if there are several such folders, for example the same images in two sizes.
     """
-    if source.is_dir():
-        root, variants = source, ("standard", "challenge")
-    elif source.name.startswith(_LIST):
-        root, variants = source.parent, (source.stem.removeprefix(_LIST),)
+    if path.is_dir():
+        root, variants = path, ("standard", "challenge")
+    elif path.name.startswith(LIST_PREFIX):
+        root, variants = path.parent, (path.stem.removeprefix(LIST_PREFIX),)
     else:
         return None
-    found = [
-        folder
-        for variant in variants
-        for size in ("256", "large")
-        if (folder := root / f"data_{size}_{variant}").is_dir()
+    candidates = [
+        root / f"data_{size}_{variant}" for variant in variants for size in ("256", "large")
     ]
-    if len(found) > 1:
+    folders = [folder for folder in candidates if folder.is_dir()]
+    if len(folders) > 1:
+        names = " and ".join(folder.name for folder in folders)
         raise UserError(
-            f"{root} holds {' and '.join(folder.name for folder in found)}, which share images: "
-            "give one "
-            f"of them, such as {found[0]}"
+            f"{root} contains {names}, which share images: choose one, such as {folders[0]}"
         )
-    return found[0] if found else None
+    return folders[0] if folders else None

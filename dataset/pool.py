@@ -1,7 +1,7 @@
-"""A growing folder of images that are made while a student trains on them.
+"""A folder of images that grows while a student trains on them.
 
-FOLDER/manifest.json               what made it, how many of each class
-FOLDER/0003/00017.png              the class that the image was to show / index within the class
+FOLDER/manifest.json               what made the images, and how many there are of each class
+FOLDER/0003/00017.png              intended class / index within the class
 """
 
 from collections import Counter
@@ -10,31 +10,34 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset import transforms
 from dataset.image_set import ImageSet
 from dataset.image_writer import ImageWriter, to_pixels
 from dataset.loader import keep_in_memory
 from dataset.paths import Paths
 from helper.errors import UserError
 from helper.files import make_folder, read_json, remove_parts, write_json
+from helper.image_size import is_small
 
 
 class Pool:
-    """Images of `image_size` pixels in `folder`, in the order in which they were made; a part of a
-    RunFolder.
+    """Images of `image_size` pixels in `folder`, in the order in which they were added; a part of a
+    Run.
 
-    `rounds` counts the additions. Rank 0 writes, all processes see the same. `manifest` says what
-    makes the images, its `run` which run. `beside`: an ImageSet that stands before the pool's own
-    images, already at its size; images up to `memory_size` pixels are kept in memory.
+    `rounds` counts the additions. Rank 0 writes; all processes have the same images, small ones in
+    memory.
+    manifest: what makes the images; its `run` identifies the run that owns the folder.
+    beside: an ImageSet to train on besides, before the pool's own images, already at their size.
     """
 
-    def __init__(self, folder, image_size, grey, world, manifest, beside=None, memory_size=64):
+    def __init__(self, folder, image_size, grey, world, manifest, beside=None):
         self.folder, self.image_size, self.grey, self.world = Path(folder), image_size, grey, world
         self.manifest, self.beside = manifest, beside
-        self._in_memory = image_size <= memory_size
-        self.rounds, self._names, self._counts, self._arrays = 0, [], Counter(), []
+        self.rounds, self._names, self._counts = 0, [], Counter()
+        self._in_memory, self._arrays = is_small(image_size), []
 
     def __len__(self):
-        """How many images have been made; those `beside` do not count."""
+        """The number of images that were added, without those `beside`."""
         return len(self._names)
 
     def state_dict(self):
@@ -45,47 +48,43 @@ class Pool:
         self._counts = Counter(int(name.partition("/")[0]) for name in self._names)
 
     def open(self):
-        """Makes the folder hold what the checkpoint says: files that are younger than it are
-        removed.
+        """Makes the folder match the state: removes the files of rounds that were not saved.
 
-        Raises UserError if an image of it is missing, or the folder holds images of something else.
+        Raises UserError if an image of the state is missing, or the folder holds other images.
         """
-        self.world.from_main(self._tidy)
+        self.world.from_main(self._clean)
         if self._in_memory and self._names:
-            images = ImageSet([self.folder / name for name in self._names], None, grey=self.grey)
-            self._arrays = [keep_in_memory(images, lambda image: image, limit=float("inf")).images]
+            paths = [self.folder / name for name in self._names]
+            images = ImageSet(paths, None, grey=self.grey)
+            shrink = transforms.training(self.image_size).shrink
+            self._arrays = [keep_in_memory(images, shrink, limit=float("inf")).images]
 
-    def _tidy(self):
+    def _clean(self):
         path = make_folder(self.folder) / "manifest.json"
-        found = {str(file.relative_to(self.folder)) for file in self.folder.glob("*/*.png")}
-        owner = read_json(path, "manifest") if path.exists() else {}
-        unfinished = (
-            isinstance(owner, dict)
-            and owner.get("run") == self.manifest["run"]
-            and not owner.get("complete")
-        )
-        if found.difference(self._names) and not unfinished:
+        files = {str(file.relative_to(self.folder)) for file in self.folder.glob("*/*.png")}
+        manifest = read_json(path, "manifest") if path.exists() else {}
+        own = isinstance(manifest, dict) and manifest.get("run") == self.manifest["run"]
+        extra, missing = files.difference(self._names), set(self._names) - files
+        if extra and (not own or manifest.get("complete")):
             raise UserError(
-                f"{self.folder} holds images that this run has not made: choose another --pool, or "
-                "empty it"
+                f"{self.folder} holds images of another run: choose another --pool, or empty it"
             )
-        if lacking := set(self._names) - found:
+        if missing:
             raise UserError(
-                f"{self.folder} lacks {len(lacking)} images of the run to be resumed, "
-                f"{min(lacking)} among "
-                "them: put them back, or start another run"
+                f"{self.folder} lacks {len(missing)} images of the run to be resumed, such as "
+                f"{min(missing)}: restore them, or start another run"
             )
-        for name in found.difference(self._names):
+        for name in extra:
             (self.folder / name).unlink()
-        for place in (self.folder, *self.folder.glob("[0-9]*/")):
-            remove_parts(place)
+        for folder in (self.folder, *self.folder.glob("[0-9]*/")):
+            remove_parts(folder)
         self.write_manifest(complete=False)
 
     def add(self, images, labels):
-        """Adds a round: this process's images (n, 3, S, S), floats in [0, 1], and classes (n,); n
-        is the same for all.
+        """Adds a round: this process's images (n, 3, S, S), floats in [0, 1], and classes (n,).
 
-        The files are there when it returns. Raises OSError if the disk is full.
+        n is the same on all processes. The files exist when it returns. Raises OSError if the disk
+        is full.
         """
         pixels = self.world.gather(to_pixels(2 * images.float() - 1, self.grey)).cpu().numpy()
         names = [self._next_name(label) for label in self.world.gather(labels).tolist()]
@@ -107,7 +106,7 @@ class Pool:
                 writer.put(self.folder / name, image)
 
     def write_manifest(self, complete):
-        """Writes manifest.json with what is there (rank 0)."""
+        """Writes manifest.json for the present images (rank 0)."""
         classes = {str(label): self._counts[label] for label in sorted(self._counts)}
         write_json(
             self.folder / "manifest.json",
@@ -115,47 +114,35 @@ class Pool:
         )
 
     def images(self):
-        """Returns the ImageSet of what is there now, without labels: the images beside, then those
-        made, in order.
-        """
+        """The present ImageSet without labels: the images beside, then the pool's own in order."""
         if self._in_memory:
-            self._arrays = [np.concatenate(self._arrays)]  # joined once, not at every epoch anew
+            self._arrays = [np.concatenate(self._arrays)]  # once, not again at every epoch
             arrays = self._arrays if self.beside is None else [self.beside.images, *self._arrays]
             return ImageSet(np.concatenate(arrays), None, grey=self.grey, shrunk=True)
         paths = Paths.of(self.folder / name for name in self._names)
-        return ImageSet(
-            paths if self.beside is None else self.beside.images + paths, None, grey=self.grey
-        )
+        if self.beside is not None:
+            paths = self.beside.images + paths
+        return ImageSet(paths, None, grey=self.grey)
 
 
-class PoolLoader:
-    """Steps over a pool, as helper.loops.fit takes them: `steps` an epoch, pass after pass over
-    what is there.
+class RepeatedLoader:
+    """Epochs of `steps` steps, each with as many passes over the images of `loader` as it takes.
 
-    `make_loader(images)` returns the Loader of an ImageSet, whose epochs are the passes; they are
-    numbered so that no two of a run are alike. The pool is to hold `batch_size` images when the
-    first epoch begins.
+    The passes are the epochs of `loader`, numbered so that none occurs twice in a run.
     """
 
-    def __init__(self, pool, make_loader, steps, batch_size):
-        self.pool, self._make_loader, self._steps, self.batch_size = (
-            pool,
-            make_loader,
-            steps,
-            batch_size,
-        )
+    def __init__(self, loader, steps):
+        self.loader, self.steps, self.batch_size = loader, steps, loader.batch_size
 
     def __len__(self):
-        return self._steps
+        return self.steps
 
     def epoch_batches(self, epoch, first_step=0):
         """Yields this rank's batches of `epoch` (from 0), beginning with step `first_step`."""
-        loader = self._make_loader(self.pool.images())
         step = first_step
-        while step < self._steps:
-            number, at = divmod(step, len(loader))
-            for batch in islice(
-                loader.epoch_batches(epoch * self._steps + number, at), self._steps - step
-            ):
+        while step < self.steps:
+            number, start = divmod(step, len(self.loader))
+            batches = self.loader.epoch_batches(epoch * self.steps + number, start)
+            for batch in islice(batches, self.steps - step):
                 yield batch
                 step += 1

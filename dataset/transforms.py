@@ -1,9 +1,12 @@
-"""The two published recipes, on PIL images, with the randomness handed in: `generator` gives each
-image its own.
+"""Training and validation transforms of PIL images, with explicit random number generators.
 
-'small' (CIFAR, Fashion-MNIST): resize to S×S, crop after zero-padding by S/8, flip; validation as
-it is. 'large' (ImageNet): random-resized crop to S, flip; validation: the shorter side to S·8/7,
-centre crop S. One-Image (arXiv 2112.00725) trains on large images whose colours are changed too.
+Small images (CIFAR, Fashion-MNIST): resize to S×S, crop after zero-padding by S/8, flip; validation
+images are only resized. Large images (ImageNet): random-resized crop to S×S, flip; validation:
+shorter side to S·8/7, centre crop S×S. One-Image (arXiv 2112.00725) adds colour changes to the
+transform of large images.
+
+A transform has two parts: `shrink(image)` is deterministic, and `transform(image, rng)` draws from
+`transform.generator(seed, epoch, index)`, so that an augmentation depends on nothing else.
 """
 
 import math
@@ -15,86 +18,74 @@ from dataset.colour import change, draw_jitter
 from helper.errors import UserError
 from helper.image_size import is_small
 
-_DRAWS = 3  # random numbers that a small image takes
+_DRAWS = 3  # random numbers per small image: top, left, flip
 
 
 def _epoch_bits(seed, epoch):
-    """The bit generator of an epoch's crops; the key keeps it apart from the one of the epoch's
-    order.
-    """
+    """Bit generator of the crops of an epoch; the spawn key separates it from the image order."""
     return np.random.PCG64(np.random.SeedSequence((seed, epoch), spawn_key=(0,)))
 
 
 class Small:
-    """Training transform of small images: to `size` × `size` pixels, then a padded crop and a
-    flip.
-    """
+    """Training transform of small images: resize, padded crop, flip."""
 
     def __init__(self, size):
         self.size, self.padding = size, size // 8
 
     def shrink(self, image):
-        """The part without randomness: PIL image → PIL image of `size` × `size`."""
-        return (
-            image
-            if image.size == (self.size, self.size)
-            else image.resize((self.size,) * 2, Image.BILINEAR)
-        )
+        """Resizes a PIL image to size × size pixels."""
+        if image.size == (self.size, self.size):
+            return image
+        return image.resize((self.size, self.size), Image.BILINEAR)
 
     def generator(self, seed, epoch, index):
-        """Returns the numpy Generator of an image: the epoch's, advanced to the image's own
-        numbers.
-        """
+        """numpy Generator of an image: that of the epoch, advanced to the image's numbers."""
         return np.random.Generator(_epoch_bits(seed, epoch).advance(_DRAWS * index))
 
     def __call__(self, image, rng):
         return self._crop(np.asarray(image)[None], rng.random((1, _DRAWS)))[0]
 
     def batches(self, images, seed, epoch, batches):
-        """Yields the transformed images, uint8 (n, S, S, 3), of each index array of the list
-        `batches`.
+        """Yields the transformed images, uint8 (n, S, S, 3), of each index array in `batches`.
 
-        images: uint8 (N, S, S, 3). Image i is what `__call__` makes of it with `generator(seed,
-        epoch, i)`; the numbers of all are drawn at once, which takes less time than making a
-        generator an image.
+        images: uint8 (N, S, S, 3). The result is that of `__call__` with `generator`, image by
+        image, but all random numbers of the epoch are drawn at once, which is faster.
         """
         uniform = np.random.Generator(_epoch_bits(seed, epoch)).random((len(images), _DRAWS))
         for indices in batches:
             yield self._crop(images[indices], uniform[indices])
 
     def _crop(self, images, uniform):
-        """Pads uint8 images (n, S, S, 3) with zeros, crops and flips them: top, left and flip from
-        uniform (n, 3).
-        """
-        p, size = self.padding, self.size
-        padded = np.zeros((len(images), size + 2 * p, size + 2 * p, 3), np.uint8)
-        padded[:, p : p + size, p : p + size] = images
-        corners, flips = (
-            (uniform[:, :2] * (2 * p + 1)).astype(int).tolist(),
-            (uniform[:, 2] < 0.5).tolist(),
-        )
+        """Pads, crops and flips uint8 images (n, S, S, 3), given uniform numbers (n, 3)."""
+        size, padding = self.size, self.padding
+        inside = slice(padding, padding + size)
+        padded = np.zeros((len(images), size + 2 * padding, size + 2 * padding, 3), np.uint8)
+        padded[:, inside, inside] = images
+        corners = (uniform[:, :2] * (2 * padding + 1)).astype(int).tolist()
+        flips = (uniform[:, 2] < 0.5).tolist()
         crops = np.empty_like(images)
         for crop, image, (top, left), flip in zip(crops, padded, corners, flips):
-            part = image[top : top + size, left : left + size]
-            crop[...] = part[:, ::-1] if flip else part
+            window = image[top : top + size, left : left + size]
+            crop[...] = window[:, ::-1] if flip else window
         return crops
 
 
 class SmallValidation(Small):
-    """Validation transform of small images."""
+    """Validation transform of small images: resize only."""
 
     def __call__(self, image, rng):
         return image
 
     def batches(self, images, seed, epoch, batches):
-        """Yields the images of each index array as they are."""
+        """Yields the images of each index array unchanged."""
         for indices in batches:
             yield images[indices]
 
 
 class Large:
-    """Training transform of large images: a crop of 8–100 % of the area and aspect 3/4–4/3,
-    resized, flipped.
+    """Training transform of large images: random-resized crop and flip.
+
+    The crop has 8–100 % of the area and an aspect ratio of 3/4–4/3.
     """
 
     resample = Image.BILINEAR
@@ -103,34 +94,27 @@ class Large:
         self.size, self.area = size, area
 
     def shrink(self, image):
-        """Nothing can be done once: the crop needs the whole image."""
+        """Returns the image unchanged: the random crop needs all of it."""
         return image
 
     def generator(self, seed, epoch, index):
-        """Returns the numpy Generator of an image; how many numbers it takes is not known
-        beforehand.
-        """
+        """numpy Generator of an image. How many numbers are drawn from it varies."""
         return np.random.default_rng((seed, epoch, index))
 
     def __call__(self, image, rng):
-        crop = image.resize(
-            (self.size, self.size), self.resample, box=self.crop_box(*image.size, rng)
-        )
+        box = self.crop_box(*image.size, rng)
+        crop = image.resize((self.size, self.size), self.resample, box=box)
         return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
 
     def crop_box(self, width, height, rng):
-        """Returns (left, top, right, bottom) in pixels: ten tries at a random box, then a central
-        one.
-        """
+        """Draws a box (left, top, right, bottom) in pixels; after ten failures, a central box."""
         for _ in range(10):
             area = width * height * rng.uniform(*self.area)
             aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
             w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
-                left, top = (
-                    int(rng.integers(0, width - w + 1)),
-                    int(rng.integers(0, height - h + 1)),
-                )
+                left = int(rng.integers(0, width - w + 1))
+                top = int(rng.integers(0, height - h + 1))
                 return left, top, left + w, top + h
         w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
         left, top = (width - w) // 2, (height - h) // 2
@@ -138,12 +122,11 @@ class Large:
 
 
 class LargeColour(Large):
-    """One-Image's training transform: `Large`, resized bicubically, and then its colours changed at
-    random.
+    """One-Image's training transform: `Large` with bicubic resizing, then random colour changes.
 
-    A jitter of 0.4 each in four fifths of the images, grey in a fifth, solarised in a fifth (values
-    from 128 on are inverted). The authors flip last; no change of colour depends on where a pixel
-    is, so the result is the same.
+    Colour jitter of strength 0.4 with probability 0.8, greyscale with 0.2, solarisation (inverts
+    values from 128) with 0.2. The authors flip last, which gives the same images because colour
+    changes do not depend on the position.
     """
 
     resample = Image.BICUBIC
@@ -153,28 +136,31 @@ class LargeColour(Large):
 
     @staticmethod
     def changes(rng):
-        """Returns the changes of an image's colours, as `dataset.colour` has them."""
-        changes = draw_jitter((0.4,) * 4, rng) if rng.random() < 0.8 else []
-        changes += [("rgb_to_grayscale", 3)] if rng.random() < 0.2 else []
-        return changes + ([("solarize", 128)] if rng.random() < 0.2 else [])
+        """Draws the colour changes of an image, as `dataset.colour.change` takes them."""
+        changes = []
+        if rng.random() < 0.8:
+            changes += draw_jitter((0.4, 0.4, 0.4, 0.4), rng)
+        if rng.random() < 0.2:
+            changes.append(("rgb_to_grayscale", 3))
+        if rng.random() < 0.2:
+            changes.append(("solarize", 128))
+        return changes
 
 
 class LargeValidation:
-    """Validation transform of large images: the shorter side to `size` · 8/7, the centre `size` ×
-    `size`.
-    """
+    """Validation transform of large images: shorter side to size · 8/7, centre crop."""
 
     def __init__(self, size):
-        self.size, self.shorter = size, round(size * 8 / 7)
+        self.size, self.shorter_side = size, round(size * 8 / 7)
 
     def generator(self, seed, epoch, index):
-        """Nothing is random."""
+        """None: nothing is random."""
 
     def shrink(self, image):
-        """All of it: PIL image → PIL image of `size` × `size`."""
-        scale = self.shorter / min(image.size)
+        """Resizes and crops a PIL image to size × size pixels."""
+        scale = self.shorter_side / min(image.size)
         resized = image.resize(
-            [max(self.shorter, int(side * scale)) for side in image.size], Image.BILINEAR
+            [max(self.shorter_side, int(side * scale)) for side in image.size], Image.BILINEAR
         )
         left, top = (round((side - self.size) / 2) for side in resized.size)
         return resized.crop((left, top, left + self.size, top + self.size))
@@ -184,22 +170,21 @@ class LargeValidation:
 
 
 def training(size, colour=False):
-    """Returns the training transform for images of `size` pixels: 'small' up to 64, 'large' above.
+    """Training transform for images of `size` pixels.
 
-    `colour`: One-Image's changes of colour besides. Raises UserError for small images: its recipe
-    has none for them.
+    colour: add One-Image's colour changes. Raises UserError for small images, which One-Image only
+    crops and flips.
     """
-    if not is_small(size):
-        return LargeColour(size) if colour else Large(size)
-    if colour:
-        raise UserError(
-            f"--augment colour is for images of more than 64 pixels and these have {size}; "
-            "One-Image crops "
-            "and flips small ones, which is --augment usual"
-        )
-    return Small(size)
+    if is_small(size):
+        if colour:
+            raise UserError(
+                f"--augment colour is for images of more than 64 pixels and --image_size is {size}"
+                ": use --augment usual"
+            )
+        return Small(size)
+    return LargeColour(size) if colour else Large(size)
 
 
 def validation(size):
-    """Returns the validation transform for images of `size` pixels."""
+    """Validation transform for images of `size` pixels."""
     return SmallValidation(size) if is_small(size) else LargeValidation(size)

@@ -1,4 +1,4 @@
-"""Sampling and training a class-conditional DiT: sampler, training loss, pipelines.
+"""Class-conditional DiT: loading pipelines, sampling, and training.
 
 from diffusion import Sampler, batch_noise, load_pipeline
 """

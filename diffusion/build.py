@@ -1,6 +1,4 @@
-"""Small AutoencoderKL and DiT models to train, on diffusers' classes, and the pipeline folder they
-are written as.
-"""
+"""Small AutoencoderKL and DiT models to train, and saving them as a diffusers pipeline."""
 
 import copy
 import shutil
@@ -9,22 +7,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from diffusion.schedule import DEFAULT_SCHEDULE
 from helper.errors import UserError
 from helper.files import write_json
 
-BETAS = {
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-}
-
 
 def build_vae(channels, latent_channels, image_size):
-    """Returns an AutoencoderKL for (N, 3, S, S) images in [−1, 1]; each entry of `channels` but the
-    first halves S.
+    """An AutoencoderKL for images (N, 3, S, S) in [−1, 1].
 
-    Raises UserError if the image size is not divisible by the resulting factor.
+    channels: widths of the resolutions; each but the first halves S. Raises UserError if these do
+    not fit the group normalisation or the image size.
     """
     from diffusers import AutoencoderKL
 
@@ -51,8 +43,8 @@ def build_vae(channels, latent_channels, image_size):
 
 
 class Reconstruction(nn.Module):
-    """The autoencoder as one training pass: images (N, 3, S, S) in [−1, 1] → (reconstruction, mean,
-    log variance).
+    """Training pass of an autoencoder: images (N, 3, S, S) in [−1, 1] → (reconstruction, mean, log
+    variance).
     """
 
     def __init__(self, vae):
@@ -65,19 +57,17 @@ class Reconstruction(nn.Module):
 
 
 def build_dit(*, depth, width, heads, patch_size, latent_size, latent_channels, num_classes):
-    """Returns a DiT for latents (N, C, L, L) with the official time embedding and initialisation.
+    """A DiT for latents (N, C, L, L) with the official time embedding and initialisation.
 
-    adaLN and the output layer start at zero, so that every block starts as the identity. One
-    embedder of time and class serves all blocks, as in the official model (`separate_embedders`
-    undoes it for saving).
+    As in the official model, all blocks share one embedder of timestep and class;
+    `separate_embedders` undoes that for saving. Raises UserError if the sizes are not divisible.
     """
     from diffusers import DiTTransformer2DModel
 
     if width % heads or latent_size % patch_size:
         raise UserError(
-            f"--width {width} must be divisible by --heads {heads}, and the latent's size "
-            f"{latent_size} "
-            f"by --patch_size {patch_size}"
+            f"--width {width} must be divisible by --heads {heads}, and the latent size "
+            f"{latent_size} by --patch_size {patch_size}"
         )
     model = DiTTransformer2DModel(
         num_attention_heads=heads,
@@ -91,16 +81,17 @@ def build_dit(*, depth, width, heads, patch_size, latent_size, latent_channels, 
         norm_eps=1e-6,
     )
     _initialise(model)
-    shared = model.transformer_blocks[0].norm1.emb
-    shared.time_proj.downscale_freq_shift = 0
+    embedder = model.transformer_blocks[0].norm1.emb
+    embedder.time_proj.downscale_freq_shift = 0
     for block in model.transformer_blocks:
-        block.norm1.emb = shared
+        block.norm1.emb = embedder
     return model
 
 
 def _initialise(model):
-    """The official initialisation: Xavier linear layers, N(0, 0.02) embeddings, zero adaLN and
-    output.
+    """The official initialisation: Xavier for linear layers, N(0, 0.02²) for embeddings.
+
+    adaLN and the output layers start at zero, so that every block is the identity at first.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -116,18 +107,14 @@ def _initialise(model):
         embedder.timestep_embedder.linear_2.weight,
     ):
         nn.init.normal_(weight, std=0.02)
-    for linear in [block.norm1.linear for block in model.transformer_blocks] + [
-        model.proj_out_1,
-        model.proj_out_2,
-    ]:
+    modulations = [block.norm1.linear for block in model.transformer_blocks]
+    for linear in [*modulations, model.proj_out_1, model.proj_out_2]:
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
 
 
 def separate_embedders(model):
-    """Returns a copy in which every block has its own embedder: `save_pretrained` refuses shared
-    tensors.
-    """
+    """A copy whose blocks have an embedder each: `save_pretrained` rejects shared tensors."""
     model = copy.deepcopy(model)
     for block in model.transformer_blocks:
         block.norm1.emb = copy.deepcopy(block.norm1.emb)
@@ -135,28 +122,30 @@ def separate_embedders(model):
 
 
 def save_pipeline(folder, transformer, vae, info):
-    """Writes a diffusers DiT pipeline (fp16 safetensors) into `folder`, with `info` as its
-    generator.json.
+    """Saves a diffusers DiT pipeline (fp16 safetensors) in `folder`, and `info` as generator.json.
 
-    Everything is written aside first; other files in `folder` stay.
+    The files are written to a temporary folder and then moved. Other files in `folder` are kept.
     """
     from diffusers import DDPMScheduler, DiTPipeline
     from diffusers.utils import logging
 
-    logging.set_verbosity_error()  # halving the precision warns of modules to keep in float32, of which there are none
+    logging.set_verbosity_error()  # conversion to fp16 warns about modules that DiT does not have
     scheduler = DDPMScheduler(
-        **BETAS, variance_type="learned_range", timestep_spacing="linspace", clip_sample=False
+        **DEFAULT_SCHEDULE,
+        variance_type="learned_range",
+        timestep_spacing="linspace",
+        clip_sample=False,
     )
+    transformer = separate_embedders(transformer).to("cpu", torch.float16)
     vae = copy.deepcopy(vae).to("cpu", torch.float16, memory_format=torch.contiguous_format)
-    pipeline = DiTPipeline(separate_embedders(transformer).to("cpu", torch.float16), vae, scheduler)
     folder = Path(folder)
-    aside = folder / "pipeline.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    pipeline.save_pretrained(aside)
-    write_json(aside / "generator.json", info)
-    for item in sorted(aside.iterdir()):
+    part = folder / "pipeline.part"
+    shutil.rmtree(part, ignore_errors=True)
+    DiTPipeline(transformer, vae, scheduler).save_pretrained(part)
+    write_json(part / "generator.json", info)
+    for item in sorted(part.iterdir()):
         target = folder / item.name
         if target.is_dir():
             shutil.rmtree(target)
         item.replace(target)
-    aside.rmdir()
+    part.rmdir()

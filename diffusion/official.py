@@ -1,9 +1,8 @@
-"""The official DiT checkpoints (arXiv 2212.09748), one file each: what they hold, and the way to
-diffusers' model.
+"""The official DiT checkpoints (arXiv 2212.09748): their tensors, and conversion to diffusers.
 
-A file is a state dict, or the training script's dict with the averaged weights under `ema`. The
-names below are the official ones; shapes: D width, C latent channels, p patch, K classes (and the
-null class), T = (S / p)² tokens.
+A file is a state dict, or the training script's dict with the averaged weights under `ema`. Names
+and shapes of the tensors, with D width, C latent channels, p patch size, K classes (plus the null
+class) and T = (latent size / p)² tokens:
 
     x_embedder.proj  conv (D, C, p, p)     t_embedder.mlp.0/2  linear (D, 256), (D, D)
     pos_embed  (1, T, D)                   y_embedder.embedding_table  (K + 1, D)
@@ -18,22 +17,20 @@ from dataclasses import dataclass
 from helper import checkpoints
 from helper.errors import UserError
 
-SIZES = {
+SIZES = {  # size: blocks, width, heads
     "S": (12, 384, 6),
     "B": (12, 768, 12),
     "L": (24, 1024, 16),
     "XL": (28, 1152, 16),
-}  # blocks, width, heads
+}
 PATCHES = (2, 4, 8)
-CLASSES, IMAGE_SIZE, CHANNELS = (
-    1000,
-    256,
-    4,
-)  # ImageNet, the smaller of the published sizes, Stable Diffusion's VAE
+CLASSES = 1000  # ImageNet
+IMAGE_SIZE = 256  # the smaller of the published sizes
+CHANNELS = 4  # latent channels of Stable Diffusion's VAE
 PUBLISHED = {("DiT-XL/2", 256): "facebook/DiT-XL-2-256", ("DiT-XL/2", 512): "facebook/DiT-XL-2-512"}
-VAE_FACTOR = 8  # pixels a latent cell
+VAE_FACTOR = 8  # image size / latent size
 VAES = {"mse": "stabilityai/sd-vae-ft-mse", "ema": "stabilityai/sd-vae-ft-ema"}
-# The decoder of both VAEs, for what it costs: their files bring their own configuration.
+# Configuration of both VAEs, to estimate costs without their files
 VAE_CONFIG = {
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
@@ -45,8 +42,8 @@ VAE_CONFIG = {
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """What a DiT's name and its data say of its shapes; latent_size: cells a side."""
+class OfficialDiT:
+    """A DiT by its official name (DiT-XL/2), for latents (channels, latent_size, latent_size)."""
 
     name: str
     num_classes: int = CLASSES
@@ -54,13 +51,14 @@ class Architecture:
     channels: int = CHANNELS
 
     @property
-    def _numbers(self):
+    def _dimensions(self):
+        """(blocks, width, heads, patch size)."""
         size, patch = re.fullmatch(r"DiT-(\w+)/(\d)", self.name).groups()
         return *SIZES[size], int(patch)
 
     def config(self):
-        """Returns the configuration of diffusers' DiTTransformer2DModel."""
-        depth, width, heads, patch = self._numbers
+        """The configuration of diffusers' DiTTransformer2DModel."""
+        depth, width, heads, patch = self._dimensions
         return {
             "num_layers": depth,
             "num_attention_heads": heads,
@@ -73,8 +71,8 @@ class Architecture:
         }
 
     def shapes(self):
-        """Returns {official name: shape} of all tensors of a checkpoint."""
-        depth, width, _, patch = self._numbers
+        """{official name: shape} of all tensors of a checkpoint."""
+        depth, width, _, patch = self._dimensions
         linears = {
             "t_embedder.mlp.0": (width, 256),
             "t_embedder.mlp.2": (width, width),
@@ -103,26 +101,26 @@ class Architecture:
 
 
 def names():
-    """Returns the twelve names: DiT-S/2 … DiT-XL/8."""
+    """The twelve official names, DiT-S/2 … DiT-XL/8."""
     return [f"DiT-{size}/{patch}" for size in SIZES for patch in PATCHES]
 
 
 def from_name(model, image_size=None, num_classes=None):
-    """Returns the Architecture of an official name at a size of images; no file is read.
+    """The OfficialDiT of this name for an image size; no file is read.
 
-    Raises UserError if its patches do not divide the size.
+    Raises UserError if the image size is not divisible into patches.
     """
-    size, cells = image_size or IMAGE_SIZE, VAE_FACTOR * int(model[-1])
-    if size % cells:
-        raise UserError(f"--image-size {size}: {model} needs a multiple of {cells}")
-    return Architecture(model, num_classes or CLASSES, size // VAE_FACTOR)
+    image_size, patch = image_size or IMAGE_SIZE, VAE_FACTOR * int(model[-1])
+    if image_size % patch:
+        raise UserError(f"--image-size {image_size}: {model} needs a multiple of {patch}")
+    return OfficialDiT(model, num_classes or CLASSES, image_size // VAE_FACTOR)
 
 
 def read_state(path):
-    """Returns the official state dict in a file, `ema` first, its tensors mapped from the disk
-    where that can be.
+    """The state dict in an official checkpoint, of the averaged weights if there are any.
 
-    Raises UserError if the file is missing, damaged, unsafe, or holds no tensors.
+    Tensors are memory-mapped where the format allows it. Raises UserError if the file is missing,
+    damaged, unsafe, or holds no tensors.
     """
     content = checkpoints.load(path, mmap=True)
     if isinstance(content, dict) and isinstance(content.get("ema"), dict):
@@ -130,64 +128,57 @@ def read_state(path):
     return checkpoints.state_dict_of(content, path)
 
 
-def check(state, model, path):
-    """Returns the Architecture of a state dict that was read from `path` as that of `model`.
+def recognise(state, model, path):
+    """Checks that a state dict, read from `path`, is that of `model`; returns its OfficialDiT.
 
-    Raises UserError, naming what differs, if it is not an official DiT, another one, or predicts no
-    variance.
+    Raises UserError if it is not an official DiT, is another one, is incomplete, or does not
+    predict the variance.
     """
     try:
         width, channels, patch, _ = state["x_embedder.proj.weight"].shape
         depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
-        rows, tokens = len(state["y_embedder.embedding_table.weight"]), state["pos_embed"].shape[1]
+        rows = len(state["y_embedder.embedding_table.weight"])
+        tokens = state["pos_embed"].shape[1]
         outputs = len(state["final_layer.linear.weight"]) // patch**2
     except (KeyError, ValueError, IndexError):
-        hint = (
-            "; diffusers' weights are given as --model FOLDER"
-            if "transformer_blocks" in " ".join(state)
-            else ""
-        )
+        hint = ""
+        if "transformer_blocks" in " ".join(state):
+            hint = "; diffusers' weights are given as --model FOLDER"
         raise UserError(
             f"{path} is not an official DiT checkpoint (its first tensor is {next(iter(state))})"
-            + hint
+            f"{hint}"
         ) from None
     size = next((size for size, numbers in SIZES.items() if numbers[:2] == (depth, width)), None)
     name = f"DiT-{size}/{patch}"
+    dimensions = f"({depth} blocks of width {width}, patch {patch})"
+    if name not in names():
+        raise UserError(f"{path} holds a DiT {dimensions}, none of {', '.join(names())}")
     if name != model:
-        known = size is not None and patch in PATCHES
-        raise UserError(
-            f"{path} holds a {name if known else 'DiT'} ({depth} blocks of width {width}, patch "
-            f"{patch}), "
-            + (f"not a {model}: give --model {name}" if known else f"none of {', '.join(names())}")
-        )
+        raise UserError(f"{path} holds a {name} {dimensions}, not a {model}: give --model {name}")
     if outputs != 2 * channels:
         raise UserError(
-            f"{path} predicts {outputs} channels for {channels} of the latent: without a learned "
-            "variance "
-            "(learn_sigma) it cannot be sampled here"
+            f"{path} predicts {outputs} channels for {channels} latent channels: only models with "
+            "a learned variance (learn_sigma) are supported"
         )
     if rows < 2:
-        raise UserError(f"{path} has a table of {rows} class: it cannot be sampled by class")
-    architecture = Architecture(name, rows - 1, patch * math.isqrt(tokens), channels)
-    shapes, found = (
-        architecture.shapes(),
-        {key: tuple(tensor.shape) for key, tensor in state.items()},
-    )
-    for key in [*shapes, *found]:
-        if shapes.get(key) != found.get(key):
+        raise UserError(f"{path} has {rows} class embedding: it is not class-conditional")
+    dit = OfficialDiT(name, rows - 1, patch * math.isqrt(tokens), channels)
+    expected = dit.shapes()
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    for key in [*expected, *shapes]:
+        if expected.get(key) != shapes.get(key):
             raise UserError(
-                f"{path} is not a whole {name}: {key} is {found.get(key, 'missing')} and should be "
-                f"{shapes.get(key, 'absent')}"
+                f"{path} is not a complete {name}: {key} is {shapes.get(key, 'missing')} and "
+                f"should be {expected.get(key, 'absent')}"
             )
-    return architecture
+    return dit
 
 
 def to_diffusers(state):
-    """Renames the tensors of an official state dict for diffusers' DiTTransformer2DModel.
+    """Converts an official state dict to that of diffusers' DiTTransformer2DModel.
 
-    The one embedder of time and class becomes every block's, attn.qkv (3D, D) is cut into three.
-    Nothing is copied: the tensors share the memory of the given ones. pos_embed, which diffusers
-    does not keep in its files, is left out.
+    Every block gets the embedder of timestep and class, and attn.qkv (3D, D) is split into three.
+    No tensor is copied. pos_embed is left out, as in diffusers' own files.
     """
     embedder = {
         f"timestep_embedder.linear_{layer}.{kind}": state[f"t_embedder.mlp.{place}.{kind}"]

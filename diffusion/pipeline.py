@@ -1,5 +1,6 @@
-"""The networks of a DiT pipeline: transformer and VAE, from a diffusers folder or an official
-checkpoint.
+"""DiT pipelines: a transformer and a VAE, from a diffusers folder or an official checkpoint.
+
+`read_pipeline` reads the configuration, `load_pipeline` the networks.
 """
 
 import re
@@ -11,29 +12,28 @@ import torch
 from torch import nn
 
 from diffusion import official
+from diffusion.schedule import DEFAULT_SCHEDULE
 from helper.cost import forward_operations
 from helper.errors import UserError
 from helper.files import read_json, sha256
 
-_SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "trained_betas": None,
-}
-_WEIGHTS = "diffusion_pytorch_model"
+WEIGHTS = "diffusion_pytorch_model"  # diffusers' name of weight files, without the suffix
+
+# Pixels that are decoded together. On a GPU 16 images of 256 px, whose activations take about 4 GiB
+# in float32. On a CPU one such image, whose activations fit its cache: twice as fast as 16.
+DECODED_PIXELS = {"cuda": 16 * 256**2, "cpu": 256**2}
 
 
 @dataclass(frozen=True)
-class PipelineSource:
-    """What a pipeline's files say; no network is built.
+class PipelineDescription:
+    """The configuration of a pipeline, without its networks.
 
-    latent_shape: (C, H, W); image_size: pixels a side; schedule: the betas' settings; info:
-    generator.json or {}; transformer_config, vae_config: what diffusers builds the networks from;
-    transformer_path: the folder of diffusers' weights, or an official checkpoint; vae_path: a
-    folder; weights_sha256: of the weight files of both networks. Known by its name alone
-    (`named_pipeline`), a pipeline has no paths and no hash.
+    latent_shape: (C, H, W). image_size: pixels. schedule: the settings of DEFAULT_SCHEDULE.
+    info: generator.json, or {}. transformer_config, vae_config: diffusers' configurations.
+    transformer_path: a folder of diffusers' weights or an official checkpoint. vae_path: a folder.
+    weights_sha256: of the weight files of both networks.
+
+    `named_pipeline` describes pipelines without files: the paths are None and the hash is empty.
     """
 
     name: str
@@ -50,159 +50,209 @@ class PipelineSource:
     weights_sha256: str
 
 
-def named_pipeline(model, image_size=None, num_classes=None):
-    """Returns the PipelineSource of an official name without any file: shapes, enough to say what
-    sampling costs.
+@dataclass(frozen=True)
+class Pipeline(PipelineDescription):
+    """A loaded pipeline: both networks in float32 and eval mode, without gradients."""
 
-    Raises UserError if the name's patches do not divide the image size.
+    denoiser: nn.Module
+    vae: nn.Module
+    time_embedding: str
+
+    def predict(self, x, t, labels):
+        """Noise and variance channels (N, 2C, H, W) for latents x (N, C, H, W), timesteps t (N,)
+        and labels (N,).
+        """
+        return self.denoiser(x, t, labels)
+
+    @torch.no_grad()
+    def decode(self, latents):
+        """Decodes latents (N, C, H, W) to images (N, 3, image_size, image_size), about [−1, 1]."""
+        batch_size = max(1, DECODED_PIXELS[latents.device.type] // self.image_size**2)
+        images = [
+            self.vae.decode(part / self.scaling_factor, return_dict=False)[0]
+            for part in latents.split(batch_size)
+        ]
+        return torch.cat(images)
+
+    def to(self, device):
+        """Moves both networks to `device` and returns the pipeline."""
+        self.denoiser.to(device)
+        self.vae.to(device)
+        return self
+
+
+# Reading the configuration
+
+
+def named_pipeline(model, image_size=None, num_classes=None):
+    """Describes the pipeline of an official name without files, to estimate the cost of sampling.
+
+    Raises UserError if the image size is not divisible into patches.
     """
-    architecture = official.from_name(model, image_size, num_classes)
-    return _source(
-        f"{model.replace('/', '-')}-{image_size or official.IMAGE_SIZE}",
-        None,
-        architecture.config(),
-        None,
-        official.VAE_CONFIG,
-    )
+    dit = official.from_name(model, image_size, num_classes)
+    name = f"{model.replace('/', '-')}-{image_size or official.IMAGE_SIZE}"
+    return _describe(name, None, dit.config(), None, official.VAE_CONFIG)
 
 
 def read_pipeline(model, checkpoint=None, vae=None, image_size=None, num_classes=None, say=print):
-    """Reads what there is to know of a pipeline without building it.
+    """Reads the PipelineDescription of a pipeline.
 
-    model: a pipeline folder, a hub name, which is downloaded into the hub's cache, or an official
-    name (DiT-XL/2 …), whose weights are `checkpoint`, else pretrained_models/DiT-XL-2-256x256.pt,
-    else the hub's: `say` is told which. vae: 'ema', 'mse', the folder of an AutoencoderKL or of a
-    pipeline, or a hub name; None takes the pipeline's own, and mse for official names. image_size,
-    num_classes: what the caller expects. Returns a PipelineSource. Raises UserError if something is
-    missing, is no DiT, or is not what was expected.
+    model: a pipeline folder, a name on the Hugging Face hub, or an official name (DiT-XL/2). The
+    weights of an official name are `checkpoint`, or pretrained_models/DiT-XL-2-256x256.pt, or those
+    on the hub; `say` is told which.
+    vae: 'ema', 'mse', the folder of an AutoencoderKL or a pipeline, or a name on the hub; by
+    default the pipeline's own, or 'mse' for official names.
+    image_size, num_classes: expected values.
+
+    Raises UserError if files are missing or damaged, or are not those of a DiT with the expected
+    values.
     """
     is_official = str(model) in official.names()
     if checkpoint and not is_official:
         raise UserError(
             f"--ckpt is an official checkpoint and --model {model} is not one of its names: give "
-            "one of "
-            f"{', '.join(official.names())}"
+            f"one of {', '.join(official.names())}"
         )
     if is_official:
         vae = vae or "mse"
-        checkpoint, published = (
-            (checkpoint, None) if checkpoint else _published(model, image_size, say)
-        )
-        source = (
-            _read_official(model, Path(checkpoint), vae)
-            if checkpoint
-            else _read_folder(published, vae)
-        )
+        if not checkpoint:
+            checkpoint, model = _find_official_weights(model, image_size, say)
+    if checkpoint:
+        pipeline = _read_official(model, Path(checkpoint), vae)
     else:
-        source = _read_folder(model, vae)
-    for flag, asked, there in (
-        ("image-size", image_size, source.image_size),
-        ("num-classes", num_classes, source.num_classes),
+        pipeline = _read_folder(model, vae)
+    for flag, expected, actual in (
+        ("image-size", image_size, pipeline.image_size),
+        ("num-classes", num_classes, pipeline.num_classes),
     ):
-        if asked and asked != there:
+        if expected and expected != actual:
             raise UserError(
-                f"--{flag} {asked}: {source.transformer_path} has {there}: leave the flag out, or "
-                "give "
-                "another model"
+                f"--{flag} {expected}: {pipeline.transformer_path} has {actual}: omit the flag or "
+                "choose another model"
             )
-    return source
+    return pipeline
 
 
-def _source(
+def _read_folder(path_or_name, vae):
+    """The description of a diffusers folder or hub name; `vae` replaces its VAE if not None."""
+    folder = Path(path_or_name)
+    name = folder.resolve().name
+    if not folder.exists():
+        folder = _download_pipeline(str(path_or_name))
+    config = _read_config(folder, "transformer/config.json")
+    vae_path = _find_vae(vae) if vae else folder / "vae"
+    vae_config = _read_vae_config(vae_path) if vae else _read_vae_config(folder, "vae/config.json")
+    schedule = _read_config(folder, "scheduler/scheduler_config.json")
+    # Before diffusers 0.28 DiT's class was Transformer2DModel, with this normalisation.
+    kind, norm = config.get("_class_name"), config.get("norm_type")
+    if kind not in ("DiTTransformer2DModel", "Transformer2DModel") or norm != "ada_norm_zero":
+        raise UserError(f"{folder} is not a DiT pipeline: its transformer is a {kind} ({norm})")
+    channels, outputs = config.get("in_channels", 4), config.get("out_channels")
+    if outputs != 2 * channels:
+        raise UserError(
+            f"{folder} does not predict the variance (out_channels is {outputs}, not "
+            f"{2 * channels}): only models with a learned variance are supported"
+        )
+    if schedule.get("prediction_type", "epsilon") != "epsilon":
+        raise UserError(
+            f"{folder} predicts {schedule['prediction_type']}: only models that predict the noise "
+            "(epsilon) are supported"
+        )
+    info_file = folder / "generator.json"
+    info = read_json(info_file, "generator description") if info_file.exists() else {}
+    return _describe(name, folder / "transformer", config, vae_path, vae_config, schedule, info)
+
+
+def _read_official(model, checkpoint, vae):
+    """The description of an official checkpoint. Only names and shapes of its tensors are read."""
+    config = official.recognise(official.read_state(checkpoint), model, checkpoint).config()
+    vae_path = _find_vae(vae)
+    vae_config = _read_vae_config(vae_path)
+    factor = _vae_factor(vae_config)
+    if factor != official.VAE_FACTOR:
+        raise UserError(
+            f"--vae {vae} has {factor} pixels per latent cell and an official DiT needs "
+            f"{official.VAE_FACTOR}: give mse, ema or the folder of another"
+        )
+    name = f"{model.replace('/', '-')}-{config['sample_size'] * official.VAE_FACTOR}"
+    info = {"time_embedding": "official"}
+    return _describe(name, checkpoint, config, vae_path, vae_config, info=info)
+
+
+def _describe(
     name, transformer_path, transformer_config, vae_path, vae_config, schedule=None, info=None
 ):
-    """Puts a PipelineSource together. Raises UserError if the VAE's latents are not the
-    transformer's.
+    """Builds a PipelineDescription. Raises UserError if the latents of the VAE do not fit the
+    transformer.
     """
-    channels, size = (
-        transformer_config.get("in_channels", 4),
-        transformer_config.get("sample_size", 32),
-    )
-    if vae_config.get("latent_channels", 4) != channels:
+    channels = transformer_config.get("in_channels", 4)
+    latent_size = transformer_config.get("sample_size", 32)
+    vae_channels = vae_config.get("latent_channels", 4)
+    if vae_channels != channels:
         raise UserError(
-            f"{vae_path} has {vae_config.get('latent_channels', 4)} latent channels and the DiT of "
-            f"{transformer_path} takes {channels}: give another --vae"
+            f"{vae_path} has {vae_channels} latent channels and the DiT of {transformer_path} "
+            f"takes {channels}: give another --vae"
         )
-    return PipelineSource(
+    files = [*_weight_files(transformer_path), *_weight_files(vae_path)] if vae_path else []
+    return PipelineDescription(
         name=name,
         num_classes=transformer_config.get("num_embeds_ada_norm", 1000),
-        latent_shape=(channels, size, size),
-        image_size=size * _factor(vae_config),
+        latent_shape=(channels, latent_size, latent_size),
+        image_size=latent_size * _vae_factor(vae_config),
         scaling_factor=vae_config.get("scaling_factor", 0.18215),
-        schedule={key: (schedule or {}).get(key, default) for key, default in _SCHEDULE.items()},
+        schedule={
+            key: (schedule or {}).get(key, default) for key, default in DEFAULT_SCHEDULE.items()
+        },
         info=info or {},
         transformer_config=transformer_config,
         vae_config=vae_config,
         transformer_path=transformer_path,
         vae_path=vae_path,
-        weights_sha256=sha256(*_weight_files(transformer_path), *_weight_files(vae_path))
-        if vae_path
-        else "",
+        weights_sha256=sha256(*files) if files else "",
     )
 
 
-def _factor(vae_config):
-    """Returns how many pixels of a side an AutoencoderKL turns into one latent cell."""
+def _read_config(folder, file):
+    """Reads the JSON configuration of a component. Raises UserError if it is missing or damaged."""
+    path = folder / file
+    if not path.is_file():
+        kind = "a DiT pipeline" if "/" in file else "an AutoencoderKL"
+        raise UserError(f"{folder} is not {kind} folder: {file} is missing")
+    return read_json(path, "pipeline configuration")
+
+
+def _read_vae_config(folder, file="config.json"):
+    config = _read_config(folder, file)
+    kind = config.get("_class_name")
+    if kind != "AutoencoderKL":
+        raise UserError(f"{folder / file} is that of a {kind}, not of an AutoencoderKL")
+    return config
+
+
+def _vae_factor(vae_config):
+    """Image size / latent size of an AutoencoderKL."""
     return 2 ** (len(vae_config.get("block_out_channels", [64])) - 1)
 
 
-def _read_folder(path_or_name, vae):
-    """Returns the PipelineSource of a diffusers folder or hub name, with another VAE if `vae` is
-    given.
-    """
-    folder = Path(path_or_name)
-    name = folder.resolve().name
-    if not folder.exists():
-        folder = _pipeline_from_hub(str(path_or_name))
-    transformer = _config(folder, "transformer/config.json")
-    vae_path, vae_config = (
-        _read_vae(vae) if vae else (folder / "vae", _vae_config(folder, "vae/config.json"))
-    )
-    scheduler = _config(folder, "scheduler/scheduler_config.json")
-    # Before diffusers 0.28 a DiT's class was Transformer2DModel, told from others by its
-    # normalisation.
-    kind = (transformer.get("_class_name"), transformer.get("norm_type"))
-    if kind[0] not in ("DiTTransformer2DModel", "Transformer2DModel") or kind[1] != "ada_norm_zero":
-        raise UserError(
-            f"{folder} is not a DiT pipeline: its transformer is a {kind[0]} ({kind[1]})"
-        )
-    channels = transformer.get("in_channels", 4)
-    if transformer.get("out_channels") != 2 * channels:
-        raise UserError(
-            f"{folder} predicts no variance (out_channels {transformer.get('out_channels')}, "
-            "needed "
-            f"{2 * channels}): it cannot be sampled here"
-        )
-    if scheduler.get("prediction_type", "epsilon") != "epsilon":
-        raise UserError(
-            f"{folder} predicts {scheduler['prediction_type']}, not noise: it cannot be sampled "
-            "here"
-        )
-    info_file = folder / "generator.json"
-    info = read_json(info_file, "generator description") if info_file.exists() else {}
-    return _source(name, folder / "transformer", transformer, vae_path, vae_config, scheduler, info)
+def _weight_files(path):
+    """The weight files that diffusers reads from the folder `path`, or `path` if it is a file."""
+    if path.is_file():
+        return [path]
+    for suffix in ("safetensors", "bin"):
+        index = path / f"{WEIGHTS}.{suffix}.index.json"  # of large models, saved in several files
+        if index.is_file():
+            names = set(read_json(index, "weight index")["weight_map"].values())
+            return sorted(path / name for name in names)
+        if (path / f"{WEIGHTS}.{suffix}").is_file():
+            return [path / f"{WEIGHTS}.{suffix}"]
+    raise UserError(f"{path} holds no weights: {WEIGHTS}.safetensors is missing")
 
 
-def _read_official(model, checkpoint, vae):
-    """Returns the PipelineSource of an official checkpoint; only its names and shapes are looked
-    at.
-    """
-    config = official.check(official.read_state(checkpoint), model, checkpoint).config()
-    vae_path, vae_config = _read_vae(vae)
-    if _factor(vae_config) != official.VAE_FACTOR:
-        raise UserError(
-            f"--vae {vae} makes {_factor(vae_config)} pixels of a latent cell and an official DiT "
-            "needs "
-            f"{official.VAE_FACTOR}: give mse, ema or the folder of another"
-        )
-    name = f"{model.replace('/', '-')}-{config['sample_size'] * official.VAE_FACTOR}"
-    return _source(
-        name, checkpoint, config, vae_path, vae_config, info={"time_embedding": "official"}
-    )
+# Finding and downloading files
 
 
-def _published(model, image_size, say):
-    """Returns (file, None) or (None, hub name) of an official name's published weights."""
+def _find_official_weights(model, image_size, say):
+    """The published weights of an official name: (local checkpoint, model) or (None, hub name)."""
     size = image_size or official.IMAGE_SIZE
     hub_name = official.PUBLISHED.get((model, size))
     if hub_name is None:
@@ -212,163 +262,158 @@ def _published(model, image_size, say):
     file = Path("pretrained_models") / f"{model.replace('/', '-')}-{size}x{size}.pt"
     if file.is_file():
         say(f"{model}: {file}")
-        return file, None
-    say(f"{model}: no --ckpt and no {file} here, so {hub_name} from the Hugging Face hub")
+        return file, model
+    say(f"{model}: neither --ckpt nor {file} found, using {hub_name} from the Hugging Face hub")
     return None, hub_name
 
 
-def _read_vae(vae):
-    """Returns (folder, configuration) of the AutoencoderKL that --vae names."""
+def _find_vae(vae):
+    """The folder of the AutoencoderKL that --vae names."""
     name = official.VAES.get(vae, vae)
     folder = Path(name)
     if not folder.exists():
-        folder = _vae_from_hub(name)
+        folder = _download_vae(name)
     if not (folder / "config.json").exists() and (folder / "vae").is_dir():
-        folder = folder / "vae"
-    return folder, _vae_config(folder, "config.json")
+        return folder / "vae"
+    return folder
 
 
-def _vae_config(folder, file):
-    config = _config(folder, file)
-    if config.get("_class_name") != "AutoencoderKL":
-        raise UserError(
-            f"{folder / file} is that of a {config.get('_class_name')}, not of an AutoencoderKL"
-        )
-    return config
-
-
-def _pipeline_from_hub(name):
-    """Returns the local snapshot of a hub pipeline. Raises UserError if `name` cannot be one or
-    cannot be had.
-    """
+def _download_pipeline(name):
     from diffusers import DiTPipeline
 
-    return _from_hub(
-        name, "--model", "a pipeline folder, or an official name and --ckpt", DiTPipeline.download
-    )
+    instead = "a pipeline folder, or an official name and --ckpt"
+    return _download(name, "--model", instead, DiTPipeline.download)
 
 
-def _vae_from_hub(name):
-    """Returns the local snapshot of a hub VAE, or of a pipeline's. Raises UserError as
-    `_pipeline_from_hub`.
-    """
+def _download_vae(name):
     from huggingface_hub import snapshot_download
 
-    files = [
-        part + file for part in ("", "vae/") for file in ("config.json", f"{_WEIGHTS}.safetensors")
-    ]
-    fetch = partial(snapshot_download, allow_patterns=files)
-    return _from_hub(name, "--vae", "the folder of an AutoencoderKL", fetch)
+    files = ["config.json", f"{WEIGHTS}.safetensors"]
+    patterns = [*files, *(f"vae/{file}" for file in files)]  # of a VAE, or of a pipeline's
+    fetch = partial(snapshot_download, allow_patterns=patterns)
+    return _download(name, "--vae", "the folder of an AutoencoderKL", fetch)
 
 
-def _from_hub(name, flag, instead, download):
-    """Returns the folder that `download(name)` fetches into the hub's cache, or finds there."""
+def _download(name, flag, instead, fetch):
+    """Downloads `name` with `fetch` into the hub's cache, or finds it there; returns the folder.
+
+    Raises UserError if `name` cannot be a name on the hub, or the download fails.
+    """
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise UserError(
-            f"{flag} {name}: no such folder here, and no name of the Hugging Face hub; give "
+            f"{flag} {name}: no such folder here, and not a name on the Hugging Face hub; give "
             f"{instead}"
         )
     from diffusers.utils import logging
 
-    logging.set_verbosity_error()  # the message below says it all
+    logging.set_verbosity_error()  # the message below is enough
     try:
-        return Path(download(name))
-    except (
-        Exception
-    ) as error:  # the hub's client raises many kinds, for the network and for what it finds there
-        reason = str(error).strip().split("\n")[0][:160]
+        return Path(fetch(name))
+    except Exception as error:  # the hub's client raises many types
         raise UserError(
             f"{flag} {name}: no such folder here, and it cannot be downloaded from the Hugging "
-            "Face hub; "
-            f"give {instead}, or try again online ({type(error).__name__}: {reason})"
+            f"Face hub; give {instead}, or try again online ({type(error).__name__}: "
+            f"{_first_line(error)})"
         ) from None
 
 
-def _config(folder, file):
-    """Returns a component's JSON configuration. Raises UserError if it is missing or damaged."""
-    path = folder / file
-    if not path.is_file():
-        kind = "a DiT pipeline" if "/" in file else "an AutoencoderKL"
-        raise UserError(f"{folder} is not {kind} folder: {file} is missing")
-    return read_json(path, "pipeline configuration")
+def _first_line(error):
+    return str(error).strip().split("\n")[0][:160]
 
 
-def _weight_files(path):
-    """Returns the weight files that diffusers reads from a component's folder, or the one file that
-    is given.
+# Loading the networks
+
+
+def load_pipeline(pipeline, time_embedding=None):
+    """Loads a Pipeline, on the CPU, from its PipelineDescription or what `read_pipeline` takes.
+
+    time_embedding: 'official' (frequencies 10000^(−i/128), norm eps 1e-6) or 'diffusers'
+    (10000^(−i/127), as built); by default that in generator.json, or else 'official'. Raises
+    UserError if a weight file is missing, damaged or does not fit its configuration.
     """
-    if path.is_file():
-        return [path]
-    for suffix in ("safetensors", "bin"):
-        index = (
-            path / f"{_WEIGHTS}.{suffix}.index.json"
-        )  # large models are split into several files
-        if index.is_file():
-            return sorted(
-                path / name for name in set(read_json(index, "weight index")["weight_map"].values())
-            )
-        if (path / f"{_WEIGHTS}.{suffix}").is_file():
-            return [path / f"{_WEIGHTS}.{suffix}"]
-    raise UserError(f"{path} holds no weights: {_WEIGHTS}.safetensors is missing")
+    from diffusers import AutoencoderKL, DiTTransformer2DModel
+
+    if not isinstance(pipeline, PipelineDescription):
+        pipeline = read_pipeline(pipeline)
+    time_embedding = time_embedding or pipeline.info.get("time_embedding") or "official"
+    if pipeline.transformer_path.is_dir():
+        transformer = _load_component(DiTTransformer2DModel, pipeline.transformer_path)
+    else:
+        transformer = _load_official(pipeline)
+    if time_embedding == "official":
+        use_official_embedding(transformer)
+    vae = _load_component(AutoencoderKL, pipeline.vae_path)
+    return Pipeline(
+        **{field.name: getattr(pipeline, field.name) for field in fields(PipelineDescription)},
+        denoiser=Denoiser(transformer),
+        vae=vae.to(memory_format=torch.channels_last),
+        time_embedding=time_embedding,
+    )
 
 
-# Pixels that are decoded together. On a GPU 16 images of 256 px, whose activations take about 4 GiB
-# in float32; on a processor one, whose activations stay in its cache: twice as fast as sixteen.
-_DECODED_TOGETHER = {"cuda": 16 * 256**2, "cpu": 256**2}
+def _load_component(kind, folder):
+    """Loads a network of diffusers in float32. Unsafe `.bin` files are refused by diffusers."""
+    from diffusers.utils import logging
 
-
-@dataclass(frozen=True)
-class Pipeline(PipelineSource):
-    """A loaded pipeline: both networks in float32 and eval mode, without gradients."""
-
-    denoiser: nn.Module
-    vae: nn.Module
-    time_embedding: str
-
-    def predict(self, x, t, labels):
-        """Noise and variance channels, (N, 2C, H, W), for latents x (N, C, H, W), timesteps t (N,),
-        labels (N,).
-        """
-        return self.denoiser(x, t, labels)
-
-    @torch.no_grad()
-    def decode(self, latents):
-        """Turns latents (N, C, H, W) into images (N, 3, image_size, image_size), about [−1, 1]."""
-        chunk = max(1, _DECODED_TOGETHER[latents.device.type] // self.image_size**2)
-        return torch.cat(
-            [
-                self.vae.decode(part / self.scaling_factor, return_dict=False)[0]
-                for part in latents.split(chunk)
-            ]
+    logging.set_verbosity_error()  # the relevant warnings are checked below
+    try:
+        network, report = kind.from_pretrained(
+            folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
         )
+    except Exception as error:  # diffusers and safetensors raise many types for damaged files
+        raise UserError(
+            f"the weights in {folder} are damaged or do not fit its config.json: download them "
+            f"again ({_first_line(error)})"
+        ) from None
+    if report["missing_keys"]:
+        raise UserError(
+            f"the weights in {folder} lack {report['missing_keys'][0]} and "
+            f"{len(report['missing_keys']) - 1} more of its config.json: download them again"
+        )
+    return network.eval().requires_grad_(False)
 
-    def to(self, device):
-        """Moves both networks to `device` and returns the pipeline."""
-        self.denoiser.to(device)
-        self.vae.to(device)
-        return self
+
+def _load_official(pipeline):
+    """Loads an official checkpoint as diffusers' DiT; float32 tensors are not copied."""
+    from diffusers import DiTTransformer2DModel
+
+    state = official.read_state(pipeline.transformer_path)
+    state = {name: tensor.float() for name, tensor in state.items()}
+    with torch.device("meta"):
+        transformer = DiTTransformer2DModel.from_config(pipeline.transformer_config)
+    transformer.load_state_dict(official.to_diffusers(state), assign=True)
+    transformer.pos_embed.pos_embed = state["pos_embed"]  # diffusers would compute it
+    return transformer.eval().requires_grad_(False)
+
+
+def use_official_embedding(transformer):
+    """Gives diffusers' DiT the official time frequencies and norm eps, in place; the weights are
+    the same.
+    """
+    for block in transformer.transformer_blocks:
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+        # The other norms (norm1.norm, norm_out) have eps 1e-6 already.
+        block.norm3.eps = 1e-6
 
 
 class Denoiser(nn.Module):
-    """A diffusers DiT whose embedding of time and class is computed once a pass, if its blocks hold
-    the same one.
+    """diffusers' DiT with the embedding of timestep and class computed once per pass.
 
-    The official model has one embedder; diffusers keeps a copy in every block, computes each of
-    them in every pass, and the first once more for the output: in DiT-XL/2 28 × a dozen small
-    kernels for nothing, and 300 MB of copies. Once gives the same numbers to the bit. A DiT that
-    was trained within diffusers may hold different embedders, which stay.
+    The official model has one embedder. diffusers keeps a copy in every block and computes each of
+    them, and the first once more for the output: for DiT-XL/2 that is 28 times a dozen small
+    kernels, and 300 MB of copies. The output is bit-identical. The embedders of a DiT that was
+    trained with diffusers may differ; then they are kept.
     """
 
     def __init__(self, transformer):
         super().__init__()
         blocks = transformer.transformer_blocks
-        embedders = [block.norm1.emb for block in blocks]
-        self.embedder = (
-            embedders[0] if all(_equal(embedders[0], other) for other in embedders[1:]) else None
-        )
-        if self.embedder is not None:
+        embedder, *others = [block.norm1.emb for block in blocks]
+        self.embedder = None
+        if all(_equal_weights(embedder, other) for other in others):
+            self.embedder = embedder
             for block in blocks:
-                block.norm1.emb = _Given()
+                block.norm1.emb = _ReadyEmbedding()
         self.transformer = transformer
 
     def forward(self, x, t, labels):
@@ -378,107 +423,24 @@ class Denoiser(nn.Module):
         return self.transformer(x, timestep=t, class_labels=labels, return_dict=False)[0]
 
 
-class _Given(nn.Module):
-    """Stands where a block would compute the embedding, and is given it, (N, D), in the timestep's
-    place.
-    """
+class _ReadyEmbedding(nn.Module):
+    """Replaces a block's embedder; it receives the embedding (N, D) as its timestep."""
 
     def forward(self, timestep, class_labels, hidden_dtype=None):
         return timestep
 
 
-def _equal(one, other):
-    """Whether two modules of a class hold the same weights."""
+def _equal_weights(one, other):
     pairs = zip(one.parameters(), other.parameters(), strict=True)
     return all(torch.equal(first, second) for first, second in pairs)
 
 
-def load_pipeline(pipeline, time_embedding=None):
-    """Loads the networks of a pipeline: a PipelineSource, or what `read_pipeline` takes.
-
-    time_embedding: 'official' (frequencies 10000^(−i/128), norm eps 1e-6) or 'diffusers'
-    (10000^(−i/127), as built); None takes generator.json's, else 'official'. Returns a Pipeline on
-    the CPU. Raises UserError if a weight file is missing, damaged or does not fit its config.
-    """
-    from diffusers import AutoencoderKL, DiTTransformer2DModel
-
-    if not isinstance(pipeline, PipelineSource):
-        pipeline = read_pipeline(pipeline)
-    time_embedding = time_embedding or pipeline.info.get("time_embedding") or "official"
-    if pipeline.transformer_path.is_dir():
-        transformer = _load(DiTTransformer2DModel, pipeline.transformer_path)
-    else:
-        transformer = _load_official(pipeline)
-    if time_embedding == "official":
-        use_official_embedding(transformer)
-    described = {field.name: getattr(pipeline, field.name) for field in fields(PipelineSource)}
-    vae = _load(AutoencoderKL, pipeline.vae_path).to(memory_format=torch.channels_last)
-    return Pipeline(
-        **described, denoiser=Denoiser(transformer), vae=vae, time_embedding=time_embedding
-    )
-
-
-def use_official_embedding(transformer):
-    """Gives a diffusers DiT the official code's time frequencies and norm eps, in place (same
-    weights, both ways).
-    """
-    for block in transformer.transformer_blocks:
-        block.norm1.emb.time_proj.downscale_freq_shift = 0
-        # The other norms (norm1.norm, norm_out) are built with 1e-6 already; only this one takes
-        # norm_eps.
-        block.norm3.eps = 1e-6
-
-
-def operations(source):
-    """Returns the floating-point operations of one image in (a pass of the DiT, the decoder),
-    weights or not.
-    """
+def operations(pipeline):
+    """Floating-point operations per image of (a pass of the DiT, the decoder), without weights."""
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
     with torch.device("meta"):
-        transformer = DiTTransformer2DModel.from_config(source.transformer_config).eval()
-        decoder = AutoencoderKL.from_config(source.vae_config).eval().decoder
-        x, zero = torch.empty(1, *source.latent_shape), torch.zeros(1, dtype=torch.int64)
+        transformer = DiTTransformer2DModel.from_config(pipeline.transformer_config).eval()
+        decoder = AutoencoderKL.from_config(pipeline.vae_config).eval().decoder
+        x, zero = torch.empty(1, *pipeline.latent_shape), torch.zeros(1, dtype=torch.int64)
     return forward_operations(transformer, x, zero, zero), forward_operations(decoder, x)
-
-
-def _load_official(source):
-    """Returns the diffusers DiT of an official checkpoint; in float32 files no tensor is copied."""
-    from diffusers import DiTTransformer2DModel
-
-    state = {
-        name: tensor.float()
-        for name, tensor in official.read_state(source.transformer_path).items()
-    }
-    with torch.device("meta"):
-        transformer = DiTTransformer2DModel.from_config(source.transformer_config)
-    transformer.load_state_dict(official.to_diffusers(state), assign=True)
-    transformer.pos_embed.pos_embed = state[
-        "pos_embed"
-    ]  # the file's own, where diffusers would compute it
-    return transformer.eval().requires_grad_(False)
-
-
-def _load(kind, folder):
-    """Loads one component in float32; a `.bin` file is read by diffusers with weights_only."""
-    from diffusers.utils import logging
-
-    logging.set_verbosity_error()  # what matters of its warnings is checked below
-    try:
-        network, report = kind.from_pretrained(
-            folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
-        )
-    except (
-        Exception
-    ) as error:  # diffusers and safetensors raise many kinds for a damaged or unfitting file
-        reason = str(error).strip().split("\n")[0][:160]
-        raise UserError(
-            f"the weights in {folder} are damaged or do not fit its config.json: fetch them again "
-            f"({reason})"
-        ) from None
-    if report["missing_keys"]:
-        raise UserError(
-            f"the weights in {folder} lack {report['missing_keys'][0]} and "
-            f"{len(report['missing_keys']) - 1} more of its config.json: fetch them again"
-        )
-    return network.eval().requires_grad_(False)

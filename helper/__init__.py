@@ -1,3 +1,1 @@
-"""How a run goes: errors, files, flags, processes, checkpoints, loops, losses, diffusion sampling,
-logging.
-"""
+"""How a script works: flags, processes, the run, losses, files, errors, checkpoints, cost."""

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, read without running any code that they hold."""
+"""Saving checkpoints, and loading them without executing code that they may contain."""
 
 import argparse
 import pickle
@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from helper.errors import UserError
 from helper.files import whole_file
 
-# Published checkpoints hold their flags (a Namespace) and numpy scalars; nothing else may be
-# unpickled.
+# Published checkpoints contain flags (a Namespace) and numpy scalars. Nothing else is unpickled.
 _NUMPY_DTYPES = [
     type(np.dtype(name))
     for name in ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
@@ -23,31 +22,27 @@ SAFE_CLASSES = [
     argparse.Namespace,
     np.dtype,
     *_NUMPY_DTYPES,
-    # numpy 2's name of it, and that of the numpy which most published files were written with.
+    # Under its name in numpy 2, and in numpy 1, which most published files were written with
     *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
 ]
 
-# Where training code puts the weights in its checkpoints, and the wrappers' prefixes of their
-# names.
+# Keys of the weights in training checkpoints, and prefixes that wrappers add to parameter names
 WEIGHTS_KEYS = ("model", "state_dict", "state", "net")
 PREFIXES = ("module.", "_orig_mod.")
 
 
 def save(path, state):
-    """Writes `state` (tensors, numbers, lists, dicts) with torch.save; the file appears whole or
-    not at all.
-    """
+    """Saves tensors, numbers, lists and dicts with torch.save; the file is written atomically."""
     with whole_file(path) as file:
         torch.save(state, file)
 
 
 def load(path, mmap=False):
-    """Returns the content of a `.safetensors` file (a state dict) or of a torch checkpoint, on the
-    CPU.
+    """Loads a torch checkpoint, or the state dict in a `.safetensors` file, on the CPU.
 
-    mmap: leaves a torch checkpoint's tensors on the disk until they are used (those of old,
-    unzipped ones are read). Raises UserError if the file is missing, truncated, of another format,
-    or asks for code to be run.
+    mmap: leave the tensors of a torch checkpoint on the disk until they are used (not supported by
+    the format before torch 1.6). Raises UserError if the file is missing, truncated, of another
+    format, or contains objects that are not safe to unpickle.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,31 +59,28 @@ def load(path, mmap=False):
         if _is_pickle(path):
             raise UserError(
                 f"checkpoint {path} holds objects other than weights, which could run code: "
-                "refused; "
-                "save its state_dict alone"
+                "refused; save its state_dict alone"
             ) from None
         raise UserError(
-            f"checkpoint {path} is truncated or not a torch checkpoint: fetch it again"
+            f"checkpoint {path} is truncated or not a torch checkpoint: download it again"
         ) from None
-    except Exception as error:  # zip, pickle and safetensors raise many kinds for a damaged file
+    except Exception as error:  # damaged files raise many types in zip, pickle and safetensors
         raise UserError(
             f"checkpoint {path} is truncated or not a checkpoint ({type(error).__name__}): "
-            "fetch it again"
+            "download it again"
         ) from None
 
 
 def _is_pickle(path):
-    """Whether a file that could not be unpickled is a torch checkpoint at all: a whole archive, or
-    an old pickle.
-    """
+    """Whether a file is a complete zip archive or a pickle, as torch checkpoints are."""
     with open(path, "rb") as file:
         return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
 
 
 def state_dict_of(content, path):
-    """Returns the state dict inside a checkpoint's content: itself, or under one of WEIGHTS_KEYS.
+    """Finds the state dict in the content of a checkpoint: under one of WEIGHTS_KEYS, or the whole.
 
-    `module.` and `_orig_mod.` prefixes are taken off. Raises UserError if there are no tensors.
+    The prefixes `module.` and `_orig_mod.` are removed. Raises UserError if there are no tensors.
     """
     for key in WEIGHTS_KEYS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -102,6 +94,6 @@ def state_dict_of(content, path):
             f"checkpoint {path} holds no state dict: expected tensors by name, or a dict under "
             f"{', '.join(repr(key) for key in WEIGHTS_KEYS)}"
         )
-    for prefix in PREFIXES * 2:  # either may be around the other
+    for prefix in PREFIXES * 2:  # in either order
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors

@@ -1,6 +1,4 @@
-"""What a run will cost, said before it is spent: operations, disk, and the time at the rate of the
-first batches.
-"""
+"""Estimated cost of a run: floating-point operations, disk space, and the remaining time."""
 
 import time
 from typing import NamedTuple
@@ -12,28 +10,25 @@ _PREFIXES = ("", "K", "M", "G", "T", "P", "E", "Z")
 
 
 def forward_operations(network, *inputs):
-    """Returns the floating-point operations of `network(*inputs)`, two for a multiply-add, by
-    shapes alone.
+    """Floating-point operations of `network(*inputs)`, two for each multiply-add.
 
-    Convolutions and matrix products count, norms and activations do not. Nothing is computed:
-    weights and inputs that are tensors (on any device) are replaced by tensors without memory.
+    Convolutions and matrix products are counted, norms and activations are not. Nothing is
+    computed: the counter runs on the meta device, with the shapes of the weights and inputs.
     """
 
-    def on_meta(value):
+    def to_meta(value):
         return torch.empty_like(value, device="meta") if isinstance(value, torch.Tensor) else value
 
-    state = {
-        name: on_meta(value)
-        for name, value in [*network.named_parameters(), *network.named_buffers()]
-    }
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    state = {name: to_meta(value) for name, value in tensors}
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        torch.func.functional_call(network, state, tuple(on_meta(value) for value in inputs))
+        torch.func.functional_call(network, state, tuple(to_meta(value) for value in inputs))
     return counter.get_total_flops()
 
 
 def with_prefix(value, unit):
-    """Returns `value` with three digits and a decimal prefix: (9.49e18, 'FLOP') → '9.49 EFLOP'."""
+    """`value` with three digits and a decimal prefix: (9.49e18, 'FLOP') → '9.49 EFLOP'."""
     power = 0
     while value >= 999.5 and power < len(_PREFIXES) - 1:
         value, power = value / 1000, power + 1
@@ -41,7 +36,7 @@ def with_prefix(value, unit):
 
 
 def duration(seconds):
-    """Returns seconds in the unit a person would use: '40 s', '12 min', '3.4 h', '70 h'."""
+    """A time in a readable unit: '40 s', '12 min', '3.4 h', '70 h'."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -51,130 +46,131 @@ def duration(seconds):
 
 
 class TrainingCost(NamedTuple):
-    """What a classifier's training takes; operations are floating-point ones of an image's way
-    forward.
-    """
+    """Cost of training a classifier."""
 
-    image_steps: int
-    evaluated: int  # validation images, all epochs
+    image_steps: int  # training images, counted at every step
+    evaluation_images: int  # validation images of all epochs
     val_images: int
-    student: int
-    teacher: int  # 0 without one
+    student: int  # operations of a forward pass of one image
+    teacher: int  # the same of the teacher; 0 without one
     disk: int  # bytes
 
     @property
     def operations(self):
-        """All of the run's: a student's step is three times its way forward; the teacher is
+        """Total operations; a training step costs three forward passes, and the teacher is
         evaluated once.
         """
-        return (
-            self.image_steps * (3 * self.student + self.teacher)
-            + self.evaluated * self.student
-            + self.val_images * self.teacher
-        )
+        training = self.image_steps * (3 * self.student + self.teacher)
+        evaluation = self.evaluation_images * self.student + self.val_images * self.teacher
+        return training + evaluation
 
     def __str__(self):
-        teacher = f" + {with_prefix(self.teacher, 'FLOP')} of the teacher" if self.teacher else ""
+        per_image = f"3 x {with_prefix(self.student, 'FLOP')} of the student"
+        if self.teacher:
+            per_image += f" + {with_prefix(self.teacher, 'FLOP')} of the teacher"
         return (
-            f"cost: {with_prefix(self.operations, 'FLOP')}: {self.image_steps} image-steps of 3 x "
-            f"{with_prefix(self.student, 'FLOP')}{teacher}, {self.evaluated} evaluated images; "
-            f"run folder up to {with_prefix(self.disk, 'B')}"
+            f"cost: {with_prefix(self.operations, 'FLOP')} for {self.image_steps} image-steps of "
+            f"{per_image}, and {self.evaluation_images} evaluation images; run folder up to "
+            f"{with_prefix(self.disk, 'B')}"
         )
 
 
 def training_cost(student, size, loader, val_images, epochs, teacher=None):
-    """Returns the TrainingCost of `epochs` epochs through `loader`, on images of `size` pixels,
-    each evaluated.
+    """The TrainingCost of `epochs` epochs, each followed by an evaluation.
+
+    size: of the images, in pixels; loader: has `len()` (steps per epoch) and `batch_size`;
+    val_images: number of validation images.
     """
-    image = torch.empty(2, 3, size, size)  # BatchNorm in training mode needs two
+    images = torch.empty(2, 3, size, size)  # BatchNorm in training mode needs two
 
     def operations(network):
-        return forward_operations(network, image) // len(image)
+        return forward_operations(network, images) // len(images)
 
-    # The latest checkpoint holds weights and momentum, and is written beside the one before; the
-    # best holds weights.
-    disk = 5 * sum(value.numel() * value.element_size() for value in student.state_dict().values())
+    # The folder holds up to five times the weights: those in the best checkpoint, and weights and
+    # momentum in the latest one and in the one that is about to replace it.
+    weights = sum(value.numel() * value.element_size() for value in student.state_dict().values())
     return TrainingCost(
-        epochs * len(loader) * loader.batch_size,
-        epochs * val_images,
-        val_images,
-        operations(student),
-        operations(teacher) if teacher is not None else 0,
-        disk,
+        image_steps=epochs * len(loader) * loader.batch_size,
+        evaluation_images=epochs * val_images,
+        val_images=val_images,
+        student=operations(student),
+        teacher=0 if teacher is None else operations(teacher),
+        disk=5 * weights,
     )
 
 
 class SynthesisCost(NamedTuple):
-    """What the making of images takes where a teacher's gradient makes them; operations are of an
-    image's way forward.
+    """Cost of synthesising images with the gradient of a teacher.
+
+    generator, teacher, student: operations of a forward pass of one image.
     """
 
-    image_steps: int  # images times the steps that move them or their generator, at full resolution
-    generated: int  # images that a generator makes without such a step
-    generator: int  # 0 where the pixels themselves move
+    image_steps: int  # images times optimisation steps of them or of their generator, at full size
+    generated: int  # further images, generated without such a step
+    generator: int  # 0 if the pixels are optimised
     teacher: int
-    student: int  # 0 where the method does not look at it
+    student: int  # 0 if the method does not use it
 
     @property
     def operations(self):
-        """All of the run's: the way back to an image is as long as that forward; weights take as
-        much again.
+        """Total operations.
+
+        The gradient with respect to an image costs as much as a forward pass, the gradient with
+        respect to the weights as much again.
         """
         step = 3 * self.generator + 2 * (self.teacher + self.student)
         return self.image_steps * step + self.generated * self.generator
 
     def __str__(self):
-        parts = (
-            [f"3 x {with_prefix(self.generator, 'FLOP')} of the generator"]
-            if self.generator
-            else []
-        )
-        parts += [
-            f"2 x {with_prefix(value, 'FLOP')} of the {name}"
-            for name, value in (("teacher", self.teacher), ("student", self.student))
-            if value
+        networks = [
+            (3, self.generator, "generator"),
+            (2, self.teacher, "teacher"),
+            (2, self.student, "student"),
         ]
-        made = f", {self.generated} images of the generator" if self.generated else ""
-        return (
-            f"the images: {with_prefix(self.operations, 'FLOP')}: {self.image_steps} image-steps "
-            "of "
-            f"{' + '.join(parts)}{made}"
+        per_image = " + ".join(
+            f"{passes} x {with_prefix(operations, 'FLOP')} of the {name}"
+            for passes, operations, name in networks
+            if operations
         )
+        text = f"cost of the images: {with_prefix(self.operations, 'FLOP')}: "
+        text += f"{self.image_steps} image-steps of {per_image}"
+        return f"{text}, and {self.generated} generated images" if self.generated else text
 
 
 class Pace:
-    """Says once, from the first batches, how long a run of `total` units will still take.
+    """Predicts once, from the speed of the first batches, how long the rest of a run will take.
 
-    The first batch, which compiles kernels and fills caches, is left out; then `batches` of them
-    are timed, and as many more as it takes to fill `seconds`.
+    total: number of `unit`s (such as 'image') of the run. The first batch, which compiles kernels
+    and fills caches, is not timed. The next ones are, until there are `batches` of them and
+    `seconds` have passed.
     """
 
     def __init__(self, total, unit, batches=5, seconds=10.0):
         self.total, self.unit, self.batches, self.seconds = total, unit, batches, seconds
-        self._count, self._first, self._said = 0, None, False
+        self._count, self._start, self._finished = 0, None, False
 
-    def batch(self, done, wait=lambda: None):
-        """Takes note that `done` units of the total are finished; returns the line to print, once,
-        else None.
+    def batch(self, done, synchronize=lambda: None):
+        """Registers a batch after which `done` units are finished; returns the prediction, once,
+        and None otherwise.
 
-        `wait()` is called before the clock is read, to wait for a GPU that computes behind the
-        host.
+        `synchronize()` waits for the GPU before the clock is read.
         """
-        if self._said:
+        if self._finished:
             return None
         self._count += 1
         if self._count == 1:
-            wait()
-            self._first = time.monotonic(), done
+            synchronize()
+            self._start = time.monotonic(), done
             return None
-        # Ask the clock before the device: a wait at every step would slow what is being timed.
-        if self._count <= self.batches or time.monotonic() - self._first[0] < self.seconds:
+        start_time, start_done = self._start
+        # Wait for the GPU only when needed: a wait at every step would slow what is being timed.
+        if self._count <= self.batches or time.monotonic() - start_time < self.seconds:
             return None
-        wait()
-        self._said = True
-        rate = (done - self._first[1]) / (time.monotonic() - self._first[0])
-        left = max(self.total - done, 0)
+        synchronize()
+        self._finished = True
+        rate = (done - start_done) / (time.monotonic() - start_time)
+        remaining = max(self.total - done, 0)
         return (
-            f"at the first batches' {rate:.3g} {self.unit}s/s the remaining {left} take about "
-            f"{duration(left / rate)}"
+            f"{rate:.3g} {self.unit}s/s in the first batches: the remaining {remaining} take about "
+            f"{duration(remaining / rate)}"
         )

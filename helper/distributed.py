@@ -71,17 +71,17 @@ class World:
         dist.all_gather(parts, tensor)
         return torch.cat(parts)
 
-    def from_main(self, function):
-        """Calls `function()` on rank 0 only and returns its result on every process.
+    def from_main(self, function, *args):
+        """Calls `function(*args)` on rank 0 only and returns its result on every process.
 
         A UserError or OSError that it raises is raised on every process.
         """
         if self.size == 1:
-            return function()
+            return function(*args)
         answer = [None, None]  # result, error
         if self.is_main:
             try:
-                answer[0] = function()
+                answer[0] = function(*args)
             except (UserError, OSError) as error:
                 answer[1] = error
         dist.broadcast_object_list(answer, src=0)

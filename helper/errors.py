@@ -1,11 +1,11 @@
-"""A user's mistake is one or two lines on standard error and exit code 2, never a traceback."""
+"""Errors of the user: one or two lines on stderr and exit code 2, no traceback."""
 
 import errno
 import os
 import sys
 import time
 
-# Operating-system failures that the user, not the code, can mend, and what to do about each.
+# Operating-system errors that the user can fix, and how.
 REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space, then run the same command again",
     errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again",
@@ -14,15 +14,15 @@ REMEDIES = {
     errno.EROFS: "the file system is read-only: choose another folder",
     errno.ENOTDIR: "a part of this path is a file: choose another folder",
 }
-RANK_PATIENCE = 3.0  # seconds; torchrun notices a process that ended within tenths of one
+RANK_PATIENCE = 3.0  # seconds; torchrun notices within tenths of a second that a process ended
 
 
 class UserError(Exception):
-    """Wrong input: the message says what is wrong, where, and what to do, in one or two lines."""
+    """Wrong input. The message says in one or two lines what is wrong, where, and what to do."""
 
 
 def describe_os_error(error):
-    """Returns the message for an OSError that the user can mend, or None for any other."""
+    """The message for an OSError that the user can fix, None for any other."""
     remedy = REMEDIES.get(error.errno)
     if remedy is None:
         return None
@@ -33,12 +33,11 @@ def describe_os_error(error):
 
 
 def run_script(main, argv=None):
-    """Runs a script's `main(argv)` for the shell and returns its exit code: 0, 2 for a user's
-    mistake, 130 for ^C.
+    """Runs a script's `main(argv)` and returns the exit code: 0, 2 for a user's error, 130 for ^C.
 
-    Of several processes rank 0 prints the message. Another rank speaks only if rank 0 is still
-    there after a while: an error that all of them meet makes torchrun end them before that. Any
-    other exception is a bug and keeps its traceback.
+    With several processes rank 0 prints the message. Another rank waits before it does so: if all
+    ranks meet the same error, torchrun ends it meanwhile. Any other exception is a bug and keeps
+    its traceback.
     """
     try:
         main(argv)
@@ -55,6 +54,3 @@ def run_script(main, argv=None):
         time.sleep(RANK_PATIENCE)
     print(f"error: {message}", file=sys.stderr, flush=True)
     return 2
-
-
-run = run_script

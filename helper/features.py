@@ -1,4 +1,4 @@
-"""What the scripts look at inside of a network, by hooks that are taken off again."""
+"""Features of a classifier, recorded by hooks."""
 
 from torch import nn
 
@@ -6,13 +6,12 @@ from helper.errors import UserError
 
 
 class LastFeatures:
-    """The features (N, F) that the last layer of a classifier is given; a context manager, within
-    which they are seen.
+    """Context manager that records the features (N, F): the input of a classifier's last layer.
 
-    The last layer is the linear one or the convolution that runs last, wherever it stands in the
-    module: the input of the linear layer `fc`, as a rule. Where it is applied at every position of
-    a map, or to every token, the features are the mean over them. `.value` is of the last forward
-    pass, with its graph.
+    The last layer is the linear layer or convolution that runs last, wherever it is defined;
+    usually the linear layer `fc`. If it is applied to every position of a map or to every token,
+    the features are averaged over them. `.value` belongs to the latest forward pass and keeps its
+    graph.
     """
 
     def __init__(self, network):
@@ -22,32 +21,29 @@ class LastFeatures:
         ]
         if not self._layers:
             raise UserError(
-                "the teacher has no linear layer and no convolution, whose input are called its "
-                "features: "
-                "choose another teacher"
+                "the teacher has no linear layer and no convolution to take features from: choose "
+                "another teacher"
             )
-        self._handles, self._seen = [], None
+        self._handles, self._last_call = [], None
 
     def __enter__(self):
-        self._handles = [layer.register_forward_pre_hook(self._see) for layer in self._layers]
+        self._handles = [layer.register_forward_pre_hook(self._record) for layer in self._layers]
         return self
 
     def __exit__(self, *_):
         for handle in self._handles:
             handle.remove()
-        self._handles, self._seen = [], None  # what was seen holds the graph of the last pass
+        self._handles, self._last_call = [], None  # frees the graph of the last pass
 
-    def _see(self, layer, inputs):
-        self._seen = layer, inputs[0]
+    def _record(self, layer, inputs):
+        self._last_call = layer, inputs[0]
 
     @property
     def value(self):
-        """The features of the last pass, a tensor (N, F); None before any."""
-        if self._seen is None:
+        """Features of the latest forward pass, (N, F), or None before the first one."""
+        if self._last_call is None:
             return None
-        layer, x = self._seen
-        return (
-            x.mean((2, 3))
-            if isinstance(layer, nn.Conv2d)
-            else x.reshape(len(x), -1, x.shape[-1]).mean(1)
-        )
+        layer, x = self._last_call
+        if isinstance(layer, nn.Conv2d):
+            return x.mean((2, 3))
+        return x.reshape(len(x), -1, x.shape[-1]).mean(1)

@@ -1,4 +1,6 @@
-"""Files appear whole or not at all: written aside as `.part`, then renamed."""
+"""Reading and writing files. They are written as `.part` files first and then renamed, so that an
+interruption never leaves half a file.
+"""
 
 import contextlib
 import csv
@@ -14,9 +16,7 @@ from helper.errors import UserError
 
 @contextlib.contextmanager
 def whole_file(path, mode="wb"):
-    """Opens `path` for writing; it appears under its name only when the block ends without an
-    exception.
-    """
+    """Context manager: a file open for writing that becomes `path` if the block succeeds."""
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -24,7 +24,7 @@ def whole_file(path, mode="wb"):
             yield file
         os.replace(part, path)
     except OSError as error:
-        # A full disk raises without a name: say which file it was.
+        # The error of a full disk does not name the file.
         error.filename = error.filename or str(path)
         raise
     finally:
@@ -32,19 +32,20 @@ def whole_file(path, mode="wb"):
 
 
 def write_text(path, text):
-    """Writes `text` to `path`, whole or not at all."""
+    """Writes `text` to `path` atomically."""
     with whole_file(path, "w") as file:
         file.write(text)
 
 
 def write_json(path, data):
-    """Writes `data` to `path` as indented JSON, whole or not at all."""
+    """Writes `data` to `path` as indented JSON, atomically."""
     write_text(path, json.dumps(data, indent=2, default=str) + "\n")
 
 
 def read_json(path, what):
-    """Returns the parsed JSON of `path`; `what` names it in the error. Raises UserError if missing
-    or damaged.
+    """Parses the JSON file `path`.
+
+    Raises UserError, which calls the file `what`, if it is missing or damaged.
     """
     try:
         return json.loads(Path(path).read_text())
@@ -57,9 +58,7 @@ def read_json(path, what):
 
 
 def csv_text(columns, records):
-    """Returns the records, dicts of `columns`, as CSV with a header; what a record lacks is
-    empty.
-    """
+    """CSV text with a header; records: dicts with keys in `columns`; missing values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -68,14 +67,12 @@ def csv_text(columns, records):
 
 
 def file_stem(model_name):
-    """Returns the architecture's name as a file name: timm/resnet18 → timm_resnet18."""
+    """An architecture's name as a file name: timm/resnet18 → timm_resnet18."""
     return model_name.replace("/", "_")
 
 
 def make_folder(path):
-    """Creates a folder and its parents and returns it as a Path. Raises UserError if a file is in
-    the way.
-    """
+    """Creates a folder and its parents; returns its Path. Raises UserError if it is a file."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -85,13 +82,13 @@ def make_folder(path):
 
 
 def remove_parts(folder):
-    """Removes the `.part` files that a killed run left in `folder` (not below it)."""
+    """Removes the `.part` files that an interrupted run left in `folder` (not in subfolders)."""
     for part in Path(folder).glob("*.part"):
         part.unlink(missing_ok=True)
 
 
 def sha256(*paths):
-    """Returns the hex SHA-256 of the files' contents, one after the other."""
+    """Hex SHA-256 of the concatenated contents of the files."""
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:
@@ -101,19 +98,17 @@ def sha256(*paths):
 
 
 def free_bytes(folder):
-    """Returns the room on the disk that holds `folder`, or will hold it."""
+    """Free bytes on the disk of `folder`, which need not exist yet."""
     folder = Path(folder).absolute()
-    return shutil.disk_usage(
-        next(place for place in (folder, *folder.parents) if place.exists())
-    ).free
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
 def check_free_space(folder, needed):
-    """Raises UserError if the disk that holds `folder` has fewer than `needed` bytes left."""
+    """Raises UserError if the disk of `folder` has fewer than `needed` bytes left."""
     free = free_bytes(folder)
     if free < needed:
         raise UserError(
             f"{folder} has {free / 2**30:.2f} GiB free and about {needed / 2**30:.2f} GiB are "
-            "needed: "
-            "free some space, or ask for fewer images"
+            "needed: free some space, or ask for fewer images"
         )

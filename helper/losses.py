@@ -1,4 +1,4 @@
-"""Losses and mixing of distillation (DM-KD, arXiv 2305.12954, eq. 4; arXiv 1503.02531)."""
+"""Distillation loss (DM-KD, arXiv 2305.12954, eq. 4; arXiv 1503.02531) and mixing of images."""
 
 import functools
 import math
@@ -8,11 +8,10 @@ import torch.nn.functional as F
 
 
 def kd_loss(student_logits, teacher_logits, temperature, scaled=True):
-    """Returns KL(softmax(t/τ) ‖ softmax(s/τ)) · τ², summed over classes and averaged over the batch
-    (a 0-d tensor).
+    """τ² · KL(softmax(t/τ) ‖ softmax(s/τ)), summed over classes, averaged over the batch (0-d).
 
-    Logits are (N, K), of any float type; the loss is computed in float32. `temperature` τ > 0.
-    `scaled` False leaves the factor τ² out, as One-Image does (arXiv 2112.00725).
+    Logits are (N, K) of any float type; the loss is computed in float32. `temperature` is τ > 0.
+    scaled=False omits the factor τ², as One-Image does (arXiv 2112.00725).
     """
     log_s = F.log_softmax(student_logits.float() / temperature, dim=1)
     log_t = F.log_softmax(teacher_logits.float() / temperature, dim=1)
@@ -21,21 +20,21 @@ def kd_loss(student_logits, teacher_logits, temperature, scaled=True):
 
 
 def mixup(images, concentration=0.4):
-    """Returns λ·images + (1 − λ)·partners for one λ ~ Beta(c, c) a batch (arXiv 1710.09412); images
-    (N, C, H, W).
+    """λ·images + (1 − λ)·partners with one λ ~ Beta(c, c) per batch (arXiv 1710.09412).
 
-    Mixing pixels in [0, 1] is mixing normalised ones: the normalisation is affine. Labels are not
-    touched.
+    Images (N, C, H, W) in [0, 1] can be mixed before they are normalised, because the normalisation
+    is affine. Labels are not mixed.
     """
-    weight, partners = _draw(images, concentration)
+    weight, partners = _sample(images, concentration)
     return torch.lerp(images[partners], images, weight)
 
 
 def cutmix(images, concentration=0.25):
-    """Returns the images with one box, of area share 1 − λ before clipping, taken from partners
-    (arXiv 1905.04899).
+    """Replaces one box in all images (N, C, H, W) by that of their partners (arXiv 1905.04899).
+
+    The box covers the fraction 1 − λ of the area before it is clipped, λ ~ Beta(c, c).
     """
-    weight, partners = _draw(images, concentration)
+    weight, partners = _sample(images, concentration)
     height, width = images.shape[-2:]
     centre = torch.rand(2).tolist()
     half = math.sqrt(1 - weight) / 2
@@ -46,17 +45,16 @@ def cutmix(images, concentration=0.25):
     return mixed
 
 
-def _draw(images, concentration):
-    """Draws λ (a float) and the partners (N,) on the CPU, so that nothing waits for the device."""
+def _sample(images, concentration):
+    """Samples λ (a float) and the partners (N,) on the CPU, so that nothing waits for the GPU."""
     weight = torch.distributions.Beta(concentration, concentration).sample().item()
     return weight, torch.randperm(len(images)).to(images.device, non_blocking=True)
 
 
 def mixing(name, concentration=None):
-    """Returns the function images → images of `name` ('none', 'mixup', 'cutmix'), with λ ~ Beta(c,
-    c).
+    """The function images → images for `name`: 'none', 'mixup' or 'cutmix'.
 
-    `concentration` c is the released one where it is None: 0.4 of mixup, 0.25 of cutmix.
+    concentration: c of Beta(c, c); by default 0.4 (mixup) or 0.25 (cutmix), as released.
     """
     if name == "none":
         return lambda images: images

@@ -44,6 +44,7 @@ from helper.files import (
 )
 from helper.seeds import seed_step
 
+_LOCKS = {}  # {path of a lock file: open file} of this process
 RESULT_SCHEMA = 1  # of result.json
 SIGTERM_EXIT = 143  # exit code that a shell reports for a process ended by SIGTERM
 # Flags that are younger than some runs, and the values that those runs used.
@@ -74,7 +75,6 @@ class Run:
         self.folder, self.name, self.parts, self.world = Path(folder), name, parts, world
         self.facts = {"model_name": name, **(facts or {})}
         self.progress, self.settings = Progress(), {}
-        self._lock, self._slim = None, False
         self._clock = time.monotonic()
 
     # Files
@@ -96,8 +96,9 @@ class Run:
         """
         self.settings = dict(sorted(settings.items()))
         refuse_existing(self.folder, self.name, resume)
-        self._lock = self.world.from_main(lambda: lock_folder(make_folder(self.folder)))
         notes = self._restore() if resume and self.latest.exists() else None
+        if not (self.folder / "result.json").exists():
+            self.world.from_main(lock_folder, self.folder)
         if self.world.is_main:
             remove_parts(self.folder)
             config = {**config, "processes": self.world.size, "flags": self.settings}
@@ -129,7 +130,6 @@ class Run:
         for name, part in self.parts.items():
             if name in state:
                 part.load_state_dict(state[name])
-        self._slim = "optimizer" not in state
         notes, processes = [], state.get("processes", self.world.size)
         if processes != self.world.size:
             notes.append(
@@ -155,21 +155,17 @@ class Run:
         result = read_json(path, "result")
         if self.world.is_main:
             self._write_curves(panels, again=False)
-            if not self._slim:
-                self.save(finished=True)
-            self._unlock()
+            self._drop_optimizer()
+            unlock_folder(self.folder)
             print(f"{self.folder} is finished ({epochs} epochs): nothing to do", flush=True)
         return result
 
-    def save(self, finished=False):
-        """Writes the latest checkpoint; that of a finished run holds no optimizer."""
+    def save(self):
+        """Writes the latest checkpoint."""
         self._count_time()
         if not self.world.is_main:
             return
-        left_out = ("optimizer", "method") if finished else ()
-        state = {
-            name: part.state_dict() for name, part in self.parts.items() if name not in left_out
-        }
+        state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {**self.facts, "flags": self.settings, "progress": vars(self.progress)}
         checkpoints.save(self.latest, {**state, "processes": self.world.size})
 
@@ -189,8 +185,15 @@ class Run:
         if self.world.is_main:
             self._write_curves(panels, again=True)
             write_json(self.folder / "result.json", {"schema": RESULT_SCHEMA, **result})
-        self.save(finished=True)
-        self._unlock()
+            self._drop_optimizer()
+        unlock_folder(self.folder)
+
+    def _drop_optimizer(self):
+        """Removes what only training needs from the latest checkpoint of a finished run."""
+        state = checkpoints.load(self.latest)
+        if "optimizer" in state:
+            weights = {key: state[key] for key in state if key not in ("optimizer", "method")}
+            checkpoints.save(self.latest, weights)
 
     def _write_curves(self, panels, again):
         """Writes metrics.csv and curves.png, those that are missing or (`again`) all."""
@@ -199,13 +202,6 @@ class Run:
             self._write_metrics()
         if again or not curves.exists():
             draw_curves(self.progress.rows, curves, panels)
-
-    def _unlock(self):
-        """Removes the lock file, which is only of use while the run is going on."""
-        if self._lock is not None:
-            Path(self._lock.name).unlink(missing_ok=True)
-            self._lock.close()
-            self._lock = None
 
     def accuracies(self):
         """Returns the accuracies of a finished classifier for result.json, in percent."""
@@ -237,7 +233,7 @@ class Run:
             seed,
             print_freq,
         )
-        self._pace = None
+        self._pace, self._stop_checks = None, 0
         with StopRequest() as self.stop:
             while self.progress.epoch < epochs:
                 yield self.progress.epoch
@@ -250,12 +246,24 @@ class Run:
         loader: has `len()` (steps per epoch), `batch_size` (of all processes) and
         `epoch_batches(epoch, first_step)`.
         """
-        progress, world, steps = self.progress, self.world, len(loader)
+        progress = self.progress
+        batches = loader.epoch_batches(progress.epoch, progress.step)
+        yield from self._steps(batches, len(loader), loader.batch_size)
+
+    def steps(self, steps, batch_size):
+        """Yields the numbers of the current epoch's steps that are left, from 0 to `steps` − 1.
+
+        For training without a loader; what `batches()` does around a batch is done around a step.
+        """
+        yield from self._steps(range(self.progress.step, steps), steps, batch_size)
+
+    def _steps(self, batches, steps, batch_size):
+        progress, world = self.progress, self.world
         if progress.step and not world.is_main:
             # Rank 0 carries the sums of the steps before the interruption.
             progress.totals = dict.fromkeys(progress.totals, 0.0)
         if self._pace is None:
-            self._pace = Pace(self._epochs * steps * loader.batch_size, "image")
+            self._pace = Pace(self._epochs * steps * batch_size, "image")
         started, first_step = time.monotonic(), progress.step
         bar = tqdm(
             total=steps,
@@ -267,7 +275,7 @@ class Run:
             disable=not world.is_main,
         )
         stopped = False
-        for batch in loader.epoch_batches(progress.epoch, first_step):
+        for batch in batches:
             seed_step(self._seed, progress.epoch, progress.step, world.rank)
             self._set_learning_rate(progress.epoch + progress.step / steps)
             yield batch
@@ -276,7 +284,7 @@ class Run:
             shown = progress.step % self._print_freq == 0
             if shown:
                 bar.set_postfix(loss=f"{self._finite_loss():.4f}")
-            self._log_pace((progress.epoch * steps + progress.step) * loader.batch_size)
+            self._log_pace((progress.epoch * steps + progress.step) * batch_size)
             # An epoch may have fewer steps than print_freq.
             if self.stop.agreed(world, shown or progress.step == steps):
                 stopped = True
@@ -286,17 +294,25 @@ class Run:
         self._sum_over_processes()
         if stopped:
             self.save()
-            self.log(
-                f"stopped by SIGTERM at step {progress.step} of {self._title}: saved, "
-                "continue with --resume"
-            )
-            self.stop.restore()
-            raise SystemExit(SIGTERM_EXIT)
-        if progress.step:
-            self.save()  # nothing of the epoch is lost if the evaluation is killed
-        done = (steps - first_step) * loader.batch_size
+            self.exit_stopped(f"at step {progress.step} of {self._title}: saved")
+        done = (steps - first_step) * batch_size
         self._images_per_second = done / (time.monotonic() - started)
         self._last_rate = self._schedule(progress.epoch + (steps - 1) / steps)
+        self.save()  # nothing is lost if the evaluation is killed
+
+    def should_stop(self):
+        """Whether SIGTERM asks the run to stop, for long work outside of `batches()`.
+
+        Several processes call this equally often and agree at every `print_freq`th call.
+        """
+        self._stop_checks += 1
+        return self.stop.agreed(self.world, self._stop_checks % self._print_freq == 0)
+
+    def exit_stopped(self, where):
+        """Logs where SIGTERM stopped the run and exits with code 143."""
+        self.log(f"stopped by SIGTERM {where}, continue with --resume")
+        self.stop.restore()
+        raise SystemExit(SIGTERM_EXIT)
 
     def add(self, count, **values):
         """Adds a step of `count` samples to the epoch's means, without waiting for the device.
@@ -355,7 +371,7 @@ class Run:
         Raises UserError if it is not finite, so that no such network is evaluated or saved.
         """
         totals = self.progress.totals
-        loss = float(totals["loss"] / totals["count"])
+        loss = float(totals["loss"] / max(totals["count"], 1))
         if not math.isfinite(loss):
             raise UserError(
                 f"{self._title}, at most {self._print_freq} steps before step "
@@ -392,13 +408,15 @@ class Run:
 
 
 def lock_folder(folder):
-    """Locks a run folder until the returned file is closed; None where locks do not exist.
+    """Locks a run folder for this process, as far as its file system has locks.
 
     `lockf` and not `flock`: a forked data loading process that outlives its parent must not keep
-    the lock.
-    Raises UserError, naming the other process, if another process has locked the folder.
+    the lock. Raises UserError, naming the other process, if the folder is locked.
     """
-    file = open(folder / ".lock", "a+")  # noqa: SIM115
+    path = make_folder(folder).absolute() / ".lock"
+    if path in _LOCKS:
+        return
+    file = open(path, "a+")  # noqa: SIM115 (closing it releases the lock)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -410,11 +428,19 @@ def lock_folder(folder):
         ) from None
     except OSError:  # a file system without locks
         file.close()
-        return None
+        return
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
-    return file
+    _LOCKS[path] = file
+
+
+def unlock_folder(folder):
+    """Releases the lock of a run folder and removes its file."""
+    path = Path(folder, ".lock").absolute()
+    if path in _LOCKS:
+        path.unlink(missing_ok=True)
+        _LOCKS.pop(path).close()
 
 
 def is_json(path):

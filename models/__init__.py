@@ -1,4 +1,4 @@
-"""Classifiers, generators and their published checkpoint layouts.
+"""Classifiers by name, their published checkpoints, and generators.
 
 from models import create_model, load_teacher
 """

@@ -1,11 +1,11 @@
-"""BigGAN-deep's generator (arXiv 1809.11096, appendix B, table 7 to 9) with the weights that are
-published in PyTorch.
+"""The generator of BigGAN-deep (arXiv 1809.11096, appendix B, tables 7 to 9) with the published
+PyTorch weights.
 
-A published folder holds config.json and pytorch_model.bin. The network is built from the first; the
-second is changed for sampling while it is read: every weight W that was trained under spectral
-normalisation becomes W / σ once, and of the last convolution only the three channels that are a
-picture's are kept (the published one computes `width` of them). Truncation t scales the noise and
-selects the BatchNorm statistics, which are stored for t = 0, 0.02, …, 1.
+A published folder holds config.json and pytorch_model.bin. The weights are converted for sampling
+when they are loaded: each weight W trained with spectral normalisation becomes W / σ, and only the
+three RGB channels of the last convolution are kept (the published one computes `width` channels).
+Truncation t scales the noise and selects the BatchNorm statistics, which are stored for t = 0,
+0.02, …, 1.
 """
 
 import math
@@ -29,22 +29,20 @@ CONFIG, WEIGHTS = "config.json", ("pytorch_model.bin", "model.safetensors")
 FOLDER = Path("pretrained_models")
 _URL = "https://s3.amazonaws.com/models.huggingface.co/biggan/{name}-{file}"
 
-FIRST_SIZE, FIRST_WIDTH = (
-    4,
-    16,
-)  # pixels a side of the first features; their channels, in units of `width`
-BOTTLENECK = 4  # a block's inner convolutions have a quarter of its channels
-NOISE_BOUND = 2.0  # the normal distribution that is scaled by the truncation is cut off here
+FIRST_SIZE = 4  # pixels of the first features
+FIRST_WIDTH = 16  # their channels, in units of `width`
+BOTTLENECK = 4  # the inner convolutions of a block have 1/4 of its channels
+NOISE_BOUND = 2.0  # the normal distribution is truncated here before it is scaled
 _RGB = "generator.conv_to_rgb"
 
 
 @dataclass(frozen=True)
 class Config:
-    """What config.json says.
+    """The content of config.json.
 
-    layers: (upsample, c_in, c_out) a block, channels in units of `width`; attention: the number of
-    blocks before the attention; stats: rows of BatchNorm statistics, for truncations 0 to 1; eps:
-    of BatchNorm.
+    layers: (upsample, c_in, c_out) of each block, channels in units of `width`; attention: number
+    of blocks before the attention; eps: of BatchNorm; stats: number of BatchNorm statistics, for
+    truncations from 0 to 1.
     """
 
     image_size: int
@@ -59,11 +57,11 @@ class Config:
 
     @property
     def condition(self):
-        """Length of the vector, noise and class embedding, that every block is given."""
+        """Length of the input of every block: noise and class embedding."""
         return self.z_dim + self.class_dim
 
 
-# Field → its name in config.json and its type.
+# Field: (name in config.json, type)
 _FIELDS = {
     "image_size": ("output_dim", int),
     "z_dim": ("z_dim", int),
@@ -78,46 +76,45 @@ _FIELDS = {
 
 
 def read_config(path):
-    """Returns the Config of a config.json.
+    """Reads the Config of a config.json.
 
     Raises UserError if it is missing or damaged, or if its layers do not lead from 16 · width
-    channels of 4 × 4 to width channels of its output_dim.
+    channels of 4 × 4 pixels to `width` channels of output_dim pixels.
     """
-    given = read_json(path, "BigGAN configuration")
+    content = read_json(path, "BigGAN configuration")
     try:
-        config = Config(**{field: kind(given[name]) for field, (name, kind) in _FIELDS.items()})
+        config = Config(**{field: kind(content[name]) for field, (name, kind) in _FIELDS.items()})
         ups, inputs, outputs = zip(*config.layers, strict=True)
     except KeyError as error:
-        raise UserError(f"{path} is not that of a BigGAN: {error.args[0]} is missing") from None
+        raise UserError(
+            f"{path} is not a BigGAN configuration: {error.args[0]} is missing"
+        ) from None
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path} is not that of a BigGAN: {error}") from None
+        raise UserError(f"{path} is not a BigGAN configuration: {error}") from None
     if (FIRST_WIDTH, *outputs) != (*inputs, 1) or any(
         out > into for into, out in zip(inputs, outputs, strict=True)
     ):
         raise UserError(
-            f"{path}: its layers must lead from {FIRST_WIDTH} channels to 1, each with as many or "
-            "fewer"
+            f"{path}: layers must lead from {FIRST_WIDTH} channels to 1 and must not add channels"
         )
     if not 0 <= config.attention < len(inputs):
         raise UserError(
-            f"{path}: attention_layer_position {config.attention} is none of its {len(inputs)} "
-            "layers"
+            f"{path}: attention_layer_position {config.attention} is not in 0 to "
+            f"{len(inputs) - 1}, its layers"
         )
     size = FIRST_SIZE * 2 ** sum(map(bool, ups))
     if size != config.image_size:
         raise UserError(
-            f"{path}: its layers make {size} pixels a side and its output_dim is "
-            f"{config.image_size}"
+            f"{path}: its layers generate {size} pixels, but output_dim is {config.image_size}"
         )
     return config
 
 
 def at_truncation(table, truncation):
-    """Returns the row (C,) of `table` (rows, C) at a truncation in [0, 1], between two rows
-    linearly interpolated.
+    """The row (C,) of `table` (rows, C) for a truncation in [0, 1], linearly interpolated.
 
-    The published code weighs the two rows the wrong way round (close to a row it takes the other
-    one); on the rows, where 0.4, 0.5 and 1 are, and midway, the statistics are the same.
+    The published code swaps the weights of the two rows. The statistics agree on the rows (such as
+    0.4, 0.5 and 1) and midway between them.
     """
     position = truncation * (len(table) - 1)
     row = int(position)
@@ -125,9 +122,7 @@ def at_truncation(table, truncation):
 
 
 class Norm(nn.Module):
-    """BatchNorm whose statistics are stored by truncation; where gain and shift come from, the
-    subclasses say.
-    """
+    """BatchNorm with statistics for each truncation; subclasses provide gain and shift."""
 
     def __init__(self, channels, config):
         super().__init__()
@@ -136,32 +131,26 @@ class Norm(nn.Module):
         self.register_buffer("running_vars", torch.ones(config.stats, channels))
 
     def normalise(self, x, gain, shift, truncation):
-        """x: (N, C, H, W); gain, shift: (N, C), or (1, C) for the same in all images → (N, C, H,
-        W).
-        """
+        """x: (N, C, H, W); gain, shift: (N, C), or (1, C) for all images → (N, C, H, W)."""
         gain = gain * torch.rsqrt(at_truncation(self.running_vars, truncation) + self.eps)
         shift = shift - at_truncation(self.running_means, truncation) * gain
         return torch.addcmul(shift[..., None, None], x, gain[..., None, None])
 
 
 class PlainNorm(Norm):
-    """Gain and shift are weights: (N, C, H, W) → the same."""
+    """Gain and shift are parameters: (N, C, H, W) → (N, C, H, W)."""
 
     def __init__(self, channels, config):
         super().__init__(channels, config)
-        self.weight, self.bias = (
-            nn.Parameter(torch.ones(channels)),
-            nn.Parameter(torch.zeros(channels)),
-        )
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x, truncation):
         return self.normalise(x, self.weight[None], self.bias[None], truncation)
 
 
 class ConditionalNorm(Norm):
-    """Gain, around 1, and shift are linear in each image's condition (N, D): (N, C, H, W) → the
-    same.
-    """
+    """Gain (around 1) and shift are linear functions of the condition (N, D)."""
 
     def __init__(self, channels, config):
         super().__init__(channels, config)
@@ -174,9 +163,9 @@ class ConditionalNorm(Norm):
 
 class Block(nn.Module):
     """A residual block with a bottleneck (figure 16): (N, c_in, H, W) → (N, c_out, H, W), or twice
-    that size.
+    that size with `upsample`.
 
-    The shortcut has no weights: it drops the channels beyond c_out.
+    The shortcut has no weights and drops the channels beyond c_out.
     """
 
     def __init__(self, c_in, c_out, upsample, config):
@@ -203,10 +192,9 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over positions (arXiv 1805.08318), keys and values pooled 2 × 2: (N, C, H, W)
-    → the same.
+    """Self-attention over positions (arXiv 1805.08318) with keys and values pooled 2 × 2.
 
-    Called as the blocks are, of whose condition and truncation it makes no use.
+    It has the arguments of a block and ignores condition and truncation.
     """
 
     def __init__(self, channels):
@@ -221,9 +209,9 @@ class Attention(nn.Module):
         query = _positions(self.snconv1x1_theta(x))  # (N, HW, C/8)
         key = _positions(F.max_pool2d(self.snconv1x1_phi(x), 2))  # (N, HW/4, C/8)
         value = _positions(F.max_pool2d(self.snconv1x1_g(x), 2))  # (N, HW/4, C/2)
-        seen = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (N, HW, C/2)
-        seen = seen.transpose(1, 2).unflatten(2, x.shape[2:])  # (N, C/2, H, W)
-        return x + self.gamma * self.snconv1x1_o_conv(seen)
+        out = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (N, HW, C/2)
+        out = out.transpose(1, 2).unflatten(2, x.shape[2:])  # (N, C/2, H, W)
+        return x + self.gamma * self.snconv1x1_o_conv(out)
 
 
 def _positions(x):
@@ -249,9 +237,7 @@ class Generator(nn.Module):
 
     def forward(self, condition, truncation):
         x = self.gen_z(condition).unflatten(1, (FIRST_SIZE, FIRST_SIZE, -1))
-        x = x.permute(
-            0, 3, 1, 2
-        )  # (N, 16 · width, 4, 4): the published order of values, in memory channels last
+        x = x.permute(0, 3, 1, 2)  # (N, 16 · width, 4, 4), channels_last as published
         for layer in self.layers:
             x = layer(x, condition, truncation)
         return self.conv_to_rgb(self.bn(x, truncation).relu_()).tanh()
@@ -260,8 +246,7 @@ class Generator(nn.Module):
 class BigGan(nn.Module):
     """A generator with its class embeddings, in eval mode and without gradients.
 
-    num_classes; image_size: pixels a side; name: of its folder; weights_sha256: of its weights
-    file.
+    name: of its folder; weights_sha256: of its weights file.
     """
 
     def __init__(self, config, name, weights_sha256):
@@ -273,59 +258,58 @@ class BigGan(nn.Module):
         self.eval().requires_grad_(False)
 
     def noise(self, seed, items, truncation):
-        """Draws each image's noise from its own generator, so that a row is a function of (seed,
-        class, index) alone.
+        """Draws the noise of each image from its own generator, a function of (seed, class, index).
 
-        The truncation trick of the published models: normal values cut off at ±2 and then scaled by
-        the truncation. (Section 3.1 cuts off at the truncation and scales nothing, which is a
-        little wider for the same bounds.) items: (class, index) pairs, N of them; truncation: in
-        (0, 1]. Returns float32 (N, z_dim) on the CPU, in [−2, 2] · truncation. Raises UserError if
-        truncation is out of range.
+        The truncation trick of the published models: a normal distribution truncated at ±2 and
+        scaled by the truncation. (Section 3.1 of the paper truncates at the truncation and does not
+        scale, which is a little wider for the same bounds.)
+
+        items: N pairs (class, index). Returns float32 (N, z_dim) on the CPU.
+        Raises UserError if the truncation is not in (0, 1].
         """
         check_truncation(truncation)
         uniform = torch.empty(self.config.z_dim, dtype=torch.float64)
         rows = torch.empty(len(items), self.config.z_dim)
         for row, (class_index, image_index) in zip(rows, items, strict=True):
             uniform.uniform_(-1, 1, generator=image_generator(seed, class_index, image_index))
-            # The inverse of the distribution function of the cut-off normal distribution.
+            # Inverse distribution function of the truncated normal distribution
             normal = math.sqrt(2) * torch.erfinv(uniform * math.erf(NOISE_BOUND / math.sqrt(2)))
             row.copy_(truncation * normal)
         return rows
 
     @torch.no_grad()
     def generate(self, noise, labels, truncation):
-        """Makes images on the module's device.
+        """Generates images, float32 (N, 3, image_size, image_size) in [−1, 1], on the module's
+        device.
 
-        noise: (N, z_dim) of the same truncation; labels: (N,) int64, from 0 to num_classes − 1;
-        truncation: in (0, 1]. Returns float32 (N, 3, image_size, image_size) in [−1, 1]. An image
-        does not depend on the others of its batch, but for rounding. Raises UserError if truncation
-        is out of range.
+        noise: (N, z_dim) of `noise` with the same truncation; labels: (N,) int64.
+        An image does not depend on the other images of the batch, except for rounding.
+        Raises UserError if the truncation is not in (0, 1].
         """
         check_truncation(truncation)
         device = self.embeddings.weight.device
         noise, labels = noise.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        embedded = self.embeddings.weight.T[
-            labels
-        ]  # (N, class_dim): what one-hot labels would select
+        embedded = self.embeddings.weight.T[labels]  # (N, class_dim)
         return self.generator(torch.cat([noise, embedded], dim=1), truncation)
 
 
 def check_truncation(truncation):
-    """Raises UserError unless there are statistics for a truncation: above 0 and at most 1."""
+    """Raises UserError if the truncation is not in (0, 1]."""
     if not 0 < truncation <= 1:
-        raise UserError(f"truncation {truncation:g} is out of range: above 0 and at most 1")
+        raise UserError(f"truncation {truncation:g} is not in (0, 1]")
 
 
 def find_biggan(source, say=print):
-    """Returns the folder of `source`: a folder, or a published name, which is downloaded if it is
-    not yet in pretrained_models/NAME; `say` is told so. Raises UserError if there is no such folder
-    or it cannot be downloaded.
+    """The folder of `source`, a folder or a published name.
+
+    Published files that are missing in pretrained_models/NAME are downloaded; `say` prints it.
+    Raises UserError if there is no such folder or the download fails.
     """
     if Path(source).is_dir():
         return Path(source)
     if str(source) not in PUBLISHED:
         raise UserError(
-            f"no such folder: {source}; give the folder of {CONFIG} and {WEIGHTS[0]}, or one of "
+            f"no such folder: {source}; give a folder with {CONFIG} and {WEIGHTS[0]}, or one of "
             f"{', '.join(PUBLISHED)}"
         )
     folder = FOLDER / source
@@ -337,15 +321,15 @@ def find_biggan(source, say=print):
 
 
 def load_biggan(source, say=print):
-    """Returns the BigGan of `source` (as in `find_biggan`) on the CPU, in float32.
+    """Loads the BigGan of `source` (see `find_biggan`) on the CPU in float32.
 
-    Raises UserError if a file is missing or damaged, or if the weights are not those of the
-    configuration: the first one that differs is named.
+    Raises UserError if a file is missing or damaged, or if the weights do not match the
+    configuration; the message names the first tensor that differs.
     """
     folder = find_biggan(source, say)
     config, path = read_config(folder / CONFIG), _weights_in(folder)
     if path is None:
-        raise UserError(f"{folder} holds no weights: {' or '.join(WEIGHTS)} is missing")
+        raise UserError(f"{folder} has no weights: {' or '.join(WEIGHTS)} is missing")
     state = checkpoints.state_dict_of(checkpoints.load(path), path)
     with torch.device("meta"):
         net = BigGan(config, folder.resolve().name, sha256(path))
@@ -355,14 +339,14 @@ def load_biggan(source, say=print):
 
 
 def _weights_in(folder):
-    """Returns the weights file of a folder, or None."""
+    """The weights file of a folder, or None."""
     return next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
 
 
 def _download(name, file, folder, say):
-    """Fetches one published file into `folder`, whole or not at all."""
+    """Downloads one published file into `folder`, whole or not at all."""
     url = _URL.format(name=name, file=file)
-    say(f"{name}: no {folder / file} here, so {url}")
+    say(f"{name}: {folder / file} not found, downloading {url}")
     try:
         torch.hub.download_url_to_file(url, str(folder / file))
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
@@ -373,19 +357,17 @@ def _download(name, file, folder, say):
         raise UserError(
             f"{name} is not in {folder} and cannot be downloaded ({type(error).__name__}: "
             f"{error});\n"
-            f"fetch {files}"
+            f"download {files}"
         ) from None
 
 
 def _is_spectral(name, tensor):
-    """Whether a weight of the network is stored as three tensors, W, u and v, of which it is W /
-    (uᵀ W v).
-    """
+    """Whether the published file holds W, u and v instead of the weight W / (uᵀ W v)."""
     return name.endswith(".weight") and tensor.ndim > 1 and name != "embeddings.weight"
 
 
 def _published_shapes(net):
-    """Returns {name: shape} of the tensors in the published file of a network."""
+    """{name: shape} of the tensors in the published file of a network."""
     shapes = {}
     for name, tensor in net.state_dict().items():
         shape = tuple(tensor.shape)
@@ -403,29 +385,28 @@ def _published_shapes(net):
 
 
 def _check(state, shapes, path):
-    """Raises UserError, naming the first tensor that differs, if a state dict is not of these
-    shapes.
+    """Raises UserError, naming the first tensor that differs, if a state dict lacks these shapes.
 
-    Tensors beside them are let be, but not those of further layers: the file of a larger network.
+    Other tensors are ignored, except those of further layers: the file of a larger network.
     """
     for name, shape in shapes.items():
         found = tuple(state[name].shape) if name in state else "missing"
         if found != shape:
             raise UserError(
-                f"{path} does not fit the {CONFIG} beside it: {name} is {found} and should be "
-                f"{shape}"
+                f"{path} does not match the {CONFIG} beside it: {name} is {found}, expected {shape}"
             )
     layers = {name.split(".")[2] for name in shapes if name.startswith("generator.layers.")}
     for name in state:
         layer = re.match(r"generator\.layers\.(\d+)\.", name)
         if layer and layer[1] not in layers:
             raise UserError(
-                f"{path} does not fit the {CONFIG} beside it: {name} is of a layer that it has not"
+                f"{path} does not match the {CONFIG} beside it, which has no layer {layer[1]}: "
+                f"{name}"
             )
 
 
 def _for_sampling(published, wanted):
-    """Returns the state dict, named and shaped as `wanted`, of the tensors in a published file."""
+    """The published tensors with the names and shapes of the state dict `wanted`."""
     state = {}
     for name, tensor in wanted.items():
         if _is_spectral(name, tensor):
@@ -433,7 +414,5 @@ def _for_sampling(published, wanted):
             value = weight / (u @ weight.flatten(1) @ v)
         else:
             value = published[name]
-        state[name] = (
-            value[: len(tensor)].float().contiguous()
-        )  # shorter for the pictures' three channels alone
+        state[name] = value[: len(tensor)].float().contiguous()  # only RGB of the last convolution
     return state

@@ -1,9 +1,9 @@
-"""ResNet-18 and -34 (He et al., arXiv 1512.03385) for 32x32 images: a 3x3 stem of stride 1 and no
-max-pooling.
+"""ResNet-18 and -34 (He et al., arXiv 1512.03385) for 32x32 images: the stem is a 3x3 convolution
+of stride 1 without max-pooling.
 
-Two published code bases train them and differ in the stem: Fast-Datafree has a ReLU after its
-BatchNorm, DM-KD's `cifarresnet` has none. The same weights give other logits in each, so each is a
-name of its own, told by its keys.
+There are two published versions. Fast-Datafree's has a ReLU after the stem's BatchNorm, DM-KD's
+`cifarresnet` has none, so the same weights give different logits. Their state dicts differ in the
+names of the shortcut and the last layer.
 """
 
 import torch.nn.functional as F
@@ -11,16 +11,16 @@ from torch import nn
 
 from models.resnet20 import conv3x3, initialise, make_stage
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # depth → blocks a stage
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # depth → blocks per stage
 WIDTHS = (64, 64, 128, 256, 512)  # channels of the stem and of the four stages
 
 
 class ResNet(nn.Module):
-    """Images (N, 3, H, W), H = W = 32 as a rule → logits (N, num_classes)."""
+    """Images (N, 3, H, W), usually H = W = 32 → logits (N, num_classes)."""
 
     def __init__(self, depth, num_classes, stem_relu):
-        """`depth` is 18 or 34. `stem_relu`: Fast-Datafree's network (keys `shortcut`, `linear`),
-        otherwise DM-KD's (keys `downsample`, `fc`).
+        """depth: 18 or 34. stem_relu: Fast-Datafree's version (keys `shortcut`, `linear`) or
+        DM-KD's (keys `downsample`, `fc`).
         """
         super().__init__()
         self.stem_relu = stem_relu

@@ -1,7 +1,6 @@
-"""ResNets for 32x32 images with three stages (He et al., arXiv 1512.03385, section 4.2).
+"""ResNets with three stages for 32x32 images (He et al., arXiv 1512.03385, section 4.2).
 
-The x4 variants are four times as wide (Tian et al., arXiv 1910.10699). Weights of that paper's code
-load by their keys.
+The x4 variants (Tian et al., arXiv 1910.10699) are wider. The keys are those of that paper's code.
 """
 
 import torch.nn.functional as F
@@ -9,9 +8,7 @@ from torch import nn
 
 
 def initialise(net):
-    """Draws every convolution of `net` from He's normal distribution over its outputs (fan-out),
-    with bias 0.
-    """
+    """Initialises all convolutions of `net` with He's normal distribution (fan-out), biases 0."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -20,16 +17,16 @@ def initialise(net):
 
 
 def conv3x3(c_in, c_out, stride=1):
-    """3x3 convolution that keeps the size (at stride 1), without bias: a BatchNorm follows."""
+    """3x3 convolution with padding 1, without a bias because a BatchNorm follows."""
     return nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: (N, c_in, H, W) → (N, c_out, H/stride, W/stride)."""
+    """Two 3x3 convolutions and a shortcut: (N, c_in, H, W) → (N, c_out, H/stride, W/stride)."""
 
     def __init__(self, c_in, c_out, stride=1, projection="downsample"):
-        """`projection` is the attribute, hence the key in checkpoints, of the shortcut's 1x1
-        convolution and BN.
+        """projection: attribute name, and so checkpoint key, of the shortcut's convolution and
+        BatchNorm.
         """
         super().__init__()
         self.conv1 = conv3x3(c_in, c_out, stride)
@@ -48,19 +45,17 @@ class BasicBlock(nn.Module):
 
 
 def make_stage(c_in, c_out, blocks, stride, projection="downsample"):
-    """Returns `blocks` BasicBlocks in a row, of which the first changes the width and the
-    resolution.
-    """
+    """A sequence of BasicBlocks; the first changes the width and the resolution."""
     rest = [BasicBlock(c_out, c_out, projection=projection) for _ in range(blocks - 1)]
     return nn.Sequential(BasicBlock(c_in, c_out, stride, projection), *rest)
 
 
 class CifarResNet(nn.Module):
-    """Images (N, 3, H, W), H = W = 32 as a rule → logits (N, num_classes)."""
+    """Images (N, 3, H, W), usually H = W = 32 → logits (N, num_classes)."""
 
     def __init__(self, depth, num_classes, widths=(16, 16, 32, 64)):
-        """`depth` is 6n + 2, with n blocks a stage; `widths` are the channels of the stem and of
-        the three stages.
+        """depth: 6n + 2 for n blocks per stage. widths: channels of the stem and the three
+        stages.
         """
         super().__init__()
         blocks = (depth - 2) // 6

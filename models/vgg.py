@@ -1,5 +1,6 @@
-"""VGG with BatchNorm (Simonyan and Zisserman, arXiv 1409.1556) for small images: one linear layer
-after pooling.
+"""VGG with BatchNorm (Simonyan and Zisserman, arXiv 1409.1556) for small images.
+
+One linear layer follows the pooling; the paper's two hidden linear layers are left out.
 """
 
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import nn
 from models.resnet20 import initialise
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks
-CONVOLUTIONS = {  # depth → convolutions a block
+CONVOLUTIONS = {  # depth → convolutions per block
     8: (1, 1, 1, 1, 1),
     11: (1, 1, 2, 2, 2),
     13: (2, 2, 2, 2, 2),
@@ -18,8 +19,8 @@ CONVOLUTIONS = {  # depth → convolutions a block
 
 
 def make_block(c_in, c_out, convolutions):
-    """Returns 3x3 convolutions (with bias) and BNs, a ReLU after each but the last, which
-    `VGG.forward` applies.
+    """3x3 convolutions with bias, each with BatchNorm and ReLU; `VGG.forward` applies the last
+    ReLU.
     """
     layers = []
     for i in range(convolutions):
@@ -35,9 +36,7 @@ class VGG(nn.Module):
     """Images (N, 3, H, W), H = W = 32 or 64 → logits (N, num_classes)."""
 
     def __init__(self, depth, num_classes):
-        """`depth` is a key of CONVOLUTIONS (without its two hidden linear layers, as is usual for
-        small images).
-        """
+        """depth: a key of CONVOLUTIONS."""
         super().__init__()
         for i, convolutions in enumerate(CONVOLUTIONS[depth]):
             self.add_module(
@@ -49,7 +48,7 @@ class VGG(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x):
-        pool_fourth = x.shape[2] == 64  # so that the last block sees 4x4 at either size
+        pool_fourth = x.shape[2] == 64  # then the last block's input is 4x4, as for 32x32 images
         x = F.max_pool2d(F.relu(self.block0(x)), 2)  # (N, 64, H/2, W/2)
         x = F.max_pool2d(F.relu(self.block1(x)), 2)  # (N, 128, H/4, W/4)
         x = F.max_pool2d(F.relu(self.block2(x)), 2)  # (N, 256, H/8, W/8)

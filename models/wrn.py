@@ -1,6 +1,4 @@
-"""Wide residual networks (Zagoruyko and Komodakis, arXiv 1605.07146): pre-activation blocks, for
-32x32 images.
-"""
+"""Wide residual networks (Zagoruyko and Komodakis, arXiv 1605.07146) for 32x32 images."""
 
 import torch.nn.functional as F
 from torch import nn
@@ -9,7 +7,7 @@ from models.resnet20 import conv3x3, initialise
 
 
 class PreActivationBlock(nn.Module):
-    """BN, ReLU, convolution, twice, beside a shortcut: (N, c_in, H, W) → (N, c_out, H/stride,
+    """Twice BatchNorm, ReLU and convolution, and a shortcut: (N, c_in, H, W) → (N, c_out, H/stride,
     W/stride).
     """
 
@@ -19,19 +17,19 @@ class PreActivationBlock(nn.Module):
         self.conv1 = conv3x3(c_in, c_out, stride)
         self.bn2 = nn.BatchNorm2d(c_out)
         self.conv2 = conv3x3(c_out, c_out)
-        # Published code goes by the width alone: a stage whose width stays has no projection (k =
-        # 1, first stage).
+        # As in the published code, only a change of width needs a projection, not a stride: the
+        # first stage of k = 1 has none.
         self.convShortcut = nn.Conv2d(c_in, c_out, 1, stride, bias=False) if c_in != c_out else None
 
     def forward(self, x):
         activated = F.relu(self.bn1(x))
         out = self.conv2(F.relu(self.bn2(self.conv1(activated))))
-        # The projection reads the activated input; the identity passes the plain one.
+        # The input of the projection is activated, that of the identity is not.
         return out + (x if self.convShortcut is None else self.convShortcut(activated))
 
 
 class Stage(nn.Module):
-    """`blocks` blocks in a row, of which the first changes the width and the resolution."""
+    """A sequence of blocks; the first changes the width and the resolution."""
 
     def __init__(self, c_in, c_out, blocks, stride):
         super().__init__()
@@ -46,12 +44,10 @@ class Stage(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Images (N, 3, H, W), H = W = 32 as a rule → logits (N, num_classes)."""
+    """Images (N, 3, H, W), usually H = W = 32 → logits (N, num_classes)."""
 
     def __init__(self, depth, num_classes, factor):
-        """`depth` is 6n + 4, with n blocks a stage; `factor` (k) multiplies the stages' widths 16,
-        32, 64.
-        """
+        """depth: 6n + 4 for n blocks per stage. factor (k): multiplies the widths 16, 32, 64."""
         super().__init__()
         blocks = (depth - 4) // 6
         widths = (16, 16 * factor, 32 * factor, 64 * factor)

@@ -1,1 +1,1 @@
-"""Finished runs → tables, sweeps, fidelity measures and plots."""
+"""Results of finished runs: tables, sweeps, fidelity measures and plots."""

@@ -1,6 +1,4 @@
-"""The published measures in the Inception network's feature space, computed by the package
-torch-fidelity.
-"""
+"""FID and Inception score, computed by the package torch-fidelity."""
 
 import importlib.util
 
@@ -12,13 +10,11 @@ from torchvision.transforms.functional import pil_to_tensor
 from helper import checkpoints
 from helper.errors import UserError
 
-FEATURES = 2048  # of its last pooling
+FEATURES = 2048  # of the last pooling layer
 
 
-class _Squares(Dataset):
-    """The images of a set as uint8 tensors (3, S, S): as they are if of that size, else cut square
-    and resized.
-    """
+class SquareImages(Dataset):
+    """The images of a set as uint8 tensors (3, S, S), centre-cropped to a square and resized."""
 
     def __init__(self, images, size):
         self.images, self.size = images, size
@@ -35,42 +31,38 @@ class _Squares(Dataset):
 
 
 def check_weights(path):
-    """Raises UserError if torch-fidelity is not installed, or `path` does not hold the network's
-    weights and no more.
+    """Raises UserError if torch-fidelity is missing or `path` is not its weights file.
 
-    The package would run code that a file holds. What is loaded here holds none.
+    torch-fidelity would unpickle the file; `checkpoints.load` refuses files that hold code.
     """
     if importlib.util.find_spec("torch_fidelity") is None:
         raise UserError(
-            "--inception is computed by torch-fidelity, which is not installed: pip install "
+            "--inception requires torch-fidelity, which is not installed: pip install "
             "torch-fidelity"
         )
     content = checkpoints.load(path)
-    last = content.get("fc.weight") if isinstance(content, dict) else None
-    if not isinstance(last, torch.Tensor) or last.shape != (1008, FEATURES):
+    last_layer = content.get("fc.weight") if isinstance(content, dict) else None
+    if not isinstance(last_layer, torch.Tensor) or last_layer.shape != (1008, FEATURES):
         raise UserError(
             f"--inception {path} does not hold torch-fidelity's Inception network (fc.weight of "
-            "1008 × "
-            f"{FEATURES}): fetch weights-inception-2015-12-05-6726825d.pth from its releases, "
-            "v0.2.0"
+            f"1008 × {FEATURES}): download weights-inception-2015-12-05-6726825d.pth from its "
+            "release v0.2.0"
         )
 
 
 def inception_measures(images, real_images, weights, batch_size, on_gpu):
-    """Returns a dict of the Inception network's Fréchet distance `inception_fid` of two sets of
-    images and of the Inception score of the first, `inception_score` and its deviation over ten
-    parts, `inception_score_std`.
+    """Computes FID and Inception score (with its standard deviation over ten splits) as a dict.
 
-    Each set has a length and gives PIL images by `load(index)`; both are seen at the size of the
-    first's images. `weights` is a file that has passed `check_weights`. All features are kept: 8 KB
-    an image.
+    images, real_images: have `len()` and `load(index)` → PIL image; both are resized to the size of
+    the first generated image. weights: a file that has passed `check_weights`.
+    torch-fidelity keeps all features in memory: 8 KB per image.
     """
     import torch_fidelity
 
     size = min(images.load(0).size)
-    found = torch_fidelity.calculate_metrics(
-        input1=_Squares(images, size),
-        input2=_Squares(real_images, size),
+    metrics = torch_fidelity.calculate_metrics(
+        input1=SquareImages(images, size),
+        input2=SquareImages(real_images, size),
         isc=True,
         fid=True,
         cuda=on_gpu,
@@ -80,7 +72,7 @@ def inception_measures(images, real_images, weights, batch_size, on_gpu):
         verbose=False,
     )
     return {
-        "inception_fid": found["frechet_inception_distance"],
-        "inception_score": found["inception_score_mean"],
-        "inception_score_std": found["inception_score_std"],
+        "inception_fid": metrics["frechet_inception_distance"],
+        "inception_score": metrics["inception_score_mean"],
+        "inception_score_std": metrics["inception_score_std"],
     }

@@ -1,4 +1,4 @@
-"""The result.json files of finished runs, read back: what tables and plots are made from."""
+"""The results of finished runs, read from their result.json files."""
 
 import math
 import os
@@ -24,19 +24,17 @@ METHODS = (
     "FastDFKD",
     "DM-KD",
 )
-# Other spellings of the rows: the scripts' --method, and the data set's usual name.
+# Other spellings: the values of --method, and the usual name of the data set.
 _ALIASES = {"deepinversion": "DeepInv", "places365": "Place365+KD", "places365+kd": "Place365+KD"}
-_RESNETS = re.compile(
-    r"(?:cifar)?resnet(18|34|50|101|152)"
-)  # not CIFAR's resnet20, …, which are of another family
+# resnet20, resnet32, … are another family, made for CIFAR.
+_RESNETS = re.compile(r"(?:cifar)?resnet(18|34|50|101|152)")
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a finished run's result.json says; accuracies and agreement in percent.
+class RunResult:
+    """The result of a run; accuracies and agreement in percent.
 
-    `teacher` is None for a network that learnt from labels, `table` None where the data set
-    decides.
+    teacher: None for a network trained on labels; table: None for the table of the data set.
     """
 
     folder: str
@@ -57,10 +55,10 @@ class Run:
 
     @property
     def cell(self):
-        """What runs that are averaged have in common; sortable, methods in the order of METHODS."""
-        place = METHODS.index(self.method) if self.method in METHODS else len(METHODS)
+        """Sort key that runs differing only in their seeds share; methods in order of METHODS."""
+        order = METHODS.index(self.method) if self.method in METHODS else len(METHODS)
         return (
-            place,
+            order,
             self.method,
             self.dataset,
             self.teacher or "",
@@ -71,19 +69,19 @@ class Run:
 
 
 def read_runs(root):
-    """Returns (the Runs of all result.json files below the folder `root`, by path; a line for each
-    that is left out).
+    """Reads all result.json files below the folder `root`.
 
-    Left out are damaged files and those of another schema; a DiT's are passed over in silence. What
-    lies inside of a run folder is not looked at. Raises UserError if `root` is not a folder.
+    Returns (RunResults ordered by path, one message per file that is damaged or has another
+    schema). Results of DiTs are skipped, and so is everything inside a run folder.
+    Raises UserError if `root` is not a folder.
     """
     if not Path(root).is_dir():
-        raise UserError(f"no folder {root}: give the one that holds the runs")
+        raise UserError(f"no folder {root}: give the folder that holds the runs")
     runs, faults = [], []
-    for folder, inner, files in os.walk(root):
-        inner.sort()
+    for folder, subfolders, files in os.walk(root):
+        subfolders.sort()
         if "result.json" in files:
-            inner.clear()  # a run may hold a pool of a million images
+            subfolders.clear()  # the folder of a run may hold a million images
             try:
                 runs.append(read_run(folder))
             except (UserError, OSError) as error:
@@ -92,88 +90,74 @@ def read_runs(root):
 
 
 def read_run(folder):
-    """Returns the Run of a run folder, None if it is of no classifier.
+    """Reads the RunResult of a run folder; None for a DiT or VAE.
 
-    Raises UserError if result.json is missing, damaged or of another schema.
+    Raises UserError if result.json is missing, damaged or has another schema.
     """
     path = Path(folder) / "result.json"
     data = read_json(path, "result")
-    if not isinstance(data, dict) or data.get("schema") != RESULT_SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != RESULT_SCHEMA:
         raise UserError(
-            f"result {path} is of schema {found}, this version reads {RESULT_SCHEMA}: run the cell "
-            "again"
+            f"result {path} has schema {schema}, this version reads {RESULT_SCHEMA}: repeat the run"
         )
     if "stage" in data:
         return None
-    # Runs that are older than a field: the split was always `test`.
-    data = {
-        "table": None,
-        "teacher": None,
-        "agreement": None,
-        "val_split": "test",
-        **data,
-        "folder": str(folder),
-    }
-    for field in fields(Run):
-        if not _is(data.get(field.name), field.type):
+    # Defaults of the fields that older files lack
+    defaults = {"table": None, "teacher": None, "agreement": None, "val_split": "test"}
+    data = {**defaults, **data, "folder": str(folder)}
+    for field in fields(RunResult):
+        if not _has_type(data.get(field.name), field.type):
             raise UserError(f"result {path} is damaged: {field.name} is {data.get(field.name)!r}")
     data["method"] = method_name(data["method"])
-    return Run(**{field.name: data[field.name] for field in fields(Run)})
+    return RunResult(**{field.name: data[field.name] for field in fields(RunResult)})
 
 
-def _is(value, kind):
-    """Whether a value of JSON is of a field's type; a finite number ≥ 0 where a number is
-    wanted.
-    """
+def _has_type(value, kind):
+    """Whether a JSON value has the type of a field; numbers must be finite and ≥ 0."""
     if isinstance(value, bool):
         return False
-    number = isinstance(value, int | float) and 0 <= value < math.inf
+    is_number = isinstance(value, int | float) and 0 <= value < math.inf
     return {
         str: isinstance(value, str),
-        int: number and isinstance(value, int),
-        float: number,
+        int: is_number and isinstance(value, int),
+        float: is_number,
         str | None: value is None or isinstance(value, str),
-        float | None: value is None or number,
+        float | None: value is None or is_number,
     }[kind]
 
 
 def method_name(name):
-    """Returns a method's name as the tables have it: deepinversion → DeepInv, one-image →
-    One-Image.
-    """
-    known = {method.lower(): method for method in METHODS} | _ALIASES
-    return known.get(name.lower(), name)
+    """A method's name in the tables: deepinversion → DeepInv, one-image → One-Image."""
+    names = {method.lower(): method for method in METHODS} | _ALIASES
+    return names.get(name.lower(), name)
 
 
 def network_name(name):
-    """Returns an architecture's name as the paper has it: cifarresnet18, ResNet18 → RN-18; wrn40_2
-    → WRN-40-2.
+    """An architecture's name in the paper: cifarresnet18, ResNet18 → RN-18; wrn40_2 → WRN-40-2.
 
-    Names that the paper does not have stay as they are.
+    Other names are returned unchanged.
     """
     plain = name.rpartition("/")[2].lower()
-    if found := _RESNETS.fullmatch(plain):
-        return f"RN-{found[1]}"
-    if found := re.fullmatch(r"wrn_?(\d+)_(\d+)", plain):
-        return f"WRN-{found[1]}-{found[2]}"
-    if found := re.fullmatch(r"vgg(\d+)", plain):
-        return f"VGG-{found[1]}"
+    if match := _RESNETS.fullmatch(plain):
+        return f"RN-{match[1]}"
+    if match := re.fullmatch(r"wrn_?(\d+)_(\d+)", plain):
+        return f"WRN-{match[1]}-{match[2]}"
+    if match := re.fullmatch(r"vgg(\d+)", plain):
+        return f"VGG-{match[1]}"
     return name
 
 
-def averaged(runs):
-    """Returns lists of the runs to average: same data set, method, networks, images and epochs;
-    each seed once.
+def groups_to_average(runs):
+    """Groups runs that differ only in their seeds, in order of `RunResult.cell`.
 
-    Where a seed would stand twice in a list, every run of it is a list of its own. They are in the
-    order of METHODS.
+    If a seed occurs twice in a group, it is not clear which runs belong together: each run then is
+    a group of its own.
     """
-    lists = []
-    for _, group in groupby(
-        sorted(runs, key=lambda run: (run.cell, run.seed, run.folder)), lambda run: run.cell
-    ):
-        group = list(group)
-        repeated = len({run.seed for run in group}) < len(group)
-        lists += [[run] for run in group] if repeated else [group]
-    return lists
+    groups = []
+    runs = sorted(runs, key=lambda run: (run.cell, run.seed, run.folder))
+    for _, cell in groupby(runs, lambda run: run.cell):
+        group = list(cell)
+        is_repeated = len({run.seed for run in group}) < len(group)
+        groups += [[run] for run in group] if is_repeated else [group]
+    return groups

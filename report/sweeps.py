@@ -1,6 +1,4 @@
-"""Sweeps: differences between values over paired seeds with their t intervals; a sweep's CSV, page
-and plot.
-"""
+"""Sweeps: differences over paired seeds with their t intervals; CSV, Markdown page and plot."""
 
 import math
 import statistics
@@ -11,7 +9,7 @@ from helper.errors import UserError
 from helper.files import csv_text, make_folder, read_json, whole_file, write_text
 from report.tables import markdown, spread
 
-# What the values of a sweep are, at Fashion-MNIST's scale and at the paper's.
+# What the values of each sweep are called.
 LABELS = {
     "scale": "guidance scale s",
     "steps": "sampling steps T",
@@ -45,7 +43,7 @@ COLUMNS = (
     "recall",
     "run",
 )
-# Columns with a figure of the images, what they are called, and their decimals.
+# Columns that describe the images: heading and decimals.
 FIDELITY = {
     "frechet": ("Fréchet distance to real images", 2),
     "label_top1": ("teacher's accuracy on the intended label (%)", 2),
@@ -56,11 +54,10 @@ FIDELITY = {
 
 
 def t_quantile(degrees, level=0.95):
-    """Returns t with P(|T| ≤ t) = `level`, 0 < level < 1, for Student's T with `degrees` ≥ 1
-    degrees of freedom.
+    """t with P(|T| ≤ t) = `level`, 0 < level < 1, for Student's T with `degrees` ≥ 1 degrees of
+    freedom.
 
-    The closed forms for whole degrees (Abramowitz and Stegun, 26.7.3 and 26.7.4), inverted by
-    bisection.
+    Bisection of the closed forms for integer degrees (Abramowitz and Stegun, 26.7.3 and 26.7.4).
     """
 
     def inside(angle):
@@ -83,10 +80,9 @@ def t_quantile(degrees, level=0.95):
 
 
 def paired_difference(ours, baseline):
-    """Returns (mean of ours − baseline, half the width of its 95 % t interval) over the seeds that
-    both have.
+    """(mean of ours − baseline, half the width of its 95 % t interval) over their common seeds.
 
-    ours, baseline: {seed: figure}. The width is None for one seed, both are None for no seed.
+    ours, baseline: {seed: figure}. The width is None for one seed, both are None for none.
     """
     differences = [ours[seed] - baseline[seed] for seed in ours.keys() & baseline.keys()]
     if len(differences) < 2:
@@ -96,48 +92,40 @@ def paired_difference(ours, baseline):
 
 
 def by_value(records, column):
-    """Returns {value: {seed: figure}} of a column, values in the records' order; missing figures
-    are left out.
+    """{value: {seed: figure}} of a column, values in the order of the records, without missing
+    figures.
     """
     figures = {}
     for record in records:
-        mine = figures.setdefault(record["value"], {})
+        by_seed = figures.setdefault(record["value"], {})
         if record[column] is not None:
-            mine[record["seed"]] = record[column]
+            by_seed[record["seed"]] = record[column]
     return figures
 
 
 def measured_columns(records):
-    """Returns the columns of FIDELITY in which every value has a figure."""
+    """The columns of FIDELITY in which every value has a figure."""
     return [column for column in FIDELITY if all(by_value(records, column).values())]
 
 
 def table(records, baseline, label):
-    """Returns the means of each value, and its difference from the value `baseline`, as a table in
-    Markdown.
-    """
-    top1, best, agreement = (
-        by_value(records, column) for column in ("top1_last", "top1_best", "agreement")
-    )
+    """Markdown table with the means of each value and its difference from the value `baseline`."""
+    top1 = by_value(records, "top1_last")
+    best = by_value(records, "top1_best")
+    agreement = by_value(records, "agreement")
     fidelity = {column: by_value(records, column) for column in measured_columns(records)}
     rows = []
     for value, figures in top1.items():
-        rows.append(
-            [
-                value,
-                str(len(figures)),
-                spread(list(figures.values())),
-                "baseline"
-                if value == baseline
-                else _difference(*paired_difference(figures, top1[baseline])),
-                spread(list(best[value].values())),
-                spread(list(agreement[value].values())),
-                *(
-                    f"{statistics.mean(found[value].values()):.{FIDELITY[column][1]}f}"
-                    for column, found in fidelity.items()
-                ),
-            ]
-        )
+        difference = "baseline"
+        if value != baseline:
+            difference = _difference(*paired_difference(figures, top1[baseline]))
+        row = [value, str(len(figures)), spread(list(figures.values())), difference]
+        row.append(spread(list(best[value].values())))
+        row.append(spread(list(agreement[value].values())))
+        for column, image_figures in fidelity.items():
+            mean = statistics.mean(image_figures[value].values())
+            row.append(f"{mean:.{FIDELITY[column][1]}f}")
+        rows.append(row)
     headings = [
         label,
         "seeds",
@@ -157,10 +145,10 @@ def _difference(mean, half):
 
 
 def draw(records, panels, title, label, path):
-    """Draws a sweep: each seed's figures as points joined by a line, their means, and bars of a
-    sample deviation.
+    """Draws a sweep: the figures of each seed joined by a line, and mean ± sample standard
+    deviation of each value.
 
-    panels: {column: what its axis says}; `label` says what the values are.
+    panels: {column: label of its y axis}; label: of the x axis.
     """
     import matplotlib
 
@@ -170,14 +158,14 @@ def draw(records, panels, title, label, path):
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(5.5 * len(panels), 4.5), layout="constrained", squeeze=False
     )
-    for axis, (column, text) in zip(axes[0], panels.items(), strict=True):
+    for axis, (column, y_label) in zip(axes[0], panels.items(), strict=True):
         figures = by_value(records, column)
         values = list(figures)
         for number, seed in enumerate(sorted({record["seed"] for record in records})):
-            places = [place for place, value in enumerate(values) if seed in figures[value]]
+            present = [index for index, value in enumerate(values) if seed in figures[value]]
             axis.plot(
-                places,
-                [figures[values[place]][seed] for place in places],
+                present,
+                [figures[values[index]][seed] for index in present],
                 color="0.65",
                 marker=".",
                 linewidth=0.8,
@@ -186,8 +174,8 @@ def draw(records, panels, title, label, path):
         points = [list(figures[value].values()) for value in values]
         axis.errorbar(
             range(len(values)),
-            [statistics.mean(own) for own in points],
-            [statistics.stdev(own) if len(own) > 1 else 0.0 for own in points],
+            [statistics.mean(point) for point in points],
+            [statistics.stdev(point) if len(point) > 1 else 0.0 for point in points],
             color="C0",
             marker="o",
             linestyle="none",
@@ -195,7 +183,7 @@ def draw(records, panels, title, label, path):
             label=f"mean ± sample standard deviation of {max(map(len, points))} seeds",
         )
         axis.set_xticks(range(len(values)), values)
-        axis.set(xlabel=label, ylabel=text, xlim=(-0.5, len(values) - 0.5))
+        axis.set(xlabel=label, ylabel=y_label, xlim=(-0.5, len(values) - 0.5))
         axis.grid(alpha=0.3)
     figure.legend(
         *axes[0][0].get_legend_handles_labels(),
@@ -209,93 +197,87 @@ def draw(records, panels, title, label, path):
     pyplot.close(figure)
 
 
-def record_of(found, value, name, figures=None):
-    """Returns the record of a report.results.Run in the sweep `name`; figures: its images', by
-    column of FIDELITY.
+def record_of(result, value, name, figures=None):
+    """The record of a report.results.RunResult in the sweep `name`: a dict of COLUMNS.
+
+    figures: of its images, by column of FIDELITY.
     """
-    own = {column: getattr(found, column) for column in COLUMNS if hasattr(found, column)}
+    columns = {column: getattr(result, column) for column in COLUMNS if hasattr(result, column)}
     figures = {column: (figures or {}).get(column) for column in FIDELITY}
-    return {**own, **figures, "sweep": name, "value": value, "run": found.folder}
+    return {**columns, **figures, "sweep": name, "value": value, "run": result.folder}
 
 
 def read_figures(path):
-    """Returns what evaluate_images.py wrote to `path`, None if it is not there. Raises UserError if
-    it is damaged.
+    """What evaluate_images.py wrote to `path`, None if it does not exist. Raises UserError for a
+    damaged file.
     """
     if not Path(path).exists():
         return None
-    found = read_json(path, "figures")
+    data = read_json(path, "figures")
     try:
-        float(found["images"]), found["teacher"]["sha256"].upper()
-        if all(found[column] is None or math.isfinite(found[column]) for column in FIDELITY):
-            return found
+        float(data["images"]), data["teacher"]["sha256"].upper()
+        if all(data[column] is None or math.isfinite(data[column]) for column in FIDELITY):
+            return data
     except (KeyError, TypeError, AttributeError, ValueError):
         pass
     raise UserError(f"figures {path} are damaged: measure the images again with evaluate_images.py")
 
 
-def write(path, records, baseline, label, title, note, fidelity=True):
-    """Writes <path>.csv, .md and .png, prints the table, and says where they are.
+def write(path, records, baseline, label, title, *, note, fidelity=True):
+    """Writes <path>.csv, .md and .png, and prints the table and the names of the files.
 
-    label: what the values are; title: of page and plot; note: ends the page; fidelity: whether
-    figures of the images have panels.
+    label: what the values are called; title: of page and plot; note: last paragraph of the page;
+    fidelity: whether the plot has panels for the figures of the images.
     """
     path, split = Path(path), records[0]["val_split"]
     panels = {"top1_last": f"student's top-1 on the real {split} images (%)"}
     if fidelity:
-        panels |= {
-            column: FIDELITY[column][0]
-            for column in measured_columns(records)
-            if column in ("frechet", "label_top1")
-        }
+        for column in measured_columns(records):
+            if column in ("frechet", "label_top1"):
+                panels[column] = FIDELITY[column][0]
     seeds = ", ".join(map(str, sorted({record["seed"] for record in records})))
     means = table(records, baseline, label)
     text = (
         f"Top-1 and agreement on the real {split} images: mean ± sample standard deviation over "
-        f"seeds {seeds}. "
-        "Differences are of top-1 at the last epoch: means over pairs of equal seed, with their 95 "
-        "% interval by "
-        "Student's t (one degree of freedom less than pairs)."
+        f"seeds {seeds}. Differences of top-1 at the last epoch: means over pairs of equal seed "
+        "with their 95 % interval by Student's t (one degree of freedom less than pairs)."
     )
     make_folder(path.parent)
     write_text(f"{path}.csv", csv_text(COLUMNS, records))
-    plot = f"![The plot of this table]({path.name}.png)"
+    plot = f"![Plot of this table]({path.name}.png)"
     write_text(f"{path}.md", "\n\n".join([f"# {title}", text, means, plot, note]) + "\n")
     draw(records, panels, title, label, f"{path}.png")
     print(f"\n{means}\n\n{path}.csv, .md, .png", flush=True)
 
 
 class Clock:
-    """What the work that was done took, and what the rest takes at its rate.
+    """Time of the work done so far, and the time of the remaining work at the same speed.
 
-    Work is (image-steps of training, network evaluations of sampling), each with a rate of its own.
+    Work is image-steps of training and network evaluations of sampling, each with its own speed.
     """
 
     def __init__(self):
-        self.cells, self.steps, self.training, self.evaluations, self.sampling = 0, 0, 0.0, 0, 0.0
+        self.cells, self.steps, self.training = 0, 0, 0.0
+        self.evaluations, self.sampling = 0, 0.0
 
     def trained(self, steps, seconds):
-        """Takes note of a cell of `steps` image-steps."""
-        self.cells, self.steps, self.training = (
-            self.cells + 1,
-            self.steps + steps,
-            self.training + seconds,
-        )
+        """Adds a cell of `steps` image-steps."""
+        self.cells += 1
+        self.steps += steps
+        self.training += seconds
 
     def sampled(self, evaluations, seconds):
-        """Takes note of images of `evaluations` network evaluations."""
-        self.evaluations, self.sampling = self.evaluations + evaluations, self.sampling + seconds
+        """Adds images that took `evaluations` network evaluations."""
+        self.evaluations += evaluations
+        self.sampling += seconds
 
     def seconds(self, steps, evaluations):
-        """Returns (seconds that the training takes, and the sampling), None for what has no rate
-        yet.
-        """
-        return (
-            steps * self.training / self.steps if self.steps else None,
-            evaluations * self.sampling / self.evaluations if self.evaluations else None,
-        )
+        """(seconds of training, seconds of sampling); None where the speed is unknown."""
+        training = steps * self.training / self.steps if self.steps else None
+        sampling = evaluations * self.sampling / self.evaluations if self.evaluations else None
+        return training, sampling
 
     @property
-    def cells_an_hour(self):
-        """Cells an hour, the sampling of their images included."""
+    def cells_per_hour(self):
+        """Cells per hour, including the sampling of their images."""
         return 3600 * self.cells / max(self.training + self.sampling, 1e-9)

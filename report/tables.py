@@ -1,22 +1,15 @@
-"""Tables of runs: which runs belong to which place, and the figures of a place as text, Markdown
-and CSV.
-"""
+"""Tables of runs: which runs belong to which cell, and the figures as text, Markdown and CSV."""
 
 import statistics
 from dataclasses import dataclass
 
-from report.results import averaged, network_name
+from report.results import groups_to_average, network_name
 
-_LIKE = (
-    0.02  # a count of images is the published one within this share: ImageNet's 1.28M are 1,281,167
-)
-_KNOWN = (
-    "teacher",
-    "student",
-    "images",
-    "epochs",
-)  # what runs of one place may differ in besides the seed
-_MEASURED = ("top1_last", "top1_best", "agreement")
+# Relative tolerance of an image count: ImageNet's 1.28M are 1,281,167.
+_IMAGE_TOLERANCE = 0.02
+# What the runs of one cell may differ in besides the seed
+_DIFFERENCES = ("teacher", "student", "images", "epochs")
+_METRICS = ("top1_last", "top1_best", "agreement")
 COLUMNS = (
     "table",
     "column",
@@ -28,7 +21,7 @@ COLUMNS = (
     "epochs",
     "n",
     "seeds",
-    *(f"{name}{what}" for name in _MEASURED for what in ("", "_sd")),
+    *(f"{metric}{suffix}" for metric in _METRICS for suffix in ("", "_sd")),
     "image_steps",
     "minutes",
     "published",
@@ -38,12 +31,13 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Slot:
-    """A place of a table: what the paper has there, and which runs belong to it.
+    """A cell of a table of the paper, and which runs belong to it.
 
-    row: the leading cells of its row; column: its heading. Networks have the paper's names;
-    `teachers` are those that the column leaves open, none for a network that learns from labels.
-    images and epochs: None where the table does not say; published: top-1 in percent, None where
-    the paper has none.
+    row: the leading cells of its row; column: the heading of its column.
+    teachers: possible teachers, empty for a network trained on labels; student: its network. Both
+    have the names of the paper.
+    published: top-1 in percent, None where the paper has no figure.
+    images, epochs: None where the table does not give them.
     """
 
     row: tuple
@@ -56,25 +50,27 @@ class Slot:
     images: int | None = None
     epochs: int | None = None
 
-    def takes(self, run):
-        """Whether a run is of this place, whatever its images and epochs."""
-        taught = network_name(run.teacher) in self.teachers if run.teacher else not self.teachers
-        here = (run.dataset, run.method, network_name(run.student)) == (
-            self.dataset,
-            self.method,
-            self.student,
-        )
-        return here and taught
+    def matches(self, run):
+        """Whether a run belongs here, apart from its images and epochs."""
+        if (run.dataset, run.method) != (self.dataset, self.method):
+            return False
+        if network_name(run.student) != self.student:
+            return False
+        return network_name(run.teacher) in self.teachers if run.teacher else not self.teachers
 
-    def has_images_of(self, run):
-        """Whether a run has about as many images as the place asks for, if it does."""
-        return self.images is None or abs(run.images - self.images) <= _LIKE * self.images
+    def matches_images(self, run):
+        """Whether a run has about the number of images of this row, if the table gives one."""
+        if self.images is None:
+            return True
+        return abs(run.images - self.images) <= _IMAGE_TOLERANCE * self.images
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper. name: of its files, and `table` in result.json; leading: headings
-    before the `column`s of its slots, which go row by row; decimals: of its published figures.
+    """A table of the paper.
+
+    name: of its files, and `table` in result.json; leading: headings before the `column`s of the
+    slots; decimals: of the published figures; slots: row by row.
     """
 
     name: str
@@ -85,128 +81,118 @@ class Table:
     slots: tuple
 
 
-def place(table, runs):
-    """Returns the lines of a table, pairs (slot, runs that are averaged).
+def table_entries(table, runs):
+    """The entries of a table, pairs (slot, runs to average).
 
-    Slots come in their order, one without runs with an empty list, one whose runs cannot be
-    averaged several times. Runs that no slot takes come last, with None. Where a method has several
-    rows, the images choose.
+    First all slots in order: with an empty list if it has no runs, several times if its runs cannot
+    be averaged. Then the runs that belong to no slot, with None.
     """
-    taken, rest = {slot: [] for slot in table.slots}, []
+    runs_of, others = {slot: [] for slot in table.slots}, []
     for run in runs:
-        slots = [slot for slot in table.slots if slot.takes(run)]
+        slots = [slot for slot in table.slots if slot.matches(run)]
+        # Among several rows of a method the number of images decides.
         if len({slot.images for slot in slots}) > 1:
-            slots = [slot for slot in slots if slot.has_images_of(run)]
+            slots = [slot for slot in slots if slot.matches_images(run)]
         for slot in slots:
-            taken[slot].append(run)
+            runs_of[slot].append(run)
         if not slots:
-            rest.append(run)
-    lines = [(slot, group) for slot, found in taken.items() for group in averaged(found) or [[]]]
-    return lines + [(None, group) for group in averaged(rest)]
+            others.append(run)
+    entries = []
+    for slot, slot_runs in runs_of.items():
+        entries += [(slot, group) for group in groups_to_average(slot_runs) or [[]]]
+    return entries + [(None, group) for group in groups_to_average(others)]
 
 
-def spread_of(group, name):
-    """Returns 'mean ± sample deviation' of a field of several runs, '–' where they do not have
-    it.
-    """
-    values = [getattr(run, name) for run in group]
+def spread(values):
+    """'mean ± sample standard deviation' of values in percent; a single value alone."""
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def metric_text(group, metric):
+    """The `spread` of a metric of several runs, '–' if one of them lacks it."""
+    values = [getattr(run, metric) for run in group]
     return "–" if None in values else spread(values)
 
 
-def _entry(table, slot, groups):
-    """Returns the text of a place: what was measured, last / best, and in brackets what was
-    published.
-    """
-    measured = "; ".join(_measured(slot, group, groups) for group in groups) or "—"
-    return (
-        measured if slot.published is None else f"{measured} ({slot.published:.{table.decimals}f})"
-    )
+def _cell_text(table, slot, groups):
+    """Text of a cell: what was measured, last / best epoch, and in brackets what was published."""
+    text = "; ".join(_group_text(slot, group, groups) for group in groups) or "—"
+    return text if slot.published is None else f"{text} ({slot.published:.{table.decimals}f})"
 
 
-def _measured(slot, group, groups):
-    """Returns the figures of runs that are averaged, with what tells them from the place and its
-    other runs.
-    """
+def _group_text(slot, group, groups):
+    """Figures of a group of runs, and how it differs from the slot and its other groups."""
     run = group[0]
-    unlike = {name for name in _KNOWN if len({getattr(other[0], name) for other in groups}) > 1}
-    unlike |= {
-        name
-        for name, differs in (
-            ("teacher", len(slot.teachers) > 1),
-            ("images", not slot.has_images_of(run)),
-            ("epochs", slot.epochs not in (None, run.epochs)),
-        )
-        if differs
+    differences = {
+        field for field in _DIFFERENCES if len({getattr(other[0], field) for other in groups}) > 1
     }
-    words = [_word(run, name) for name in _KNOWN if name in unlike]
-    if _is_repeated(group, groups):
-        words.append(f"seed {run.seed}")
-    text = f"{spread_of(group, 'top1_last')} / {spread_of(group, 'top1_best')}"
-    text += f", n = {len(group)}" if len(group) > 1 else ""
-    return text + (f" [{', '.join(words)}]" if words else "")
+    if len(slot.teachers) > 1:
+        differences.add("teacher")
+    if not slot.matches_images(run):
+        differences.add("images")
+    if slot.epochs not in (None, run.epochs):
+        differences.add("epochs")
+    notes = []
+    for field in _DIFFERENCES:
+        if field in differences:
+            value = getattr(run, field)
+            notes.append(f"{value:,} {field}" if isinstance(value, int) else f"{field} {value}")
+    if _has_repeated_seed(group, groups):
+        notes.append(f"seed {run.seed}")
+    text = f"{metric_text(group, 'top1_last')} / {metric_text(group, 'top1_best')}"
+    if len(group) > 1:
+        text += f", n = {len(group)}"
+    return f"{text} [{', '.join(notes)}]" if notes else text
 
 
-def _word(run, name):
-    value = getattr(run, name)
-    return f"{value:,} {name}" if isinstance(value, int) else f"{name} {value}"
-
-
-def _is_repeated(group, groups):
-    """Whether other runs differ from these in nothing but perhaps the seed, and so were not
-    averaged with them.
-    """
+def _has_repeated_seed(group, groups):
+    """Whether a group was not averaged with others of its cell because a seed has several runs."""
     return sum(group[0].cell == other[0].cell for other in groups) > 1
 
 
-def grid(table, lines):
-    """Returns a table of the paper in Markdown, an entry a place."""
+def grid(table, entries):
+    """A table of the paper in Markdown."""
     rows = {}
     for slot in table.slots:
-        groups = [group for other, group in lines if other is slot and group]
-        rows.setdefault(slot.row, []).append(_entry(table, slot, groups))
+        groups = [group for other, group in entries if other is slot and group]
+        rows.setdefault(slot.row, []).append(_cell_text(table, slot, groups))
     headings = dict.fromkeys(slot.column for slot in table.slots)
-    return markdown(
-        [*table.leading, *headings], [[*row, *entries] for row, entries in rows.items()]
-    )
+    return markdown([*table.leading, *headings], [[*row, *cells] for row, cells in rows.items()])
 
 
 def markdown(headings, rows):
-    """Returns a table in Markdown; every cell is a text."""
-    return "\n".join(
-        f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)
-    )
+    """A Markdown table; every cell is a string."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def sources(groups):
-    """Returns the runs behind a table as a list in Markdown, each list of `groups` once, with what
-    is not averaged.
-    """
-    groups = {
-        tuple(one.folder for one in group): group for group in groups
-    }.values()  # a teacher has several places
+def run_list(groups):
+    """The runs of a table as a Markdown list, one item per group."""
+    # A teacher may be in several cells of a table.
+    groups = list({tuple(run.folder for run in group): group for group in groups}.values())
     lines = []
     for group in groups:
-        run = group[0]
-        networks = f"{run.teacher} → {run.student}" if run.teacher else run.student
+        first = group[0]
+        networks = f"{first.teacher} → {first.student}" if first.teacher else first.student
         members = ", ".join(
-            f"`{one.folder}` (seed {one.seed}: {one.top1_last:.2f} / {one.top1_best:.2f})"
-            for one in group
+            f"`{run.folder}` (seed {run.seed}: {run.top1_last:.2f} / {run.top1_best:.2f})"
+            for run in group
         )
-        note = "; not averaged: a seed has several runs" if _is_repeated(group, groups) else ""
-        what = (
-            f"{run.dataset}, {run.method}, {networks}, {run.images:,} images, {run.epochs} epochs"
+        repeated = _has_repeated_seed(group, groups)
+        note = "; not averaged: a seed has several runs" if repeated else ""
+        lines.append(
+            f"* {first.dataset}, {first.method}, {networks}, {first.images:,} images, "
+            f"{first.epochs} epochs: {members}{note}"
         )
-        lines.append(f"* {what}: {members}{note}")
     return "\n".join(lines)
 
 
-def record(name, slot, group):
-    """Returns a line of a table's CSV as a dict of COLUMNS: what was measured, or an empty place of
-    the paper.
-    """
-    line = dict.fromkeys(COLUMNS, "") | {"table": name}
+def csv_record(table_name, slot, group):
+    """A line of a table's CSV as a dict with the keys COLUMNS; empty figures for an empty slot."""
+    record = dict.fromkeys(COLUMNS, "") | {"table": table_name}
     if slot:
-        line |= {
+        record |= {
             "column": slot.column,
             "dataset": slot.dataset,
             "method": slot.method,
@@ -217,32 +203,25 @@ def record(name, slot, group):
             "published": "" if slot.published is None else slot.published,
         }
     if not group:
-        return line
-    run = group[0]
-    line |= {
-        "dataset": run.dataset,
-        "method": run.method,
-        "teacher": run.teacher or "",
-        "student": run.student,
-        "images": run.images,
-        "epochs": run.epochs,
+        return record
+    first = group[0]
+    record |= {
+        "dataset": first.dataset,
+        "method": first.method,
+        "teacher": first.teacher or "",
+        "student": first.student,
+        "images": first.images,
+        "epochs": first.epochs,
         "n": len(group),
-        "seeds": " ".join(str(one.seed) for one in group),
-        "image_steps": round(statistics.mean(one.image_steps for one in group)),
-        "minutes": round(statistics.mean(one.seconds for one in group) / 60, 2),
-        "runs": "; ".join(one.folder for one in group),
+        "seeds": " ".join(str(run.seed) for run in group),
+        "image_steps": round(statistics.mean(run.image_steps for run in group)),
+        "minutes": round(statistics.mean(run.seconds for run in group) / 60, 2),
+        "runs": "; ".join(run.folder for run in group),
     }
-    for field in _MEASURED:
-        values = [getattr(one, field) for one in group]
+    for metric in _METRICS:
+        values = [getattr(run, metric) for run in group]
         if None not in values:
-            line[field] = round(statistics.mean(values), 4)
-            line[f"{field}_sd"] = round(statistics.stdev(values), 4) if len(values) > 1 else ""
-    return line
-
-
-def spread(values):
-    """Returns 'mean ± sample standard deviation' of accuracies in percent; of one value, that value
-    alone.
-    """
-    mean = f"{statistics.mean(values):.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+            record[metric] = round(statistics.mean(values), 4)
+            deviation = round(statistics.stdev(values), 4) if len(values) > 1 else ""
+            record[f"{metric}_sd"] = deviation
+    return record

@@ -1,19 +1,19 @@
 #!/bin/sh
-# CIFAR-100, the row "KD": the five pairs on the real training set (the paper: 77.87, 75.07, 64.06, 68.58 and 70.79 %): τ = 1,
-# batch 128, rate 0.1, ×0.1 after epochs 120, 150 and 180. Needs the teachers (scripts/cifar100_teachers.sh).
-# Assumed: 200 epochs, weight decay 5e-4.
+# CIFAR-100, row KD: the five pairs on the real training set (the paper: 77.87, 75.07, 64.06, 68.58
+# and 70.79 %). τ = 1, batch 128, learning rate 0.1, ×0.1 after epochs 120, 150 and 180.
+# Assumed: 200 epochs, weight decay 5e-4. Needs the teachers (scripts/cifar100_teachers.sh).
 set -eu
 cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-.venv/bin/python}
-PAIRS=${PAIRS:-"resnet34:resnet18 vgg11:resnet18 wrn_40_2:wrn_16_1 wrn_40_2:wrn_40_1 wrn_40_2:wrn_16_2"}
 EPOCHS=${EPOCHS:-200}
 SEED=${SEED:-0}
+. scripts/common.sh
 
 for PAIR in $PAIRS; do
-    TEACHER=${PAIR%:*}
-    STUDENT=${PAIR#*:}
-    "$PYTHON" train_student.py --dataset cifar100 --path-t "save/models/cifar100/$TEACHER/${TEACHER}_latest.pth" \
-        --model_s "$STUDENT" --train_data real --batch_size 128 --epochs "$EPOCHS" --learning_rate 0.1 \
+    TEACHER=${PAIR%:*} STUDENT=${PAIR#*:}
+    "$PYTHON" train_student.py --dataset cifar100 \
+        --path-t "save/models/cifar100/$TEACHER/${TEACHER}_latest.pth" --model_s "$STUDENT" \
+        --train_data real --batch_size 128 --epochs "$EPOCHS" --learning_rate 0.1 \
         --lr_decay_epochs 120,150,180 --weight_decay 5e-4 --kd_T 1 --seed "$SEED" --resume \
-        --experiments_dir "cifar100_$TEACHER-$STUDENT" --experiments_name "kd_${EPOCHS}epochs_seed$SEED"
+        ${TABLE:+--table "$TABLE"} --row KD --experiments_dir "cifar100_$TEACHER-$STUDENT" \
+        --experiments_name "kd_${EPOCHS}epochs_seed$SEED"
 done

@@ -1,7 +1,8 @@
 #!/bin/sh
-# What the generated images lack: the quickstart with three seeds, and the same student, recipe and number of images
-# with real ones. About 30 minutes on two CPU cores. The quickstart's settings can be given (SPLIT=holdout). The runs stand in
-# the Fashion-MNIST table of make_tables.py.
+# What generated images lack compared with real ones: the quickstart with three seeds, and the same
+# student, recipe and number of images with real images. About 30 minutes on two CPU cores. The
+# quickstart's variables can be given (SPLIT=holdout). make_tables.py puts the runs in its
+# Fashion-MNIST table.
 set -eu
 cd "$(dirname "$0")/.."
 SPLIT=${SPLIT:-test}
@@ -15,4 +16,5 @@ for seed in $SEEDS; do
         set -- "$@" "save/student_model/quickstart/$run"
     done
 done
-.venv/bin/python -m tools.spread "$@"
+. scripts/common.sh
+"$PYTHON" -m tools.spread "$@"

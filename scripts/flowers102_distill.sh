@@ -1,10 +1,10 @@
 #!/bin/sh
-# Flowers-102: a ResNet50 from a ResNet18 on ImageNet images of the DiT, whose labels play no part (the paper: 85.4 %).
-# Needs the images (scripts/imagenet_synthesize.sh, or the released set) and the teacher (scripts/flowers102_teacher.sh).
-# The paper does not give these settings: 200K images, batch 256, τ = 10 and 200 epochs are assumed.
+# Flowers-102: a ResNet-50 distilled from a ResNet-18 on ImageNet images of the DiT, whose labels
+# are not used (the paper: 85.4 %). Needs the images (scripts/imagenet_synthesize.sh, or the
+# released set) and the teacher (scripts/flowers102_teacher.sh).
+# Assumed, since the paper does not give the settings: 200K images, batch 256, τ = 10, 200 epochs.
 set -eu
 cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-.venv/bin/python}
 GPUS=${GPUS:-8}
 TEACHER=${TEACHER:-save/models/flowers102/ResNet18/ResNet18_latest.pth}
 STUDENT=${STUDENT:-ResNet50}
@@ -15,9 +15,12 @@ DECAY=${DECAY:-60,120,180}
 SEED=${SEED:-0}
 NAME=${NAME:-s2_T100_${AMOUNT}_${EPOCHS}epochs_seed$SEED}
 MORE=${MORE:-}                           # further flags of train_student.py
+. scripts/common.sh
 
-"$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$GPUS" \
-    train_student.py --dataset flowers102 --path-t "$TEACHER" --model_s "$STUDENT" --train_data "$IMAGES" --ignore_labels \
-    --data_amount "$AMOUNT" --batch_size 256 --epochs "$EPOCHS" --learning_rate 0.1 --lr_decay_epochs "$DECAY" \
+exec "$PYTHON" $TORCHRUN train_student.py --dataset flowers102 \
+    --path-t "$TEACHER" --model_s "$STUDENT" \
+    --train_data "$IMAGES" --data_amount "$AMOUNT" --ignore_labels \
+    --batch_size 256 --epochs "$EPOCHS" --learning_rate 0.1 --lr_decay_epochs "$DECAY" \
     --weight_decay 1e-4 -r 0 -a 1 --kd_T 10 --num_workers 32 --seed "$SEED" --resume \
+    ${TABLE:+--table "$TABLE"} ${ROW:+--row "$ROW"} \
     --experiments_dir "flowers102_$STUDENT" --experiments_name "$NAME" $MORE

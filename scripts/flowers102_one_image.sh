@@ -1,18 +1,19 @@
 #!/bin/sh
-# Flowers-102, the column "One-Image": a ResNet50 from a ResNet18 on patches of one photograph (the paper: 81.5 %). Needs the
-# teacher (scripts/flowers102_teacher.sh). The published photographs have 2,500 pixels a side and more: give yours as IMAGE.
-# The paper does not give these settings: those of scripts/flowers102_distill.sh are assumed, 200K patches included.
+# Flowers-102, column One-Image: a ResNet-50 distilled from a ResNet-18 on patches of one
+# photograph (the paper: 81.5 %). The published photographs have at least 2,500 pixels per side:
+# name yours in IMAGE. Needs the teacher (scripts/flowers102_teacher.sh).
+# Assumed: the settings of scripts/flowers102_distill.sh, with 200K patches.
 set -eu
 cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-.venv/bin/python}
-IMAGE=${IMAGE:?give the photograph: IMAGE=photograph.jpg sh scripts/flowers102_one_image.sh}
-export AMOUNT="${AMOUNT:-200k}"
-export EPOCHS="${EPOCHS:-200}"
-export SEED="${SEED:-0}"
-IMAGES=syn_dataset/one-image_$(basename "${IMAGE%.*}")_256_seed$SEED
-export IMAGES
-export NAME="one-image_${AMOUNT}_${EPOCHS}epochs_seed$SEED"
+IMAGES=${IMAGES:-}                       # a folder of patches; by default they are cut from IMAGE
+AMOUNT=${AMOUNT:-200k}
+EPOCHS=${EPOCHS:-200}
+SEED=${SEED:-0}
+IMAGE_SEED=${IMAGE_SEED:-$SEED}          # seed of the patches
+: "${IMAGES:-${IMAGE:?name the photograph: IMAGE=photograph.jpg}}"
+. scripts/common.sh
 
-"$PYTHON" synthesize_baseline.py --method one-image --image "$IMAGE" --image-size 256 --data_amount "$AMOUNT" \
-    --seed "$SEED" --save_dir "$IMAGES"
+cut_patches 256
+NAME=one-image_${AMOUNT}_${EPOCHS}epochs_seed$SEED
+export IMAGES AMOUNT EPOCHS SEED NAME ROW=One-Image
 exec sh scripts/flowers102_distill.sh

@@ -1,11 +1,10 @@
 #!/bin/sh
-# ImageNet-100's images: 200K of its 100 classes, s = 2, T = 100, from DiT-XL/2 at 256 pixels, in folders named by
-# ImageNet's class index. The paper does not say how many images it took: 200K are assumed, at 9.6 EFLOP and 23 GB.
-# Needs and does what scripts/imagenet_synthesize.sh says of itself, with the same variables.
+# ImageNet-100: 200K images of its 100 classes, s = 2, T = 100, from DiT-XL/2 at 256 pixels, in
+# folders named by ImageNet's class index. Assumed: the number of images, which the paper does not
+# give. Cost: 9.6 EFLOP and 23 GB. Requirements as in scripts/imagenet_synthesize.sh.
 #   GPUS=8 sh scripts/imagenet100_synthesize.sh           eight GPUs
 set -eu
 cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-.venv/bin/python}
 GPUS=${GPUS:-1}
 MODEL=${MODEL:-DiT-XL/2}
 CKPT=${CKPT:-}
@@ -17,9 +16,10 @@ BATCH=${BATCH:-32}
 SEED=${SEED:-0}
 SAVE_DIR=${SAVE_DIR:-syn_dataset/DiT-XL-2-256_ddpm_s${SCALE}_T${STEPS}_seed${SEED}_imagenet100}
 ESTIMATE=${ESTIMATE:+--estimate}
+. scripts/common.sh
 
-exec "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$GPUS" \
-    synthesize_dit.py --model "$MODEL" ${CKPT:+--ckpt "$CKPT"} ${VAE:+--vae "$VAE"} --sampler ddpm \
+exec "$PYTHON" $TORCHRUN synthesize_dit.py \
+    --model "$MODEL" ${CKPT:+--ckpt "$CKPT"} ${VAE:+--vae "$VAE"} --sampler ddpm \
     --cfg-scale "$SCALE" --num-sampling-steps "$STEPS" \
-    --class-list dataset/class_lists/imagenet100.txt --data_amount "$AMOUNT" --batch_size "$BATCH" \
-    --seed "$SEED" --save_dir "$SAVE_DIR" $ESTIMATE
+    --class-list dataset/class_lists/imagenet100.txt --data_amount "$AMOUNT" \
+    --batch_size "$BATCH" --seed "$SEED" --save_dir "$SAVE_DIR" $ESTIMATE

@@ -1,8 +1,9 @@
 #!/bin/sh
-# scripts/imagenet_distill.sh as a Slurm job that may be preempted:  sbatch scripts/imagenet_distill_slurm.sh
-# Three minutes before its time is up, or when it is preempted, the job is sent SIGTERM. It is passed on to every process;
-# they agree on a step within --print-freq steps, save and leave, and the job is queued again to go on from there.
-# (torchrun gives its processes 30 seconds to leave: keep --print-freq below that many seconds of steps.)
+# scripts/imagenet_distill.sh as a preemptible Slurm job:  sbatch scripts/imagenet_distill_slurm.sh
+# The job receives SIGTERM when it is preempted, or three minutes before its time limit, and passes
+# it on to every process. They agree on a step within --print-freq steps, save and exit; then the
+# job is requeued and resumes. (torchrun gives its processes 30 seconds to exit: keep --print-freq
+# below that many seconds of steps.)
 #SBATCH --job-name=dm-kd
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -14,7 +15,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=save/slurm_%j.log
 set -eu
-cd "${SLURM_SUBMIT_DIR:-.}"              # sbatch runs a copy of this file: start it from the repository's root
+cd "${SLURM_SUBMIT_DIR:-.}"              # sbatch runs a copy: submit from the repository's root
 export GPUS="${GPUS:-8}"
 export NODES="${SLURM_JOB_NUM_NODES:-1}"
 MASTER=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):29500
@@ -26,7 +27,7 @@ srun sh -c 'exec env NODE="$SLURM_NODEID" sh scripts/imagenet_distill.sh' &
 RUN=$!
 CODE=0
 wait "$RUN" || CODE=$?
-if [ -n "$STOPPED" ]; then               # the trap ended the first wait; the processes are still saving
+if [ -n "$STOPPED" ]; then               # the trap ended the first wait; the processes still save
     wait "$RUN" || true
     scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Makes .venv with what the scripts need and says what torch finds on this machine. To use another build of torch (for
-# another CUDA, say), install torch and torchvision into .venv first; to use an environment of your own, give
-# PYTHON=path/to/python to the other scripts instead.
+# Creates .venv with the packages that the scripts need and prints the device that torch finds. For
+# another build of torch (another CUDA version, say), install torch and torchvision into .venv
+# first. To use an environment of your own, give PYTHON=path/to/python to the other scripts.
 set -eu
 cd "$(dirname "$0")/.."
+PYTHON=                                  # always .venv
 REQUIREMENTS=requirements.txt
 . scripts/setup.sh
 
-"$PYTHON" -c 'import sys; from helper import errors, processes
-sys.exit(errors.run(lambda _: print("torch computes on", processes.choose_device("auto"))))'
+"$PYTHON" -c 'import sys; from helper import distributed, errors
+sys.exit(errors.run(lambda _: print("torch computes on", distributed.choose_device("auto"))))'

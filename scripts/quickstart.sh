@@ -1,18 +1,19 @@
 #!/bin/sh
-# The whole method on real data: sample labelled garments with a small DiT, distil a student on them from a frozen
-# teacher, evaluate it on the 10,000 real test images of Fashion-MNIST. About 10 minutes on two CPU cores, after the
-# installation. Run again, it does only what is missing.
-# Settings can be given: SEED=1 sh scripts/quickstart.sh; SPLIT=holdout measures on the images kept for choosing;
-# SOURCE=real trains on as many real images instead, by the same recipe, which shows what the generated ones lack.
+# The whole method on real data: samples labelled garments with a small DiT, distils a student on
+# them from a frozen teacher, and evaluates it on the 10,000 real test images of Fashion-MNIST.
+# About 10 minutes on two CPU cores, after the installation. Run again, it does what is missing.
+#   SEED=1 sh scripts/quickstart.sh          another seed; all variables below can be given
+#   SPLIT=holdout sh scripts/quickstart.sh   evaluates on the images that settings are chosen on
+#   SOURCE=real sh scripts/quickstart.sh     the same recipe on as many real images
 set -eu
 cd "$(dirname "$0")/.."
 GENERATOR=${GENERATOR:-save/models/fashion_mnist/DiT-6x160-2}
 TEACHER=${TEACHER:-save/models/fashion_mnist/resnet20/resnet20_latest.pth}
 STUDENT=${STUDENT:-resnet8}
 SOURCE=${SOURCE:-generated}      # or real
-SCALE=${SCALE:-1}                # guidance scale s; 1 is none, and half the cost
+SCALE=${SCALE:-1}                # guidance scale s; 1: no guidance, at half the cost
 SAMPLER=${SAMPLER:-ddim}         # or ddpm, the ancestral chain; dpmsolver++
-STEPS=${STEPS:-25}               # its steps, T
+STEPS=${STEPS:-25}               # sampling steps T
 IMAGES=${IMAGES:-8000}
 EPOCHS=${EPOCHS:-16}
 BATCH=${BATCH:-32}
@@ -22,33 +23,38 @@ MIXING=${MIXING:-mixup}          # or none, cutmix
 SEED=${SEED:-0}                  # of the images and of the student
 SPLIT=${SPLIT:-test}
 DATA=${DATA:-true_dataset}
-TABLE=${TABLE:-quickstart}       # in result.json: make_tables.py leaves these runs out
+TABLE=${TABLE:-quickstart}       # in result.json; make_tables.py leaves these runs out
+DIR=${DIR:-quickstart}           # folder of the run below save/student_model
 case $SOURCE in
-generated) TRAIN_DATA=syn_dataset/quickstart_$(basename "$GENERATOR")_${SAMPLER}_s${SCALE}_T${STEPS}_seed$SEED ;;
+generated)
+    TRAIN_DATA=quickstart_$(basename "$GENERATOR")_${SAMPLER}_s${SCALE}_T${STEPS}_seed$SEED
+    TRAIN_DATA=syn_dataset/$TRAIN_DATA ;;
 real) TRAIN_DATA=real ;;
 *) echo "error: SOURCE is $SOURCE: generated or real" >&2; exit 2 ;;
 esac
-RUN=${RUN:-${STUDENT}_$(basename "$TRAIN_DATA")_${IMAGES}x${EPOCHS}_batch${BATCH}_seed${SEED}_$SPLIT}
+NAME=${STUDENT}_$(basename "$TRAIN_DATA")_${IMAGES}x${EPOCHS}_batch${BATCH}_seed${SEED}_$SPLIT
+RUN=${RUN:-$NAME}
 
 REQUIREMENTS=requirements.txt
 . scripts/setup.sh
 START=$(date +%s)
 
-echo "1/4 the real Fashion-MNIST, for the evaluation"
+echo "1/4 real Fashion-MNIST, for the evaluation"
 "$PYTHON" -m tools.fashion_mnist --root "$DATA"
 
 if [ "$SOURCE" = generated ]; then
     echo "2/4 sampling $IMAGES labelled images: s = $SCALE, T = $STEPS, $SAMPLER"
-    "$PYTHON" synthesize_dit.py --model "$GENERATOR" --sampler "$SAMPLER" --num-sampling-steps "$STEPS" --cfg-scale "$SCALE" \
-        --data_amount "$IMAGES" --batch_size 100 --seed "$SEED" --save_dir "$TRAIN_DATA"
+    "$PYTHON" synthesize_dit.py --model "$GENERATOR" --sampler "$SAMPLER" \
+        --num-sampling-steps "$STEPS" --cfg-scale "$SCALE" --data_amount "$IMAGES" \
+        --batch_size 100 --seed "$SEED" --save_dir "$TRAIN_DATA"
 fi
 
 echo "3/4 distilling a $STUDENT on them, from random initialisation"
 "$PYTHON" train_student.py --dataset fashion_mnist --data_root "$DATA" --val_split "$SPLIT" \
     --path-t "$TEACHER" --model_s "$STUDENT" --train_data "$TRAIN_DATA" --data_amount "$IMAGES" \
-    --epochs "$EPOCHS" --batch_size "$BATCH" --learning_rate "$RATE" --schedule cosine --warmup_epochs 1 --weight_decay 5e-4 \
-    --kd_T "$TEMPERATURE" --use_aug "$MIXING" --seed "$SEED" --table "$TABLE" --experiments_dir quickstart \
-    --experiments_name "$RUN" --resume
+    --epochs "$EPOCHS" --batch_size "$BATCH" --learning_rate "$RATE" --schedule cosine \
+    --warmup_epochs 1 --weight_decay 5e-4 --kd_T "$TEMPERATURE" --use_aug "$MIXING" \
+    --seed "$SEED" --table "$TABLE" --experiments_dir "$DIR" --experiments_name "$RUN" --resume
 
 echo "4/4 the result"
-"$PYTHON" -m tools.summary "save/student_model/quickstart/$RUN" "$TRAIN_DATA" $(($(date +%s) - START))
+"$PYTHON" -m tools.summary "save/student_model/$DIR/$RUN" "$TRAIN_DATA" $(($(date +%s) - START))

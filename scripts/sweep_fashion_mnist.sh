@@ -1,12 +1,14 @@
 #!/bin/sh
-# Fashion-MNIST, one setting of DM-KD varied over three seeds, with values that two CPU cores can carry: 6 to 18 cells
-# and their images (run_sweep.py says what is to do and, after a cell, how long it takes). Students are measured on the
-# holdout images. Writes results/sweeps/$SWEEP.csv, .md and .png; run again, it does only what is missing.
+# Fashion-MNIST: varies one setting of DM-KD over three seeds, with values that two CPU cores can
+# carry: 6 to 18 cells and their images. The sweep prints what there is to do and, after each cell,
+# how long it will take. Students are evaluated on the holdout images. Writes
+# results/sweeps/$SWEEP.csv, .md and .png. Run it again to continue.
 #   SWEEP=temperature sh scripts/sweep_fashion_mnist.sh
-#   SWEEP=fidelity AMOUNT=3k sh scripts/sweep_fashion_mnist.sh --fidelity   3,000 images: enough for a Fréchet distance
+#   SWEEP=fidelity AMOUNT=3k sh scripts/sweep_fashion_mnist.sh --fidelity
+#       3,000 images: enough for a Fréchet distance
 set -eu
 cd "$(dirname "$0")/.."
-SWEEP=${SWEEP:-scale}                    # or any other of run_sweep.py's SWEEPS; "all": one after the other
+SWEEP=${SWEEP:-scale}                    # a sweep of run_sweep.py, or "all": one after the other
 SEEDS=${SEEDS:-0,1,2}
 AMOUNT=${AMOUNT:-1000}                   # images
 EPOCHS=${EPOCHS:-10}
@@ -15,13 +17,14 @@ REQUIREMENTS=requirements.txt
 . scripts/setup.sh
 
 "$PYTHON" -m tools.fashion_mnist --root "$DATA"
-[ "$SWEEP" != all ] || SWEEP="scale steps fidelity teacher images epochs temperature augmentation labels source"
+if [ "$SWEEP" = all ]; then
+    SWEEP="scale steps fidelity teacher images epochs temperature augmentation labels source"
+fi
 for NAME in $SWEEP; do
-    AMOUNT_FLAG="--data_amount $AMOUNT"
-    EPOCHS_FLAG="--epochs $EPOCHS"
+    FIXED="--data_amount $AMOUNT --epochs $EPOCHS"
     case $NAME in                        # a sweep varies its own flag
-    images) AMOUNT_FLAG= ;;
-    epochs) EPOCHS_FLAG= ;;
+    images) FIXED="--epochs $EPOCHS" ;;
+    epochs) FIXED="--data_amount $AMOUNT" ;;
     esac
-    "$PYTHON" run_sweep.py --sweep "$NAME" --seeds "$SEEDS" --data_root "$DATA" $AMOUNT_FLAG $EPOCHS_FLAG "$@"
+    "$PYTHON" run_sweep.py --sweep "$NAME" --seeds "$SEEDS" --data_root "$DATA" $FIXED "$@"
 done

@@ -1,8 +1,7 @@
-"""The official DiT and its sampling chains (arXiv 2212.09748, 2102.09672), written a second time,
-in float64.
+"""Reference implementation of the official DiT and its samplers (arXiv 2212.09748, 2102.09672), in
+float64.
 
-The model is computed from the official checkpoint's names; its blocks are timm's, with one qkv
-projection. x is (N, C, S, S); weights is {official name: tensor}.
+x: (N, C, S, S); weights: {official name: tensor}.
 """
 
 import math
@@ -19,25 +18,21 @@ def time_features(t):
 
 
 def position_embedding(width, side):
-    """The fixed embedding of side² tokens, (1, side², width): of the column, then of the row;
-    sines, then cosines.
-    """
+    """Fixed embedding (1, side², width) of the column, then the row: sines, then cosines."""
     frequencies = [10000 ** (-4 * i / width) for i in range(width // 4)]
 
-    def of(position):
+    def embed(position):
         angles = [position * frequency for frequency in frequencies]
         return [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
 
     return torch.tensor(
-        [[of(column) + of(row) for row in range(side) for column in range(side)]],
+        [[embed(column) + embed(row) for row in range(side) for column in range(side)]],
         dtype=torch.float64,
     )
 
 
 def official_dit(weights, heads, x, t, labels):
-    """One pass at timestep t for labels (N,), the null class being the last row of the table: (N,
-    2C, S, S).
-    """
+    """One pass at timestep t for labels (N,), (N, 2C, S, S). The last label is the null class."""
 
     def linear(name, value):
         return F.linear(value, weights[f"{name}.weight"], weights[f"{name}.bias"])
@@ -80,10 +75,8 @@ def official_dit(weights, heads, x, t, labels):
 def official_names(transformer):
     """The weights of a diffusers DiT whose blocks share one embedder, under the official names."""
     weights = transformer.state_dict()
-    embedder, found = (
-        "transformer_blocks.0.norm1.emb",
-        {"pos_embed": transformer.pos_embed.pos_embed},
-    )
+    embedder = "transformer_blocks.0.norm1.emb"
+    state = {"pos_embed": transformer.pos_embed.pos_embed}
     renamed = {
         "x_embedder.proj": "pos_embed.proj",
         "t_embedder.mlp.0": f"{embedder}.timestep_embedder.linear_1",
@@ -100,23 +93,18 @@ def official_names(transformer):
         }.items():
             renamed[f"blocks.{number}.{ours}"] = f"transformer_blocks.{number}.{theirs}"
     for kind in ("weight", "bias"):
-        found |= {f"{ours}.{kind}": weights[f"{theirs}.{kind}"] for ours, theirs in renamed.items()}
+        state |= {f"{ours}.{kind}": weights[f"{theirs}.{kind}"] for ours, theirs in renamed.items()}
         for number in range(transformer.config.num_layers):
             parts = [
                 weights[f"transformer_blocks.{number}.attn1.to_{part}.{kind}"] for part in "qkv"
             ]
-            found[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat(parts)
-    return found | {
-        "y_embedder.embedding_table.weight": weights[
-            f"{embedder}.class_embedder.embedding_table.weight"
-        ]
-    }
+            state[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat(parts)
+    table = weights[f"{embedder}.class_embedder.embedding_table.weight"]
+    return state | {"y_embedder.embedding_table.weight": table}
 
 
 def guided(weights, heads, labels, scale):
-    """The model of a chain, (x, t) → (N, 2C, S, S): three channels guided, the others the
-    conditional branch's.
-    """
+    """The model with guidance of the first three channels, (x, t) → (N, 2C, S, S)."""
     weights = {name: value.double() for name, value in weights.items()}
     null = torch.full_like(labels, len(weights["y_embedder.embedding_table.weight"]) - 1)
 
@@ -135,7 +123,7 @@ def _abar():
 
 
 def ddpm(model, noise, steps):
-    """The respaced ancestral chain with learned variance; noise: (steps, N, C, S, S)."""
+    """Ancestral sampling with learned variance; noise: (steps, N, C, S, S)."""
     used = np.round(np.linspace(0, 999, steps)).astype(int)
     betas = 1 - _abar()[used] / np.append(1.0, _abar()[used][:-1])
     alphas = 1 - betas
@@ -158,9 +146,7 @@ def ddpm(model, noise, steps):
 
 
 def ddim(model, noise, steps):
-    """The deterministic chain (η = 0) over every (1000 / steps)-th timestep; noise: (1, N, C, S,
-    S).
-    """
+    """Deterministic sampling (η = 0), equally spaced timesteps; noise: (1, N, C, S, S)."""
     used = np.arange(0, 1000, 1000 // steps)
     abar = _abar()[used]
     abar_before = np.append(1.0, abar[:-1])

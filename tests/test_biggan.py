@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from helper.files import sha256
 from models.biggan import at_truncation, load_biggan
 
@@ -319,15 +319,15 @@ def without(name):
     [
         (
             without("generator.layers.1.bn_2.scale.weight_v"),
-            r"layers\.1\.bn_2\.scale\.weight_v is missing .*\(8,\)",
+            r"layers\.1\.bn_2\.scale\.weight_v .*missing.*\(8,\)",
         ),
         (
             without("generator.bn.running_vars"),
-            r"generator\.bn\.running_vars is missing .*\(51, 8\)",
+            r"generator\.bn\.running_vars .*missing.*\(51, 8\)",
         ),
         (
             lambda state: state | {"embeddings.weight": torch.zeros(Z, 9)},
-            r"embeddings\.weight is \(4, 9\) .*\(4, 5\)",
+            r"embeddings\.weight .*\(4, 9\).*\(4, 5\)",
         ),
         (
             lambda state: state | {"generator.layers.7.conv_0.bias": torch.zeros(2)},
@@ -349,9 +349,9 @@ def test_weights_that_do_not_fit_are_refused(state, tmp_path, change, message):
         ({"z_dim": None}, "z_dim is missing"),
         ({"channel_width": "wide"}, "invalid literal"),
         ({"layers": [[True, 16]]}, "not enough values"),
-        ({"layers": [[True, 16, 4], [True, 2, 1]]}, "lead from 16 channels to 1"),
-        ({"output_dim": 256}, "make 64 pixels .* output_dim is 256"),
-        ({"attention_layer_position": 6}, "attention_layer_position 6 is none of its 6 layers"),
+        ({"layers": [[True, 16, 4], [True, 2, 1]]}, "16 channels to 1"),
+        ({"output_dim": 256}, "64 pixels.* output_dim .*256"),
+        ({"attention_layer_position": 6}, "attention_layer_position 6"),
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(state, tmp_path, change, message):
@@ -367,7 +367,7 @@ def test_folders_that_lack_a_file(folder, tmp_path):
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(UserError, match=r"pytorch_model\.bin or model\.safetensors is missing"):
         load_biggan(tmp_path)
-    with pytest.raises(UserError, match="no such folder: biggan-256; .*biggan-deep-256"):
+    with pytest.raises(UserError, match="biggan-256.*biggan-deep-256"):
         load_biggan("biggan-256")
 
 
@@ -407,7 +407,7 @@ def test_without_network_the_message_says_what_goes_where(tmp_path, monkeypatch,
         raise URLError("Name or service not known")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    assert run(lambda argv: load_biggan("biggan-deep-256", lambda line: None)) == 2
+    assert run_script(lambda argv: load_biggan("biggan-deep-256", lambda line: None)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 2 and "Name or service not known" in error
     for file in ("config.json", "pytorch_model.bin"):
@@ -416,7 +416,7 @@ def test_without_network_the_message_says_what_goes_where(tmp_path, monkeypatch,
 
 @pytest.mark.parametrize("truncation", [0, -0.5, 1.01, math.nan])
 def test_truncations_out_of_range(net, truncation):
-    with pytest.raises(UserError, match=r"truncation .* above 0 and at most 1"):
+    with pytest.raises(UserError, match=r"truncation .*\(0, 1\]"):
         net.noise(0, ITEMS, truncation)
-    with pytest.raises(UserError, match=r"truncation .* above 0 and at most 1"):
+    with pytest.raises(UserError, match=r"truncation .*\(0, 1\]"):
         net.generate(torch.zeros(3, Z), LABELS, truncation)

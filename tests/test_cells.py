@@ -1,20 +1,16 @@
-"""The cells of the tables: every line parses and has the settings of its row; how they are run."""
+"""The cells of the tables: their settings, what they need of each other, and how they are run."""
 
 import json
-import os
 import re
-import shlex
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
+from test_recipes import environment, options_of, recorded, stand_in
 
-import synthesize_baseline
-import synthesize_dit
-import train_datafree
-import train_student
-import train_teacher
 from report.results import network_name
+from train_datafree import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = json.loads((ROOT / "results/paper_tables.json").read_text())
@@ -24,58 +20,41 @@ SCRIPTS = {
     "table3_other": "table3_other.sh",
     "fashion_mnist": "table_fashion_mnist.sh",
 }
-PARSERS = {
-    f"{module.__name__}.py": module.parse_option
-    for module in (
-        train_student,
-        train_teacher,
-        train_datafree,
-        synthesize_dit,
-        synthesize_baseline,
-    )
-}
-MODULES = {
-    "tools.fetch_weights",
-    "tools.fashion_mnist",
-    "tools.digits",
-}  # commands that are no top-level scripts
 
 
 def lines_of(table):
-    """Returns the cells of a table, each a command line."""
+    """The cells of a table, each a command line."""
     text = (ROOT / f"scripts/cells/{table}.txt").read_text()
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def commands_of(line, seed="0"):
-    """Returns the (script, parsed flags) of a cell's commands, expanded as a shell does; those of
-    MODULES have none.
-    """
-    words = shlex.split(re.sub(r"\$\{SEED:-0\}", seed, re.sub(r"\$\{GPUS:-(\d)\}", r"\1", line)))
-    commands = []
-    while words:
-        end = words.index("&&") if "&&" in words else len(words)
-        (program, *command), words = words[:end], words[end + 1 :]
-        assert program == "python" and not any("$" in word for word in command)
-        at = next(
-            number for number, word in enumerate(command) if word in PARSERS or word in MODULES
-        )
-        script = command[at]
-        commands.append((script, PARSERS[script](command[at + 1 :]) if script in PARSERS else None))
-    return commands
+@cache
+def commands_of(table, seed="0"):
+    """For each cell of a table the commands that it runs, each a list of words."""
+    return [
+        recorded(SCRIPTS[table], CELL=str(cell), SEED=seed)
+        for cell in range(1, len(lines_of(table)) + 1)
+    ]
+
+
+def script_of(command):
+    """The top-level script of a command, or the module of `-m`."""
+    return next((word for word in command if word.endswith(".py")), command[1])
 
 
 def trainings(table, seed="0"):
-    """Returns the flags of the classifiers that a table's cells train, each with its row as
-    `method`.
-    """
+    """(row, options) of the classifiers that the cells of a table train."""
     found = []
-    for line in lines_of(table):
-        for script, options in commands_of(line, seed):
-            if script == "train_datafree.py":
-                found.append((train_datafree.METHODS[options.method].row, options))
-            elif script.startswith("train_"):
-                found.append((options.row, options))
+    for command in sum(commands_of(table, seed), []):
+        script = script_of(command)
+        if script == "train_datafree.py":
+            options = options_of(command)
+            found.append((METHODS[options.method].row, options))
+        elif script.startswith("train_"):
+            options = options_of(command)
+            # By default a student of the quickstart has the row of its images.
+            default = "KD" if getattr(options, "train_data", None) == "real" else "DM-KD"
+            found.append((options.row or default, options))
     return found
 
 
@@ -84,17 +63,17 @@ def teacher_of(options):
 
 
 @pytest.mark.parametrize("table", SCRIPTS)
-def test_every_line_parses_and_names_its_table(table):
-    assert lines_of(table)
+def test_every_cell_runs_a_recipe_and_names_its_table(table):
+    assert trainings(table) and all(commands_of(table))
     for _, options in trainings(table):
         assert options.table == table and options.resume
     for line in lines_of(table):
-        assert commands_of(line)
+        assert re.search(r"(^| )sh scripts/\w+\.sh( |$)", line) and len(line) <= 110
 
 
 @pytest.mark.parametrize("table", SCRIPTS)
 def test_comments_number_the_cells(table):
-    """'# 3–5: …' stands before the third, fourth and fifth command."""
+    """'# 3–5: …' stands before the third, fourth and fifth cell."""
     number, announced = 0, []
     for line in (ROOT / f"scripts/cells/{table}.txt").read_text().splitlines():
         if found := re.match(r"# (\d+)(?:–(\d+))?: ", line):
@@ -106,7 +85,7 @@ def test_comments_number_the_cells(table):
 
 
 @pytest.mark.parametrize("table", SCRIPTS)
-def test_runs_do_not_share_a_folder_and_seeds_do_not_either(table):
+def test_runs_and_seeds_have_folders_of_their_own(table):
     def folders(seed):
         return [
             getattr(options, "save_dir", None)
@@ -120,27 +99,28 @@ def test_runs_do_not_share_a_folder_and_seeds_do_not_either(table):
 
 @pytest.mark.parametrize("table", SCRIPTS)
 def test_cells_use_what_earlier_cells_make(table):
-    """Teachers and generated images, or what the head of the file and other recipes say how to
-    get.
-    """
-    made = {
+    """Teachers and generated images, unless they are shipped or a README says how to get them."""
+    available = {
         "real",
         "true_dataset/places365",
-        "true_dataset/digits",
         "save/models/fashion_mnist/resnet20/resnet20_latest.pth",
     }
-    for line in lines_of(table):
-        for word in re.findall(r"tools\.fetch_weights (\w+)", line):
-            made.add(f"save/models/{word}/{word.lower()}.pth")
-        for script, options in commands_of(line):
+    for command in sum(commands_of(table), []):
+        script = script_of(command)
+        if script == "tools.fetch_weights":
+            available.add(f"save/models/{command[-1]}/{command[-1].lower()}.pth")
+        elif script == "tools.digits":
+            available.add(command[-1])
+        elif script.endswith(".py"):
+            options = options_of(command)
+            if script == "train_teacher.py":
+                available.add(f"{options.save_dir}/{options.model}_latest.pth")
+                continue
+            assert getattr(options, "path_t", None) in (None, *available)
             if script.startswith("synthesize"):
-                assert getattr(options, "path_t", None) in (None, *made)
-                made.add(str(options.save_dir))
-            elif script == "train_teacher.py":
-                made.add(f"{options.save_dir}/{options.model}_latest.pth")
-            elif options is not None:
-                assert options.path_t in made
-                assert getattr(options, "train_data", "real") in made
+                available.add(str(options.save_dir))
+            else:
+                assert getattr(options, "train_data", "real") in available
 
 
 def test_cifar100_has_every_entry_of_the_paper():
@@ -183,7 +163,7 @@ def test_imagenet_has_every_entry_of_the_paper():
     assert have == wanted
 
 
-def test_fastdfkd_of_imagenet_makes_the_images_of_its_row():
+def test_fastdfkd_on_imagenet_synthesises_the_images_of_its_row():
     for row, options in trainings("table2_imagenet"):
         if row == "FastDFKD":
             rounds = options.warmup_rounds + options.epochs * options.rounds_per_epoch
@@ -241,7 +221,7 @@ def test_cifar100_settings():
             assert options.ignore_labels and options.data_amount == 50_000
 
 
-def test_fashion_mnist_has_every_method_at_equal_image_steps():
+def test_fashion_mnist_has_every_method_with_equal_image_steps():
     taken = {}
     for row, options in trainings("fashion_mnist"):
         if row not in ("Teacher", "Student"):
@@ -263,90 +243,84 @@ def test_fashion_mnist_has_every_method_at_equal_image_steps():
     assert {steps[0] for steps in taken.values()} == {128_000}
 
 
-def test_fashion_mnist_has_the_runs_of_the_gap(tmp_path):
-    """What scripts/fashion_mnist_gap.sh has run, the table finds done: the same folders and
-    settings.
-    """
-    cells = {
-        options.experiments_name: options
-        for _, options in trainings("fashion_mnist", "2")
-        if getattr(options, "experiments_dir", "") == "quickstart"
-    }
-    assert cells.keys() == {"gap_generated_seed2_test", "gap_real_seed2_test"}
-    text = (ROOT / "scripts/quickstart.sh").read_text()
-    for name, flag in {
-        "IMAGES": "data_amount",
-        "EPOCHS": "epochs",
-        "BATCH": "batch_size",
-        "RATE": "learning_rate",
-        "TEMPERATURE": "kd_T",
-        "MIXING": "use_aug",
-    }.items():
-        default = re.search(rf"{name}=\${{{name}:-([^}}]*)}}", text)[1]
-        assert {str(getattr(options, flag)).removesuffix(".0") for options in cells.values()} == {
-            default
-        }
+def test_fashion_mnist_has_the_runs_of_the_gap():
+    """The runs of scripts/fashion_mnist_gap.sh are cells 3 and 4, with equal commands."""
+
+    def work(commands):
+        return [
+            command
+            for command in commands
+            if command[0] in ("synthesize_dit.py", "train_student.py")
+        ]
+
+    gap = work(recorded("fashion_mnist_gap.sh", SEEDS="2"))
+    real, generated = commands_of("fashion_mnist", "2")[2:4]
+    assert len(gap) == 3 and gap == work(generated) + work(real)
+    names = [options_of(command).experiments_name for command in gap[1:]]
+    assert names == ["gap_generated_seed2_test", "gap_real_seed2_test"]
 
 
-def stand_in(tmp_path, body=""):
-    """Returns a program that writes its words to tmp_path/commands, a line each, and then does
-    `body`.
+def run_table(tmp_path, table, body="", **settings):
+    """Runs the script of a table with a stand-in for Python; returns (completed process, command
+    lines). The stand-in then runs the shell lines `body`.
     """
-    program = tmp_path / "python"
-    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/commands\n{body}\n')
-    program.chmod(0o755)
+    program = stand_in(tmp_path, f'echo "$@" >> {tmp_path}/commands\n{body}')
     (tmp_path / "commands").write_text("")
-    return program
-
-
-def run_script(tmp_path, table, body="", **settings):
-    """Runs a table's script with a stand-in for Python; returns (what ended, the commands it
-    gave).
-    """
-    clean = {
-        name: value for name, value in os.environ.items() if name not in ("CELL", "SEED", "GPUS")
-    }
     done = subprocess.run(
         ["sh", ROOT / "scripts" / SCRIPTS[table]],
         capture_output=True,
         text=True,
-        env={**clean, "PYTHON": str(stand_in(tmp_path, body)), **settings},
+        env=environment(PYTHON=str(program), **settings),
     )
     return done, (tmp_path / "commands").read_text().splitlines()
 
 
 @pytest.mark.parametrize("table", SCRIPTS)
 def test_all_cells_run_in_order(table, tmp_path):
-    done, commands = run_script(tmp_path, table)
+    done, commands = run_table(tmp_path, table)
     assert done.returncode == 0, done.stderr
-    parts = [part for line in lines_of(table) for part in line.split(" && ")]
-    expected = [re.sub(r"\$\{\w+:-(\w+)\}", r"\1", part).removeprefix("python ") for part in parts]
-    assert commands == expected
+    expected = [" ".join(command) for command in sum(commands_of(table), [])]
+    assert without_seconds(commands) == without_seconds(expected)
 
 
-def test_one_cell_runs_alone(tmp_path):
-    done, commands = run_script(tmp_path, "fashion_mnist", CELL="5", SEED="7")
+def without_seconds(commands):
+    """tools.summary is given the seconds that the quickstart took."""
+    return [re.sub(r"(tools\.summary .*) \d+$", r"\1", command) for command in commands]
+
+
+def test_seed_and_gpus(tmp_path):
+    done, commands = run_table(tmp_path, "fashion_mnist", CELL="5", SEED="7")
     assert done.returncode == 0 and len(commands) == 2
     assert all("--seed 7" in command for command in commands) and "_seed7" in commands[1]
-    done, commands = run_script(tmp_path, "table2_imagenet", CELL="3", GPUS="2")
-    assert len(commands) == 1 and "--nproc_per_node 2 synthesize_dit.py" in commands[0]
+    _, (command,) = run_table(tmp_path, "table2_imagenet", CELL="3", GPUS="2")
+    assert "--nproc_per_node 2 synthesize_dit.py" in command
+    _, (command,) = run_table(tmp_path, "table2_imagenet", CELL="3")
+    assert "--nproc_per_node 8 synthesize_dit.py" in command
+
+
+def test_images_and_teachers_of_the_papers_tables_have_seed_0():
+    for table in ("table1_cifar100", "table2_imagenet", "table3_other"):
+        for command in sum(commands_of(table, "5"), []):
+            if script_of(command).endswith(".py"):
+                options = options_of(command)
+                fixed = script_of(command).startswith("synthesize")
+                fixed |= getattr(options, "row", None) == "Teacher"
+                assert options.seed == (0 if fixed else 5)
 
 
 @pytest.mark.parametrize("cell", ["0", "45", "x", "-1", "1,2"])
 def test_wrong_cell(cell, tmp_path):
-    done, commands = run_script(tmp_path, "table1_cifar100", CELL=cell)
+    done, commands = run_table(tmp_path, "table1_cifar100", CELL=cell)
     assert done.returncode == 2 and commands == []
-    assert (
-        done.stderr.strip()
-        == f"error: CELL is {cell}: scripts/cells/table1_cifar100.txt has the cells 1 to 44"
-    )
+    for word in (f"CELL is {cell}", "scripts/cells/table1_cifar100.txt", "1 to 44"):
+        assert word in done.stderr
 
 
 def test_a_failing_cell_is_named_and_the_others_run(tmp_path):
     fails = 'case $* in *synthesize_baseline*|*"--method dfq"*) exit 2 ;; esac'
-    done, commands = run_script(tmp_path, "fashion_mnist", fails)
+    done, commands = run_table(tmp_path, "fashion_mnist", fails)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "failed cells of scripts/cells/fashion_mnist.txt: 5 8 11"
+    assert re.search(r"scripts/cells/fashion_mnist.txt\D* 5 8 11$", done.stderr.splitlines()[-1])
     # Cells 5 and 11 have no images: their students are not trained. The last cell has run.
     assert (
         not any("--row One-Image" in command for command in commands)
@@ -355,8 +329,8 @@ def test_a_failing_cell_is_named_and_the_others_run(tmp_path):
 
 
 def test_a_stopped_cell_ends_the_rest(tmp_path):
-    done, commands = run_script(
+    done, commands = run_table(
         tmp_path, "fashion_mnist", 'case $* in *"--row Student"*) exit 143 ;; esac'
     )
-    assert done.returncode == 143 and "cell 2 was stopped" in done.stderr
+    assert done.returncode == 143 and "cell 2" in done.stderr
     assert "--row Student" in commands[-1]

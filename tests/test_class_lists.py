@@ -1,6 +1,4 @@
-"""Class lists: the shipped ones, what is wrong with others, and the images and labels that they
-choose.
-"""
+"""Class lists: the shipped ones, invalid ones, and the images and labels that they select."""
 
 import subprocess
 import sys
@@ -18,7 +16,7 @@ from helper.options import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 TENCH, SPRINGER, CHURCH, PARACHUTE = "n01440764", "n02102040", "n03028079", "n03888257"
-PLACES = {TENCH: 0, SPRINGER: 217, CHURCH: 497, PARACHUTE: 701}  # known of ImageNet's order
+PLACES = {TENCH: 0, SPRINGER: 217, CHURCH: 497, PARACHUTE: 701}  # indices in ImageNet-1K
 
 
 def write(path, *lines):
@@ -31,7 +29,7 @@ def listed(tmp_path, *synsets):
 
 
 def touch(folder, names):
-    """Makes empty files: what is read of them here is their names."""
+    """Creates empty files: only their names are read."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -45,7 +43,7 @@ def options_of(*argv):
 
 
 def pairs(images):
-    """Returns [(file name, label)] of an ImageSet."""
+    """[(file name, label)] of an ImageSet."""
     return [
         (path.rpartition("/")[2], int(label))
         for path, label in zip(images.images, images.labels, strict=True)
@@ -55,7 +53,7 @@ def pairs(images):
 # The lists
 
 
-def test_order_is_timms():
+def test_order_is_that_of_timm():
     from timm.data import ImageNetInfo
 
     assert list(class_list.imagenet_synsets()) == ImageNetInfo().label_names()
@@ -88,11 +86,11 @@ def test_lines(tmp_path):
     [
         (
             [TENCH, "n0144076"],
-            r"line 2: n0144076 is no synset of ImageNet-1K \(nearest: n01440764\)",
+            r"classes.txt, line 2: n0144076 .*n01440764",
         ),
-        (["tench"], "line 1: tench is no synset"),
-        ([TENCH, "# again", f"{TENCH} tench"], f"line 3: {TENCH} stands in line 1 too"),
-        (["# nothing", ""], "is empty"),
+        (["tench"], "classes.txt, line 1: tench "),
+        ([TENCH, "# again", f"{TENCH} tench"], f"classes.txt, line 3: {TENCH} .*line 1"),
+        (["# nothing", ""], "classes.txt .*empty"),
     ],
 )
 def test_wrong_lists(tmp_path, lines, message):
@@ -102,10 +100,10 @@ def test_wrong_lists(tmp_path, lines, message):
 
 def test_lists_that_cannot_be_read(tmp_path, monkeypatch):
     for path in (tmp_path / "absent.txt", tmp_path):
-        with pytest.raises(UserError, match="class list not found"):
+        with pytest.raises(UserError, match=str(path)):
             class_list.read_class_list(path)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="not a text file"):
+    with pytest.raises(UserError, match="binary"):
         class_list.read_class_list(tmp_path / "binary")
     class_list.imagenet_synsets.cache_clear()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -126,8 +124,8 @@ def test_neither_torch_nor_timm_is_imported():
 
 
 def sets_of_all_kinds(folder):
-    """The same ten images, two a class of 0, 5, 217, 497, 701, in every form that names classes:
-    {kind: source}.
+    """Two images each of classes 0, 5, 217, 497 and 701, as folders and lists of all forms: {form:
+    path}.
     """
     classes = [0, 5, 217, 497, 701]
     synsets = [class_list.imagenet_synsets()[index] for index in classes]
@@ -145,7 +143,7 @@ def sets_of_all_kinds(folder):
 
 
 @pytest.mark.parametrize("kind", ["numbers", "synsets", "flat", "flat.txt", "numbers.txt"])
-def test_a_class_list_chooses_and_numbers(tmp_path, kind, capsys):
+def test_a_class_list_selects_and_numbers(tmp_path, kind, capsys):
     source = sets_of_all_kinds(tmp_path)[kind]
     chosen = listed(tmp_path, PARACHUTE, TENCH, CHURCH)
     images = folders.read_training(source, len(chosen), class_list=chosen)
@@ -157,13 +155,13 @@ def test_a_class_list_chooses_and_numbers(tmp_path, kind, capsys):
             number.format(class_list.imagenet_synsets()[index] if kind == "synsets" else index)
             in path
         )
-    note = "2 of 5 class folders" if kind in ("numbers", "synsets") else "4 of 10 images"
-    assert f"{note} are not of the class list's classes and are left out" in capsys.readouterr().out
+    ignored = "2 of 5 class folders" if kind in ("numbers", "synsets") else "4 of 10 images"
+    assert f"{source}: {ignored}" in capsys.readouterr().out
     # The amount is balanced over the listed classes, in the list's order.
     assert folders.read_training(source, 3, 4, class_list=chosen).labels.tolist() == [0, 0, 1, 2]
-    with pytest.raises(UserError, match="needs 3 images in class 0"):
+    with pytest.raises(UserError, match="--data_amount 7 .*3 .*class 0"):
         folders.read_training(source, 3, 7, class_list=chosen)
-    with pytest.raises(UserError, match="none of its .* ImageNet's, 0 to 999"):
+    with pytest.raises(UserError, match=f"{source}.*0 to 999.*--class-list.*--ignore_labels"):
         folders.read_training(source, 1, class_list=listed(tmp_path, "n01443537"))
 
 
@@ -172,15 +170,11 @@ def test_labels_beyond_the_classes(tmp_path, kind):
     source = sets_of_all_kinds(tmp_path)[kind]
     with pytest.raises(UserError, match="--class-list.*--ignore_labels"):
         folders.read_training(source, 100)
-    for chosen in (
-        None,
-        listed(tmp_path, TENCH),
-    ):  # no class list chooses where labels play no part
+    for chosen in (None, listed(tmp_path, TENCH)):  # without labels, nothing is selected
         images = folders.read_training(source, 100, class_list=chosen, ignore_labels=True)
         assert images.labels is None and len(images) == 10
-    some = folders.read_training(
-        source, 100, 6, ignore_labels=True
-    )  # balanced: a class more of the first, one else
+    # Labels still balance the amount: two images of one class, one of each other class.
+    some = folders.read_training(source, 100, 6, ignore_labels=True)
     counts = {}
     for path in some.images:
         name = path.split("/")[-1 if kind.startswith("flat") else -2]
@@ -189,10 +183,8 @@ def test_labels_beyond_the_classes(tmp_path, kind):
     assert sorted(counts.values()) == [1, 1, 1, 1, 2]
 
 
-def test_numbers_are_imagenets_however_few(tmp_path, capsys):
-    """A folder of 0…2 for a list of three classes: its 0 is the tench, and 1 and 2 are not in the
-    list.
-    """
+def test_numbers_are_imagenet_indices_in_small_sets_too(tmp_path, capsys):
+    """Folders 0…2 and a list of three classes: 0 is the tench, 1 and 2 are not in the list."""
     touch(tmp_path / "set", [f"{c:04d}/0.png" for c in range(3)])
     images = folders.read_training(
         tmp_path / "set", 3, class_list=listed(tmp_path, CHURCH, TENCH, PARACHUTE)
@@ -201,30 +193,26 @@ def test_numbers_are_imagenets_however_few(tmp_path, capsys):
     assert "2 of 3 class folders" in capsys.readouterr().out
 
 
-def test_sets_that_a_class_list_cannot_choose_from(tmp_path, capsys):
+def test_sets_without_classes_of_imagenet(tmp_path, capsys):
     chosen = listed(tmp_path, TENCH, CHURCH)
     touch(tmp_path / "shards", ["a/x.png", "b/y.png"])
     images = folders.read_training(tmp_path / "shards", 2, class_list=chosen)
     assert images.labels is None and len(images) == 2
-    assert "has no labels: the class list chooses none" in capsys.readouterr().out
+    assert f"{tmp_path}/shards has no labels" in capsys.readouterr().out
     touch(tmp_path / "odd", [f"{TENCH}/x.png", "n99999999/y.png"])
-    with pytest.raises(
-        UserError, match="n99999999 is neither a number nor a synset of ImageNet-1K"
-    ):
+    with pytest.raises(UserError, match="odd.* n99999999 "):
         folders.read_training(tmp_path / "odd", 2, class_list=chosen)
     write(tmp_path / "far.txt", *(f"odd/{TENCH}/x.png {label}" for label in (0, 1000)))
-    with pytest.raises(UserError, match="holds class 1000 and there are 1000 classes"):
+    with pytest.raises(UserError, match="far.txt .*class 1000 "):
         folders.read_training(tmp_path / "far.txt", 2, class_list=chosen)
 
 
 def test_synsets_without_a_class_list(tmp_path):
-    """Of a thousand classes they are ImageNet's, even if some lack; else as many as there are, in
-    sorted order.
-    """
+    """For 1000 classes they are ImageNet's, even if incomplete, else numbered in sorted order."""
     touch(tmp_path, [f"{synset}/x.png" for synset in PLACES])
     assert folders.read_training(tmp_path, 1000).labels.tolist() == list(PLACES.values())
     assert folders.read_training(tmp_path, 4).labels.tolist() == [0, 1, 2, 3]
-    with pytest.raises(UserError, match="4 class folders named by synset and there are 10 classes"):
+    with pytest.raises(UserError, match=f"{tmp_path} .*4 .*10 classes.*--class-list"):
         folders.read_training(tmp_path, 10)
 
 
@@ -233,7 +221,7 @@ def test_synsets_without_a_class_list(tmp_path):
 
 @pytest.fixture(scope="module")
 def thousand(tmp_path_factory):
-    """A data root with imagenet/val/<synset>/, one empty file a class named by its index."""
+    """A data root with imagenet/val/<synset>/<index>.JPEG, one empty file per class."""
     root = tmp_path_factory.mktemp("thousand")
     touch(
         root / "imagenet/val",
@@ -248,11 +236,11 @@ def test_imagenet_by_synset(thousand, tmp_path):
     ).validation()
     assert pairs(images) == [(f"{i}.JPEG", i) for i in range(1000)]
     assert images.class_names == list(class_list.imagenet_synsets())
-    # The folder that holds val/, as torchvision's root does, is as good.
+    # The parent folder of val/ is accepted too, as in torchvision.
     (tmp_path / "tv/train").mkdir(parents=True)
     (tmp_path / "tv/val").symlink_to(thousand / "imagenet/val")
     (tmp_path / "tv/meta.bin").touch()
-    again = real.load_validation(
+    again = real.data_from(
         options_of("--dataset", "imagenet", "--val_data", str(tmp_path / "tv"))
     ).validation()
     assert pairs(again) == pairs(images)
@@ -262,20 +250,16 @@ def test_an_incomplete_imagenet_is_refused(tmp_path):
     synsets = list(class_list.imagenet_synsets())
     touch(tmp_path / "imagenet/val", [f"{synset}/x.JPEG" for synset in synsets if synset != CHURCH])
     options = options_of("--dataset", "imagenet", "--data_root", str(tmp_path))
-    with pytest.raises(
-        UserError, match=rf"no images of 1 of the 1000 classes \(the first: {CHURCH}\)"
-    ):
+    with pytest.raises(UserError, match=rf"imagenet/val .* 1 of the 1000 classes .*{CHURCH}"):
         real.data_from(options).validation()
     touch(tmp_path / "imagenet/val", ["n99999999/x.JPEG"])
-    with pytest.raises(UserError, match="n99999999 is neither a number nor a synset"):
+    with pytest.raises(UserError, match="imagenet/val.* n99999999 "):
         real.data_from(options).validation()
 
 
 @pytest.mark.parametrize("name, count", [("imagenet100", 100), ("imagenette", 10)])
 def test_parts_of_imagenet(thousand, tmp_path, name, count, capsys):
-    """From the set's own folder, else from ImageNet's list, else from its folders: the same images
-    and labels.
-    """
+    """Read from their own folder, else from ImageNet's list, else from ImageNet's folders."""
     chosen = real.data_from(options_of("--dataset", name)).class_list
     expected = [(f"{index}.JPEG", place) for place, index in enumerate(chosen.indices)]
 
@@ -294,15 +278,12 @@ def test_parts_of_imagenet(thousand, tmp_path, name, count, capsys):
         tmp_path / "imagenet_val.txt",
         *(f"{synsets[i]}/{i}.JPEG {i}" for i in reversed(range(1000))),
     )
-    assert (
-        found(tmp_path) == expected[::-1]
-    )  # in the list's order; its paths are relative to imagenet/val
+    # In the order of the list, whose paths are relative to imagenet/val
+    assert found(tmp_path) == expected[::-1]
     touch(tmp_path / name / "val", [f"{synset}/own.JPEG" for synset in chosen.synsets])
     assert found(tmp_path) == [("own.JPEG", place) for place in range(count)]
     (tmp_path / name / "val" / chosen.synsets[3] / "own.JPEG").unlink()
-    with pytest.raises(
-        UserError, match=f"no images of 1 of the {count} classes .*{chosen.synsets[3]}"
-    ):
+    with pytest.raises(UserError, match=f" 1 of the {count} classes .*{chosen.synsets[3]}"):
         found(tmp_path)
     training = touch(
         tmp_path / name / "train",
@@ -326,11 +307,9 @@ def test_imagenet_with_a_class_list(thousand, tmp_path, capsys):
         TENCH,
     ]
     assert "the class list is not sorted" in capsys.readouterr().out
-    with pytest.raises(
-        UserError, match="no train images of imagenet: none of .*imagenet_train.txt"
-    ):
+    with pytest.raises(UserError, match="imagenet_train.txt"):
         real.data_from(options).split("train")
-    with pytest.raises(UserError, match="--dataset is cifar100"):
+    with pytest.raises(UserError, match="--class-list .*--dataset cifar100"):
         real.data_from(options_of("--dataset", "cifar100", "--class-list", str(file))).validation()
 
 
@@ -338,8 +317,8 @@ def test_imagenet_with_a_class_list(thousand, tmp_path, capsys):
 
 
 def test_a_teacher_and_a_student_of_listed_classes(tmp_path, monkeypatch, capsys):
-    """imagenette at 16 pixels: trained on synset folders; the student's images are numbered by
-    ImageNet's classes.
+    """imagenette at 16 pixels: the teacher is trained on synset folders, the student on folders
+    numbered by ImageNet's classes.
     """
     monkeypatch.chdir(tmp_path)
     chosen = real.RealData("imagenette").class_list
@@ -403,4 +382,4 @@ def test_a_teacher_and_a_student_of_listed_classes(tmp_path, monkeypatch, capsys
         ]
     )
     assert result["images"] == 40 and result["teacher_top1"] > 50
-    assert "2 of 12 class folders are not of the class list's classes" in capsys.readouterr().out
+    assert "2 of 12 class folders" in capsys.readouterr().out

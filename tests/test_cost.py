@@ -1,4 +1,4 @@
-"""What a training will cost: operations, disk and time, before they are spent."""
+"""Estimated cost of a training: operations, disk space and time."""
 
 import json
 import re
@@ -18,9 +18,7 @@ from models.architectures import create_model
 
 
 def operations_by_hooks(net, x):
-    """Counts two for each multiply-add of convolutions and linear layers, from the outputs that
-    they compute.
-    """
+    """Two operations for each multiply-add of the convolutions and linear layers."""
     counts = []
 
     def count(module, _, out):
@@ -41,26 +39,23 @@ def operations_by_hooks(net, x):
 @pytest.mark.parametrize(
     "name, size", [("resnet8", 32), ("wrn_16_2", 32), ("vgg8", 64), ("ShuffleV2", 64)]
 )
-def test_operations_are_those_of_the_layers(name, size):
+def test_operations_equal_those_of_the_layers(name, size):
     torch.manual_seed(0)
     net, x = create_model(name, 10).eval(), torch.rand(2, 3, size, size)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     assert forward_operations(net, x) == operations_by_hooks(net, x)
     assert forward_operations(net.train(), x) == operations_by_hooks(net.eval(), x)
-    assert all(
-        torch.equal(value, before[key]) for key, value in net.state_dict().items()
-    )  # nothing was computed
+    # Nothing was computed
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-def test_resnet18_takes_the_operations_that_torchvision_publishes():
+def test_operations_of_resnet18_equal_those_published_by_torchvision():
     from torchvision.models import ResNet18_Weights
 
-    billions = (
-        forward_operations(create_model("ResNet18", 1000), torch.empty(2, 3, 224, 224)) / 2 / 1e9
-    )
-    assert billions / 2 == pytest.approx(
-        ResNet18_Weights.DEFAULT.meta["_ops"], rel=1e-3
-    )  # multiply-adds of an image
+    images = torch.empty(2, 3, 224, 224)
+    operations = forward_operations(create_model("ResNet18", 1000), images) / len(images)
+    # torchvision gives billions of multiply-adds.
+    assert operations / 2e9 == pytest.approx(ResNet18_Weights.DEFAULT.meta["_ops"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -94,23 +89,22 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-def test_pace_speaks_once_and_leaves_the_first_batch_out(monkeypatch):
-    """A first batch of 100 s, then 8 units a second: after 10 s of them 920 of 1000 are left, 115
-    s.
-    """
+def test_pace_predicts_once_and_does_not_time_the_first_batch(monkeypatch):
+    """A first batch of 100 s, then 8 units per second: after 10 s of these 912 of 1000 remain."""
     clock, waits, lines = [0.0], [], []
     monkeypatch.setattr(cost.time, "monotonic", lambda: clock[0])
     pace = Pace(1000, "image")
     for batch in range(60):
         clock[0] += 1 if batch else 100
         lines.append(pace.batch(8 * (batch + 1), lambda: waits.append(1)))
-    spoken = [(index, line) for index, line in enumerate(lines) if line]
-    assert spoken == [(10, "at the first batches' 8 images/s the remaining 912 take about 2 min")]
-    assert len(waits) == 2  # where the clock starts and where it is read, or a GPU would be slowed
+    ((index, line),) = [(index, line) for index, line in enumerate(lines) if line]
+    assert index == 10 and line.startswith("8 images/s")
+    assert "remaining 912 take about 2 min" in line
+    assert len(waits) == 2  # only at the start and the end of the timing: waits slow a GPU
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, tiny_fashion_mnist):
+def data(tmp_path, monkeypatch, tiny_fashion_mnist):
     monkeypatch.chdir(tmp_path)
     Path("resnet20").mkdir()
     torch.manual_seed(0)
@@ -129,14 +123,14 @@ def place(tmp_path, monkeypatch, tiny_fashion_mnist):
     ]
 
 
-def test_a_run_says_its_cost_and_its_pace(place, tiny_image_folder, monkeypatch):
+def test_a_run_logs_its_cost_and_its_pace(data, tiny_image_folder, monkeypatch):
     real_pace = Pace
     monkeypatch.setattr(
         helper_run, "Pace", lambda total, unit: real_pace(total, unit, batches=2, seconds=0)
     )
     train_student.main(
         [
-            *place,
+            *data,
             "--path-t",
             "resnet20/t.pth",
             "--train_data",
@@ -153,23 +147,18 @@ def test_a_run_says_its_cost_and_its_pace(place, tiny_image_folder, monkeypatch)
         operations_by_hooks(create_model(n, 10).eval(), image) for n in ("resnet8", "resnet20")
     )
     total = 2 * 6 * 32 * (3 * student + teacher) + 2 * 30 * student + 30 * teacher
-    assert (
-        f"cost: {with_prefix(total, 'FLOP')}: 384 image-steps of 3 x "
-        f"{with_prefix(student, 'FLOP')} + "
-        f"{with_prefix(teacher, 'FLOP')} of the teacher, 60 evaluated images; run folder up to "
-        in log
-    )
-    assert log.count("cost: ") == 1 and log.index("cost: ") < log.index("epoch 1/2")
-    pace = re.findall(
-        r"at the first batches' ([\d.e+]+) images/s the remaining (\d+) take about", log
-    )
+    (line,) = [line for line in log.splitlines() if "cost: " in line]
+    assert f"cost: {with_prefix(total, 'FLOP')} for 384 image-steps" in line
+    assert f"3 x {with_prefix(student, 'FLOP')} of the student" in line
+    assert f"{with_prefix(teacher, 'FLOP')} of the teacher" in line
+    assert "60 evaluation images" in line and "run folder up to " in line
+    assert log.index("cost: ") < log.index("epoch 1/2")
+    pace = re.findall(r"([\d.e+]+) images/s .*the remaining (\d+) take about", log)
     assert len(pace) == 1 and float(pace[0][0]) > 0 and pace[0][1] == str(384 - 3 * 32)
 
 
-def test_disk_is_what_the_run_folder_holds_at_most(place, tiny_image_folder, monkeypatch):
-    """Just before the last checkpoint replaces the one before, both are there, with momentum,
-    beside the best.
-    """
+def test_disk_is_the_largest_size_of_the_run_folder(data, tiny_image_folder, monkeypatch):
+    """It is reached just before a latest checkpoint replaces the previous one."""
     sizes = []
     monkeypatch.setattr(
         "helper.files.os.replace",
@@ -180,7 +169,7 @@ def test_disk_is_what_the_run_folder_holds_at_most(place, tiny_image_folder, mon
     )
     train_teacher.main(
         [
-            *place,
+            *data,
             "--model",
             "resnet20",
             "--train_data",
@@ -198,8 +187,8 @@ def test_disk_is_what_the_run_folder_holds_at_most(place, tiny_image_folder, mon
     assert max(sizes) / 1e6 == pytest.approx(float(shown), rel=0.15)
 
 
-def test_estimate(place, tiny_image_folder, capsys):
-    flags = [*place, "--model_s", "resnet8", "--epochs", "2", "--estimate"]
+def test_estimate(data, tiny_image_folder, capsys):
+    flags = [*data, "--model_s", "resnet8", "--epochs", "2", "--estimate"]
     whole = train_student.main(
         [*flags, "--path-t", "resnet20/t.pth", "--train_data", str(tiny_image_folder)]
     )
@@ -207,9 +196,9 @@ def test_estimate(place, tiny_image_folder, capsys):
         "teacher resnet20, student resnet8, 200 images, 2 epochs of 6 steps\ncost: "
         in capsys.readouterr().out
     )
-    assert whole.image_steps == 2 * 6 * 32 and whole.evaluated == 60
+    assert whole.image_steps == 2 * 6 * 32 and whole.evaluation_images == 60
     assert not Path("save").exists()
-    # The paper's row before anything is there: neither the teacher's file, nor images.
+    # A row of the paper, with neither the teacher's file nor images.
     row = train_student.main(
         [
             "--dataset",
@@ -230,7 +219,7 @@ def test_estimate(place, tiny_image_folder, capsys):
         ]
     )
     out = capsys.readouterr().out
-    assert "evaluation is not counted: no val images of imagenet" in out
+    assert "evaluation" in out and "no val images of imagenet" in out
     assert "teacher ResNet18, student ResNet18, 200000 images, 100 epochs of 781 steps" in out
     assert (
         row.operations == 100 * 781 * 256 * 4 * row.teacher
@@ -242,14 +231,14 @@ def test_estimate(place, tiny_image_folder, capsys):
         ).image_steps
         == 240 * (400_000 // 128) * 128
     )
-    with pytest.raises(UserError, match="--estimate is of a training and --evaluate makes none"):
+    with pytest.raises(UserError, match="--estimate and --evaluate"):
         train_student.main([*flags, "--evaluate", "resnet20/t.pth"])
 
 
-def test_a_resumed_run_counts_what_is_left(place, tiny_image_folder, monkeypatch):
-    seen, real_pace = [], Pace
+def test_a_resumed_run_predicts_the_remaining_time(data, tiny_image_folder, monkeypatch):
+    calls, real_pace = [], Pace
     argv = [
-        *place,
+        *data,
         "--path-t",
         "resnet20/t.pth",
         "--train_data",
@@ -258,9 +247,9 @@ def test_a_resumed_run_counts_what_is_left(place, tiny_image_folder, monkeypatch
         "b",
     ]
 
-    class Noted(real_pace):
+    class RecordingPace(real_pace):
         def batch(self, done, wait):
-            seen.append((self.total, done))
+            calls.append((self.total, done))
 
     class Stopped(BaseException):
         pass
@@ -268,14 +257,14 @@ def test_a_resumed_run_counts_what_is_left(place, tiny_image_folder, monkeypatch
     def stop(*_, **__):
         raise Stopped
 
-    monkeypatch.setattr(helper_run, "Pace", Noted)
+    monkeypatch.setattr(helper_run, "Pace", RecordingPace)
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(
             "helper.run.Run.log", lambda self, line: stop() if "epoch 1/2" in line else None
         )
         train_student.main([*argv, "--epochs", "2"])
     train_student.main([*argv, "--epochs", "2", "--resume"])
-    assert seen == [(384, 32 * (step + 1)) for step in range(12)]
+    assert calls == [(384, 32 * (step + 1)) for step in range(12)]
     assert (
         json.loads(Path("save/student_model/b/fold-1/result.json").read_text())["image_steps"]
         == 384

@@ -1,6 +1,4 @@
-"""datafree/: terms, hooks and views against formulas in float64, and what the methods' own steps
-do.
-"""
+"""datafree/: terms, BatchNorm matching and views against float64 formulas; the methods' steps."""
 
 import copy
 
@@ -13,16 +11,13 @@ from datafree import Stopped, dafl, dfq, fastdfkd, terms, views
 from datafree.batchnorm import BatchNormMatch, evaluating
 from helper.distributed import World
 from helper.errors import UserError
-from models.generators import make_generator
 
 CLASSES, SIZE, COUNT = 4, 8, 6
 WORLD = World(0, 1, torch.device("cpu"))
 
 
 def network(seed, norm=True):
-    """A classifier of images (N, 3, 8, 8); its BatchNorm layers keep statistics that are not 0 and
-    1.
-    """
+    """A classifier of images (N, 3, 8, 8) whose BatchNorm statistics are not 0 and 1."""
     torch.manual_seed(seed)
     norms = [nn.BatchNorm2d(8) if norm else nn.Identity() for _ in range(2)]
     net = nn.Sequential(
@@ -55,10 +50,10 @@ def student():
     return network(2)
 
 
-def made(module, kind, teacher, **settings):
+def build(module, kind, teacher, **settings):
     torch.manual_seed(3)
     settings = module.Settings(**{"z_dim": 12, **settings})
-    return kind(teacher, CLASSES, SIZE, settings, WORLD, generator=make_generator(12, SIZE))
+    return kind(teacher, CLASSES, SIZE, False, settings, WORLD)
 
 
 def logits_pair():
@@ -129,7 +124,7 @@ def test_total_variation_and_norm():
     assert terms.image_norm(torch.tensor(x)).item() == pytest.approx(norms.mean(), rel=1e-5)
 
 
-# Hooks
+# BatchNorm matching
 
 
 def statistics(x):
@@ -187,7 +182,7 @@ def test_batch_norm_match_smooths_with_earlier_rounds(teacher):
         )
 
 
-def test_hooks_go_after_an_exception(teacher):
+def test_hooks_are_removed_after_an_exception(teacher):
     with pytest.raises(ValueError), BatchNormMatch(teacher):
         raise ValueError
     assert not any(module._forward_pre_hooks for module in teacher.modules())
@@ -197,8 +192,8 @@ def test_hooks_go_after_an_exception(teacher):
 def test_a_teacher_without_batch_norm_is_refused(method):
     module, kind = {"dfq": (dfq, dfq.DFQ), "fastdfkd": (fastdfkd, fastdfkd.FastDFKD)}[method]
     with pytest.raises(UserError, match="no BatchNorm layer"):
-        made(module, kind, network(1, norm=False))
-    assert made(dafl, dafl.DAFL, network(1, norm=False))  # which needs none
+        build(module, kind, network(1, norm=False))
+    assert build(dafl, dafl.DAFL, network(1, norm=False))  # needs none
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -229,10 +224,10 @@ def test_resample_at_whole_coordinates_reads_pixels_and_zeros_outside():
 def test_crop_and_flip_are_crops_of_the_padded_image_and_its_mirror():
     torch.manual_seed(0)
     images = torch.rand(40, 3, SIZE, SIZE)
-    views_of = views.crop_and_flip(images, 1)
+    crops = views.crop_and_flip(images, 1)
     padded = nn.functional.pad(images, (1, 1, 1, 1))
     found = set()
-    for image, view in zip(padded, views_of):
+    for image, view in zip(padded, crops):
         matches = {
             (top, left, flip)
             for top in range(3)
@@ -247,16 +242,16 @@ def test_crop_and_flip_are_crops_of_the_padded_image_and_its_mirror():
     assert {flip for *_, flip in found} == {True, False} and len(found) > 10
 
 
-def test_resized_crops_stay_inside_and_keep_their_share():
+def test_resized_crops_stay_inside_and_have_their_area():
     torch.manual_seed(0)
     size = 16
-    ramp = torch.arange(size).float()  # a view's values are then the coordinates that it reads
+    ramp = torch.arange(size).float()  # a view then holds the coordinates it was read from
     images = torch.stack([ramp[:, None].expand(size, size), ramp.expand(size, size)]).expand(
         200, 2, size, size
     )
     seen = views.resized_crop(images, (0.75, 1.0))
     assert seen.shape == images.shape and seen.min() >= 0 and seen.max() <= size - 1
-    # The border is repeated, so steps are measured in the middle.
+    # The border is repeated: measure the step between two pixels in the middle.
     sides = [
         (seen[:, axis].narrow(axis + 1, 9, 1) - seen[:, axis].narrow(axis + 1, 8, 1)).flatten(1)[
             :, 0
@@ -265,9 +260,8 @@ def test_resized_crops_stay_inside_and_keep_their_share():
     ]
     area = sides[0] * sides[1]
     assert sides[0].max() <= 1 + 1e-5 and sides[1].max() <= 1 + 1e-5
-    assert (
-        area.min() > 0.62 and area.max() <= 1 + 1e-5 and area.std() > 0.02
-    )  # a side that is cut makes it smaller
+    # A side that is cut makes the area smaller than 0.75.
+    assert area.min() > 0.62 and area.max() <= 1 + 1e-5 and area.std() > 0.02
     whole = views.resized_crop(images[:1], (1.0, 1.0))
     assert whole.isfinite().all()
 
@@ -276,7 +270,7 @@ def test_resized_crops_stay_inside_and_keep_their_share():
 
 
 def numpy_terms(teacher, student, images):
-    """Terms of a batch by hand, in float64, from the logits of both."""
+    """Terms of a batch in float64, from the logits of both."""
     with torch.no_grad():
         t, s = (net(images).double().numpy() for net in (teacher, student))
         inputs = teacher[0](images), teacher[3](teacher[2](teacher[1](teacher[0](images))))
@@ -297,15 +291,13 @@ def numpy_terms(teacher, student, images):
 
 
 def test_dafl_objective(teacher, student):
-    method, images = (
-        made(dafl, dafl.DAFL, teacher, oh=2.0, act=0.5, balance=3.0),
-        torch.rand(COUNT, 3, SIZE, SIZE),
-    )
-    by_hand = numpy_terms(teacher, student, images)
+    method = build(dafl, dafl.DAFL, teacher, oh=2.0, act=0.5, balance=3.0)
+    images = torch.rand(COUNT, 3, SIZE, SIZE)
+    reference = numpy_terms(teacher, student, images)
     expected = {
-        "class": 2 * by_hand["certainty"],
-        "activation": 0.5 * by_hand["activation"],
-        "balance": 3 * by_hand["balance"],
+        "class": 2 * reference["certainty"],
+        "activation": 0.5 * reference["activation"],
+        "balance": 3 * reference["balance"],
     }
     assert {k: v.item() for k, v in method.losses(images, student).items()} == pytest.approx(
         expected, rel=1e-4
@@ -313,14 +305,14 @@ def test_dafl_objective(teacher, student):
 
 
 def test_dfq_objective(teacher, student):
-    method = made(dfq, dfq.DFQ, teacher, oh=2.0, balance=3.0, bn=0.5, adv=4.0)
+    method = build(dfq, dfq.DFQ, teacher, oh=2.0, balance=3.0, bn=0.5, adv=4.0)
     images = torch.rand(COUNT, 3, SIZE, SIZE)
-    by_hand = numpy_terms(teacher, student, images)
+    reference = numpy_terms(teacher, student, images)
     expected = {
-        "class": 2 * by_hand["certainty"],
-        "balance": 3 * by_hand["balance"],
-        "statistics": 0.5 * by_hand["statistics"],
-        "adversarial": -4 * by_hand["kl"].mean(),
+        "class": 2 * reference["certainty"],
+        "balance": 3 * reference["balance"],
+        "statistics": 0.5 * reference["statistics"],
+        "adversarial": -4 * reference["kl"].mean(),
     }
     assert {k: v.item() for k, v in method.losses(images, student).items()} == pytest.approx(
         expected, rel=1e-4
@@ -329,36 +321,35 @@ def test_dfq_objective(teacher, student):
 
 def test_fastdfkd_objective(teacher, student, monkeypatch):
     monkeypatch.setattr(views, "crop_and_flip", lambda images, padding: images)
-    method = made(fastdfkd, fastdfkd.FastDFKD, teacher, oh=2.0, bn=0.5, adv=4.0, warmup_rounds=1)
-    images = (
-        torch.rand(40, 3, SIZE, SIZE) + torch.rand(40, 3, 1, 1) * 4 - 2
-    )  # of several classes for both networks
+    method = build(fastdfkd, fastdfkd.FastDFKD, teacher, oh=2.0, bn=0.5, adv=4.0, warmup_rounds=1)
+    # Of several classes for both networks
+    images = torch.rand(40, 3, SIZE, SIZE) + torch.rand(40, 3, 1, 1) * 4 - 2
     labels = torch.arange(40) % CLASSES
-    by_hand = numpy_terms(teacher, student, images)
-    assert 0 < by_hand["agreed"].sum() < 40  # else the mask would not be seen
+    reference = numpy_terms(teacher, student, images)
+    assert 0 < reference["agreed"].sum() < 40  # else the mask is not tested
     expected = {
-        "class": -2 * by_hand["log_t"][np.arange(40), labels.numpy()].mean(),
-        "statistics": 0.5 * by_hand["statistics"],
+        "class": -2 * reference["log_t"][np.arange(40), labels.numpy()].mean(),
+        "statistics": 0.5 * reference["statistics"],
     }
     with method.match:
         assert {
             k: v.item() for k, v in method.losses(images, labels, student).items()
         } == pytest.approx(expected, 1e-4)
         method.rounds = 1  # the warm-up is over
-        expected["adversarial"] = -4 * (by_hand["kl"] * by_hand["agreed"]).sum() / 40
+        expected["adversarial"] = -4 * (reference["kl"] * reference["agreed"]).sum() / 40
         assert {
             k: v.item() for k, v in method.losses(images, labels, student).items()
         } == pytest.approx(expected, 1e-4)
 
 
 def adversarial_gradient(teacher, student):
-    method = made(dfq, dfq.DFQ, teacher)
+    method = build(dfq, dfq.DFQ, teacher)
     loss = method.losses(method.generator(torch.randn(COUNT, 12)), student)["adversarial"]
     gradients = torch.autograd.grad(loss, list(method.generator.parameters()))
     return max(gradient.abs().max().item() for gradient in gradients)
 
 
-def test_dfq_looks_for_what_the_student_gets_wrong(teacher, student):
+def test_dfq_uses_the_divergence_from_the_student(teacher, student):
     assert adversarial_gradient(teacher, student) > 1e-3
     assert adversarial_gradient(teacher, teacher) < 1e-6
 
@@ -368,7 +359,7 @@ def test_dfq_looks_for_what_the_student_gets_wrong(teacher, student):
 
 @pytest.mark.parametrize("module, kind", [(dafl, dafl.DAFL), (dfq, dfq.DFQ)], ids=["dafl", "dfq"])
 def test_a_generator_step_lowers_its_objective_on_a_fixed_batch(module, kind, teacher, student):
-    method = made(module, kind, teacher, lr_g=1e-3)
+    method = build(module, kind, teacher, lr_g=1e-3)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     student.train()
 
@@ -379,15 +370,15 @@ def test_a_generator_step_lowers_its_objective_on_a_fixed_batch(module, kind, te
     first = step()
     assert method.loss.item() == pytest.approx(first, rel=1e-5)
     assert step() < first
-    # The student is as it was: weights, statistics, gradients, mode.
+    # The student is unchanged: weights, statistics, gradients, mode.
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
     assert student.training and all(parameter.grad is None for parameter in student.parameters())
 
 
-def test_fresh_images_go_on_from_the_state(teacher, student):
-    one = made(dfq, dfq.DFQ, teacher)
+def test_images_follow_from_the_state(teacher, student):
+    one = build(dfq, dfq.DFQ, teacher)
     one.update(student, 8)
-    other = made(dfq, dfq.DFQ, teacher)
+    other = build(dfq, dfq.DFQ, teacher)
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     for method in (one, other):
         torch.manual_seed(9)
@@ -398,7 +389,7 @@ def test_fresh_images_go_on_from_the_state(teacher, student):
 
 
 def fast(teacher, **settings):
-    return made(
+    return build(
         fastdfkd,
         fastdfkd.FastDFKD,
         teacher,
@@ -452,22 +443,20 @@ def test_a_round_is_a_function_of_seed_and_state(teacher, student, settings):
 
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_images_of_the_lowest_total_loss_are_kept(teacher, student, monkeypatch, keep):
-    method, seen = (
-        fast(teacher, k=8, lr_g=0.3, lr_z=0.3, keep=keep),
-        [],
-    )  # rates with which the loss goes up and down
-    real = method.losses
+    # Learning rates so large that the loss oscillates
+    method = fast(teacher, k=8, lr_g=0.3, lr_z=0.3, keep=keep)
+    real, steps = method.losses, []
 
     def losses(images, labels, student):
-        found = real(images, labels, student)
-        seen.append((sum(found.values()).item(), images.detach().clone()))
-        return found
+        values = real(images, labels, student)
+        steps.append((sum(values.values()).item(), images.detach().clone()))
+        return values
 
     monkeypatch.setattr(method, "losses", losses)
     images, _ = rounds(method, student, 1)
-    lowest = min(range(8), key=lambda step: seen[step][0])
+    lowest = min(range(8), key=lambda step: steps[step][0])
     assert lowest not in (0, 7)
-    assert torch.equal(images, seen[lowest if keep == "best" else 7][1])
+    assert torch.equal(images, steps[lowest if keep == "best" else 7][1])
 
 
 def test_steps_lower_the_objective_on_a_fixed_view(teacher, student, monkeypatch):
@@ -476,7 +465,7 @@ def test_steps_lower_the_objective_on_a_fixed_view(teacher, student, monkeypatch
     def loss_after(k):
         method = fast(teacher, adv=0.0, k=k, lr_g=1e-3)
         images, labels = rounds(method, student, 1)
-        method.match.average = None  # as it was in the round
+        method.match.average = None  # as in the round
         with method.match, torch.no_grad():
             return sum(method.losses(images, labels, student).values()).item()
 
@@ -496,9 +485,7 @@ def test_maml_takes_adams_step_on_the_sum_of_the_gradients(teacher, student):
 
 
 def test_reptile_moves_towards_the_copy(teacher, student):
-    """With one step of a copy whose Adam moves each weight by lr_g, the direction is that of the
-    copy's.
-    """
+    """With k = 1 the direction is that of the copy's step: both go against the same gradient."""
     directions = {}
     for meta in ("maml", "reptile"):
         method = fast(teacher, k=1, meta=meta, lr_g=1e-3, lr_g_meta=1e-4)
@@ -510,39 +497,38 @@ def test_reptile_moves_towards_the_copy(teacher, student):
                 for after, start in zip(method.generator.parameters(), before)
             ]
         )
-    # After one step both move against the same gradient.
     assert (directions["maml"] == directions["reptile"]).float().mean() > 0.99
 
 
-def test_noise_lives_for_its_rounds(teacher, student):
+def test_noise_is_kept_for_z_rounds(teacher, student):
     method = fast(teacher, z_rounds=2)
     rounds(method, student, 1)
     first = method.noise.clone()
     rounds(method, student, 1, first=1)
     second = method.noise.clone()
     rounds(method, student, 1, first=2)
-    # Twice the rates: 0.01 · 3 a step at first of Adam's, then less; drawn anew it is another.
+    # A step of Adam is at most lr_z · k = 0.03; a new draw differs by more.
     assert 0 < (second - first).abs().max() < 0.1 < (method.noise - second).abs().max()
     assert "noise" not in fast(teacher).state_dict()
 
 
-def test_first_layer_is_drawn_anew_at_its_round(teacher, student):
+def test_first_layer_is_reset_at_its_round(teacher, student):
     with_reset, without = fast(teacher, reset_round=2), fast(teacher, reset_round=0)
     for method in (with_reset, without):
         rounds(method, student, 1)
     assert torch.equal(with_reset.generator.first.weight, without.generator.first.weight)
     rounds(with_reset, student, 1, first=1)
-    assert with_reset.generator.first_norm.weight.abs().max() < 0.2  # it began at 1
+    assert with_reset.generator.first_norm.weight.abs().max() < 0.2  # 1 before
 
 
-def test_a_round_that_is_to_stop_is_given_up(teacher, student):
-    method, asked = fast(teacher), []
+def test_a_stopped_round_is_discarded(teacher, student):
+    method, calls = fast(teacher), []
     before = {name: value.clone() for name, value in method.generator.state_dict().items()}
     student.train()
 
     def should_stop():
-        asked.append(1)
-        return len(asked) == 2
+        calls.append(1)
+        return len(calls) == 2
 
     with pytest.raises(Stopped):
         method.synthesize(student, should_stop)
@@ -552,7 +538,7 @@ def test_a_round_that_is_to_stop_is_given_up(teacher, student):
     )
 
 
-def test_rates_follow_k():
+def test_learning_rates_depend_on_k():
     assert fastdfkd.published_settings(2) == {"lr_g": 5e-3, "lr_z": 0.015}
     assert fastdfkd.published_settings(5) == {"lr_g": 3e-3, "lr_z": 0.01}
     assert (

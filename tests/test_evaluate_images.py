@@ -1,5 +1,5 @@
-"""What fidelity means: each measure against an independent computation, and the command that makes
-them.
+"""Fidelity measures against independent computations, and the command line of
+evaluate_images.py.
 """
 
 import json
@@ -21,13 +21,14 @@ from helper.errors import UserError
 from helper.features import LastFeatures
 from models.architectures import create_model
 from report import fidelity
-from report.fidelity import Moments, chosen_places, frechet_distance, precision_recall
+from report.fidelity import Moments, frechet_distance, precision_recall, sample_indices
+from report.inception import SquareImages
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def correlated(count, dimension, seed, mean=0.0):
-    """Returns float32 features whose covariance has different variances and correlations."""
+    """Float32 features with different variances, and correlations between them."""
     rng = np.random.default_rng(seed)
     mixing = rng.normal(size=(dimension, dimension)) * rng.uniform(0.1, 2, dimension)
     return (rng.normal(size=(count, dimension)) @ mixing + mean).astype(np.float32)
@@ -41,9 +42,7 @@ def moments_of(features, batch=None):
 
 
 def nearest_by_hand(points, others, k):
-    """The share of `points` in the k-th-neighbour ball of one of `others`, by definition, point by
-    point.
-    """
+    """Fraction of `points` in the k-th-neighbour ball of one of `others`, point by point."""
     points, others = np.asarray(points, np.float64), np.asarray(others, np.float64)
     radii = [
         sorted(np.linalg.norm(other - rest) for j, rest in enumerate(others) if j != i)[k - 1]
@@ -58,10 +57,9 @@ def nearest_by_hand(points, others, k):
 
 
 @pytest.mark.parametrize("batch", [1, 7, 100, 301])
-def test_mean_and_covariance_are_numpys_whatever_the_batches(batch):
-    features = correlated(
-        301, 5, 0, mean=3000.0
-    )  # far from 0: sums of squares would lose the variance in fp32
+def test_mean_and_covariance_equal_numpys_for_any_batch_size(batch):
+    # Far from 0, sums of squares in fp32 would lose the variance.
+    features = correlated(301, 5, 0, mean=3000.0)
     moments = moments_of(features, batch)
     assert moments.count == 301 and moments.mean.dtype == torch.float64
     exact = features.astype(np.float64)
@@ -72,7 +70,7 @@ def test_mean_and_covariance_are_numpys_whatever_the_batches(batch):
     assert torch.equal(alone.covariance, moments.covariance)
 
 
-def test_frechet_distance_is_that_of_scipys_square_root():
+def test_frechet_distance_equals_that_by_scipys_matrix_square_root():
     linalg = pytest.importorskip("scipy.linalg")
     first, second = correlated(400, 12, 1), correlated(300, 12, 2, mean=0.3)
     covariances = [np.cov(features.astype(np.float64).T) for features in (first, second)]
@@ -89,9 +87,7 @@ def test_frechet_distance_is_that_of_scipys_square_root():
 
 
 def test_frechet_distance_of_shifted_and_scaled_gaussians():
-    """A shift costs its squared length, a scale a of every direction (a − 1)² times the trace; the
-    rest is Gaussian.
-    """
+    """A shift adds its squared length, a scale a of all features (a − 1)² times the trace."""
     features = torch.as_tensor(correlated(500, 6, 3)).double()
     centred = features - features.mean(0)
     shift = torch.tensor([1.0, -2.0, 0.0, 0.5, 0.0, 3.0])
@@ -102,7 +98,7 @@ def test_frechet_distance_of_shifted_and_scaled_gaussians():
     assert scaled == pytest.approx(14.25 + 0.25 * trace, rel=1e-9)
 
 
-def test_equal_sets_have_distance_0_and_cover_each_other():
+def test_equal_sets_have_distance_0_precision_1_and_recall_1():
     features = torch.as_tensor(correlated(200, 8, 4))
     features[:, 5] = 0  # a dead ReLU: the covariance is singular
     assert frechet_distance(moments_of(features), moments_of(features.flip(0))) == pytest.approx(
@@ -112,8 +108,8 @@ def test_equal_sets_have_distance_0_and_cover_each_other():
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_precision_and_recall_are_those_by_hand(monkeypatch, k):
-    monkeypatch.setattr(fidelity, "_BLOCK", 7)  # neither set is whole blocks
+def test_precision_and_recall_equal_their_definition(monkeypatch, k):
+    monkeypatch.setattr(fidelity, "_BLOCK", 7)  # divides neither set
     generated, real = correlated(40, 4, 5)[:, :3], correlated(33, 4, 6, mean=1.0)[:, :3]
     expected = nearest_by_hand(generated, real, k), nearest_by_hand(real, generated, k)
     assert 0 < expected[0] < 1 and 0 < expected[1] < 1 and expected[0] != expected[1]
@@ -125,15 +121,13 @@ def test_precision_and_recall_are_those_by_hand(monkeypatch, k):
 def test_precision_and_recall_of_points_on_a_line():
     real = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
     generated = torch.tensor([[-0.5], [2.5], [4.0], [17.0], [18.5]])
-    # To their nearest neighbours the real balls reach 1, 1, 1 and 8, so they cover [-1, 3] and [2,
-    # 18]; the generated ones 3, 1.5, 1.5, 1.5 and 1.5: [-3.5, 5.5] and [15.5, 20].
+    # The real balls have radii 1, 1, 1 and 8 and cover [-1, 3] and [2, 18]; the generated ones
+    # have radii 3, 1.5, 1.5, 1.5 and 1.5 and cover [-3.5, 5.5] and [15.5, 20].
     assert precision_recall(generated, real, 1) == (4 / 5, 3 / 4)
 
 
-def test_a_generator_that_repeats_one_image_is_no_neighbour_of_others():
-    """Four equal features or more have balls of radius 0: rounding lets nothing in, and lets none
-    of them fall out.
-    """
+def test_balls_of_repeated_images_hold_these_and_no_others():
+    """Four or more equal features have balls of radius 0, whatever the rounding."""
     one = torch.as_tensor(correlated(1, 64, 7, mean=50.0))
     others = one + torch.as_tensor(correlated(30, 64, 8))
     assert precision_recall(others, one.repeat(30, 1), 3)[0] == 0
@@ -142,19 +136,19 @@ def test_a_generator_that_repeats_one_image_is_no_neighbour_of_others():
     )
 
 
-def test_images_are_chosen_by_a_hash_of_their_place():
-    def hashed(place):
-        x = (place + 1) * 0x9E3779B97F4A7C15 % 2**64
+def test_images_are_sampled_by_a_hash_of_their_index():
+    def hash_of(index):
+        x = (index + 1) * 0x9E3779B97F4A7C15 % 2**64
         x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
         x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
         return x ^ x >> 31
 
-    assert hashed(0) == 0xE220A8397B1DCDAF  # SplitMix64's first number from seed 0
-    chosen = chosen_places(3000, 1000)
-    assert chosen.tolist() == sorted(range(3000), key=hashed)[:1000]
-    assert chosen_places(3000, 200).tolist() == chosen[:200].tolist()
-    assert sorted(chosen_places(50, 1000)) == list(range(50))
-    thirds = np.bincount(chosen // 1000)  # sets are read class by class: each has its share
+    assert hash_of(0) == 0xE220A8397B1DCDAF  # SplitMix64's first number from seed 0
+    sample = sample_indices(3000, 1000)
+    assert sample.tolist() == sorted(range(3000), key=hash_of)[:1000]
+    assert sample_indices(3000, 200).tolist() == sample[:200].tolist()
+    assert sorted(sample_indices(50, 1000)) == list(range(50))
+    thirds = np.bincount(sample // 1000)  # images are ordered by class: the sample is balanced
     assert (np.abs(thirds - 1000 / 3) < 60).all()
 
 
@@ -169,7 +163,7 @@ def test_images_are_chosen_by_a_hash_of_their_place():
         ("timm/test_vit", "head", 160),
     ],
 )
-def test_features_are_what_the_last_layer_is_given(name, head, size):
+def test_features_are_the_input_of_the_last_layer(name, head, size):
     net = create_model(name, 5).eval()
     with torch.no_grad(), LastFeatures(net) as last:
         assert last.value is None
@@ -178,7 +172,7 @@ def test_features_are_what_the_last_layer_is_given(name, head, size):
     assert not any(module._forward_pre_hooks for module in net.modules())
 
 
-def test_features_of_a_convolution_at_the_end_are_means_over_the_map():
+def test_features_of_a_final_convolution_are_averaged_over_the_map():
     net = create_model("torchvision/squeezenet1_1", 5).eval()
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad(), LastFeatures(net) as last:
@@ -191,7 +185,7 @@ def test_a_network_without_layers_has_no_features():
         LastFeatures(torch.nn.Flatten())
 
 
-# The command line. The tiny sets hold 330 real training images and 200 generated ones; resnet8 has
+# The command line. The tiny sets have 330 real training images and 200 generated ones; resnet8 has
 # 64 features.
 
 
@@ -209,15 +203,12 @@ def small_minimum(monkeypatch):
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """A resnet8 that looks at pictures through random weights: its checkpoint, and the network
-    itself.
-    """
+    """A random resnet8: its checkpoint, and the network itself."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = create_model("resnet8", 10)
-        with (
-            torch.no_grad()
-        ):  # BatchNorm statistics of some noise, so that the features are of order 1
+        with torch.no_grad():
+            # BatchNorm statistics of noise, so that the features are of order 1
             net.train()
             for _ in range(20):
                 net(torch.randn(64, 3, 32, 32))
@@ -249,10 +240,8 @@ def write_images(folder, pixels, start=0):
         Image.fromarray(image).save(folder / f"{index:05d}.png")
 
 
-def seen_by_hand(net, pixels):
-    """Returns features (N, 64), softmax (N, 10), in float64, of grey pixels (N, 32, 32), computed
-    layer by layer.
-    """
+def outputs_by_hand(net, pixels):
+    """Features (N, 64) and softmax (N, 10) in float64 for grey pixels (N, 32, 32)."""
     images = torch.as_tensor(np.stack([pixels] * 3, 1)).float() / 255
     x = (images - 0.2190) / 0.3318
     with torch.no_grad():
@@ -289,8 +278,8 @@ def test_the_command_writes_the_figures(
     (folder / "manifest.json").write_text(json.dumps({"complete": True, "settings": settings}))
     (result,) = evaluate_images.main([*data, "--images", str(folder)])
 
-    features, shares = seen_by_hand(teacher[1], pixels)
-    real_features, real_shares = seen_by_hand(
+    features, softmax = outputs_by_hand(teacher[1], pixels)
+    real_features, real_softmax = outputs_by_hand(
         teacher[1], (real := real_pixels(tiny_fashion_mnist))[0]
     )
     covariances = [np.cov(each.T) for each in (features, real_features)]
@@ -299,11 +288,11 @@ def test_the_command_writes_the_figures(
     assert result["frechet"] == pytest.approx(
         shift @ shift + np.trace(sum(covariances)) - 2 * np.trace(root), rel=1e-4
     )
-    assert result["label_top1"] == pytest.approx(100 * np.mean(shares.argmax(1) == labels))
-    assert result["entropy"] == pytest.approx(-(shares * np.log(shares)).sum(1).mean(), rel=1e-5)
-    chosen = real_features[chosen_places(330, 200)]  # as many as there are generated ones
-    assert result["precision"] == pytest.approx(nearest_by_hand(features, chosen, 3))
-    assert result["recall"] == pytest.approx(nearest_by_hand(chosen, features, 3))
+    assert result["label_top1"] == pytest.approx(100 * np.mean(softmax.argmax(1) == labels))
+    assert result["entropy"] == pytest.approx(-(softmax * np.log(softmax)).sum(1).mean(), rel=1e-5)
+    sample = real_features[sample_indices(330, 200)]  # as many as there are generated images
+    assert result["precision"] == pytest.approx(nearest_by_hand(features, sample, 3))
+    assert result["recall"] == pytest.approx(nearest_by_hand(sample, features, 3))
     assert 0 < result["precision"] < 1 and (result["neighbours"], result["neighbour_images"]) == (
         3,
         200,
@@ -311,8 +300,8 @@ def test_the_command_writes_the_figures(
     assert result["real"] == {
         "source": "fashion_mnist (train)",
         "images": 330,
-        "label_top1": pytest.approx(100 * np.mean(real_shares.argmax(1) == real[1])),
-        "entropy": pytest.approx(-(real_shares * np.log(real_shares)).sum(1).mean(), rel=1e-5),
+        "label_top1": pytest.approx(100 * np.mean(real_softmax.argmax(1) == real[1])),
+        "entropy": pytest.approx(-(real_softmax * np.log(real_softmax)).sum(1).mean(), rel=1e-5),
     }
     assert (result["images"], result["dimension"], result["settings"]) == (200, 64, settings)
     assert result["teacher"]["name"] == "resnet8" and len(result["teacher"]["sha256"]) == 64
@@ -329,14 +318,14 @@ def test_the_command_writes_the_figures(
         str(file),
     ):
         assert figure in output
-    # The folder is an ImageFolder still, and one of as many images to the command itself.
+    # The folder is still an ImageFolder of as many images.
     from torchvision.datasets import ImageFolder
 
     assert len(ImageFolder(folder)) == 200
     assert evaluate_images.main([*data, "--images", str(folder)])[0]["images"] == 200
 
 
-def test_the_same_figures_whatever_the_batches_and_processes(
+def test_figures_do_not_depend_on_batches_and_processes(
     workspace, small_minimum, data, tiny_image_folder, monkeypatch
 ):
     monkeypatch.setattr(fidelity, "NEIGHBOUR_IMAGES", 150)
@@ -366,7 +355,7 @@ def test_the_same_figures_whatever_the_batches_and_processes(
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Fréchet distance") == 1  # rank 0 alone speaks
+    assert done.stdout.count("Fréchet distance") == 1  # only rank 0 prints
     two = json.loads(Path("two.json").read_text())
     assert whole["neighbour_images"] == 150
     for other in (pieces, two):
@@ -375,7 +364,7 @@ def test_the_same_figures_whatever_the_batches_and_processes(
         assert other["real"]["entropy"] == pytest.approx(whole["real"]["entropy"], rel=1e-6)
 
 
-def test_several_sets_share_the_real_images(
+def test_real_images_are_read_once_for_several_sets(
     workspace, small_minimum, data, tiny_image_folder, monkeypatch
 ):
     pixels, labels = generated_pixels(tiny_image_folder)
@@ -385,11 +374,15 @@ def test_several_sets_share_the_real_images(
         write_images(workspace / f"pictures/{label}", 255 - pixels[np.array(labels) == label])
     files = sorted((workspace / "pictures").glob("*/*"))
     inverted.write_text("".join(f"{path} {path.parent.name}\n" for path in files))
-    looks, look = [], fidelity.look
-    monkeypatch.setattr(fidelity, "look", lambda *a, **k: looks.append(a[-1]) or look(*a, **k))
+    titles, classifier_outputs = [], fidelity.classifier_outputs
+    monkeypatch.setattr(
+        fidelity,
+        "classifier_outputs",
+        lambda *args: titles.append(args[-1]) or classifier_outputs(*args),
+    )
     plain, other = evaluate_images.main([*data, "--images", "plain", "inverted.txt"])
-    assert looks == ["fashion_mnist (train)", "plain", "inverted.txt"]
-    # No labels, no accuracy; the rest is that of the same images in folders by class.
+    assert titles == ["fashion_mnist (train)", "plain", "inverted.txt"]
+    # Without labels there is no accuracy; the rest equals that of the same images with labels.
     labelled = evaluate_images.main(
         [*data, "--images", str(tiny_image_folder), "--out", "labelled.json"]
     )[0]
@@ -407,8 +400,8 @@ def test_several_sets_share_the_real_images(
     )
 
 
-def test_real_images_may_be_any(workspace, small_minimum, data, tiny_image_folder):
-    """A set beside itself: the distance is 0, and each covers the other."""
+def test_real_images_of_a_path_or_split(workspace, small_minimum, data, tiny_image_folder):
+    """A set compared with itself has distance 0, precision 1 and recall 1."""
     argv = [*data, "--images", str(tiny_image_folder), "--out", "new/out.json", "--real"]
     itself = evaluate_images.main([*argv, str(tiny_image_folder)])[0]
     assert (
@@ -427,7 +420,7 @@ def test_real_images_may_be_any(workspace, small_minimum, data, tiny_image_folde
     assert (part["images"], part["neighbour_images"], part["neighbours"]) == (130, 130, 5)
 
 
-def test_bf16_is_near(workspace, small_minimum, data, tiny_image_folder):
+def test_bf16_is_close(workspace, small_minimum, data, tiny_image_folder):
     argv = [*data, "--images", str(tiny_image_folder), "--out", "out.json"]
     exact, rough = (evaluate_images.main([*argv, "--amp", amp])[0] for amp in ("off", "bf16"))
     assert rough["entropy"] != exact["entropy"]
@@ -439,16 +432,16 @@ def test_too_few_images_are_refused_by_name_and_number(workspace, data, tiny_ima
     argv = [*data, "--images", str(tiny_image_folder), "--out", "out.json"]
     with pytest.raises(
         UserError,
-        match="holds 330 images, too few for the Fréchet distance: at least 2048 of each set "
-        "are needed; take more, or leave it out with --skip frechet",
+        match="330 images, too few for the Fréchet distance.* 2048 .*--skip frechet",
     ):
         evaluate_images.main(argv)
     with pytest.raises(
-        UserError, match="330 images, too few for precision and recall: at least 1000"
+        UserError,
+        match="330 images, too few for precision and recall.* 1000 .*--skip precision_recall",
     ):
         evaluate_images.main([*argv, "--skip", "frechet"])
     assert not Path("out.json").exists()
-    # Without these no real images are read: there need be none.
+    # Without these measures no real images are needed.
     argv[argv.index("--data_root") + 1] = "nowhere"
     result = evaluate_images.main([*argv, "--skip", "frechet", "precision_recall"])[0]
     assert result["frechet"] is None and result["precision"] is None and result["real"] is None
@@ -456,7 +449,7 @@ def test_too_few_images_are_refused_by_name_and_number(workspace, data, tiny_ima
     assert "Fréchet" not in capsys.readouterr().out
 
 
-def test_the_least_number_grows_with_the_features():
+def test_the_minimum_grows_with_the_features():
     assert [fidelity.least_frechet_images(features) for features in (64, 1024, 1025, 2048)] == [
         2048,
         2048,
@@ -466,13 +459,11 @@ def test_the_least_number_grows_with_the_features():
 
 
 def test_more_neighbours_need_more_images(workspace, small_minimum, data, tiny_image_folder):
-    with pytest.raises(
-        UserError, match="200 images, too few for precision and recall: at least 201"
-    ):
+    with pytest.raises(UserError, match="200 images, too few for precision and recall.* 201 "):
         evaluate_images.main([*data, "--images", str(tiny_image_folder), "--neighbours", "200"])
 
 
-def test_outputs_that_are_no_numbers_are_refused(
+def test_outputs_that_are_not_finite_are_refused(
     workspace, small_minimum, data, teacher, tiny_image_folder, tmp_path
 ):
     state = {name: value.clone() for name, value in teacher[1].state_dict().items()}
@@ -481,7 +472,7 @@ def test_outputs_that_are_no_numbers_are_refused(
     broken.parent.mkdir()
     checkpoints.save(broken, {"model": state})
     argv = [*data, "--path-t", str(broken), "--images", str(tiny_image_folder), "--out", "out.json"]
-    with pytest.raises(UserError, match="are not all finite numbers"):
+    with pytest.raises(UserError, match="not all finite"):
         evaluate_images.main(argv)
     assert not Path("out.json").exists()
 
@@ -489,7 +480,7 @@ def test_outputs_that_are_no_numbers_are_refused(
 @pytest.mark.parametrize(
     "change, message",
     [
-        (["--images", "a", "b", "--out", "c.json"], "--out names one file and --images 2 sets"),
+        (["--images", "a", "b", "--out", "c.json"], "--out .*--images has 2"),
         (
             ["--images", "nowhere", "--skip", "frechet", "precision_recall"],
             "images not found: nowhere",
@@ -505,19 +496,17 @@ def test_wrong_input(workspace, data, change, message, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):
         evaluate_images.main([*data, *change])
-    with pytest.raises(UserError, match="--path-t is needed"):
+    with pytest.raises(UserError, match="--path-t"):
         evaluate_images.main(["--images", "a"])
 
 
 @pytest.fixture
-def stand_in(monkeypatch):
-    """In place of torch-fidelity: `calculate_metrics` keeps what it was called with and gives its
-    three figures.
-    """
+def torch_fidelity(monkeypatch):
+    """A replacement of torch-fidelity that records its arguments and returns three figures."""
     calls = []
 
-    def calculate_metrics(**given):
-        calls.append(given)
+    def calculate_metrics(**arguments):
+        calls.append(arguments)
         return {
             "frechet_inception_distance": 12.5,
             "inception_score_mean": 3.25,
@@ -531,8 +520,8 @@ def stand_in(monkeypatch):
     return calls
 
 
-def test_inception_is_asked_with_both_sets(
-    workspace, small_minimum, data, tiny_image_folder, stand_in, monkeypatch, capsys
+def test_inception_gets_both_sets(
+    workspace, small_minimum, data, tiny_image_folder, torch_fidelity, monkeypatch, capsys
 ):
     from report import inception
 
@@ -549,10 +538,12 @@ def test_inception_is_asked_with_both_sets(
         "weights.pth",
     ]
     result = evaluate_images.main(argv)[0]
-    (given,) = stand_in
-    assert given["isc"] and given["fid"] and not given["cuda"] and not given["cache"]
-    assert given["feature_extractor_weights_path"] == "weights.pth"
-    first, second = given["input1"], given["input2"]
+    (arguments,) = torch_fidelity
+    assert (
+        arguments["isc"] and arguments["fid"] and not arguments["cuda"] and not arguments["cache"]
+    )
+    assert arguments["feature_extractor_weights_path"] == "weights.pth"
+    first, second = arguments["input1"], arguments["input2"]
     assert isinstance(first, torch.utils.data.Dataset) and (len(first), len(second)) == (200, 330)
     pixels, _ = generated_pixels(tiny_image_folder)
     assert first[5].dtype == second[0].dtype == torch.uint8 and second[0].shape == (3, 32, 32)
@@ -567,26 +558,27 @@ def test_inception_is_asked_with_both_sets(
     assert "Inception FID" in capsys.readouterr().out
 
 
-def test_inception_resizes_real_images_to_the_generated_ones(tmp_path):
+def test_inception_crops_real_images_and_resizes_them_to_the_generated_size(tmp_path):
     from dataset.image_set import ImageSet
-    from report.inception import _Squares
 
     wide = np.zeros((48, 80, 3), np.uint8)
     wide[:, 16:64] = 200  # the square in its middle
-    assert (_Squares(ImageSet(wide[None], None), 24)[0] == 200).all()
+    assert (SquareImages(ImageSet(wide[None], None), 24)[0] == 200).all()
 
 
-def test_inception_weights_are_refused_if_others_or_code(
-    workspace, small_minimum, data, tiny_image_folder, stand_in
+def test_other_files_and_code_are_refused_as_inception_weights(
+    workspace, small_minimum, data, tiny_image_folder, torch_fidelity
 ):
     argv = [*data, "--images", str(tiny_image_folder), "--inception", "weights.pth"]
     checkpoints.save("weights.pth", {"fc.weight": torch.zeros(10, 64)})
     with pytest.raises(UserError, match="does not hold torch-fidelity's Inception network"):
         evaluate_images.main(argv)
     torch.save({"fc.weight": torch.zeros(1008, 2048), "code": Path("here")}, "weights.pth")
-    with pytest.raises(UserError, match="which could run code: refused"):
+    with pytest.raises(UserError, match="code"):
         evaluate_images.main(argv)
     checkpoints.save("weights.pth", {"fc.weight": torch.zeros(1008, 2048)})
-    with pytest.raises(UserError, match="330 images, too few for Inception's FID: at least 4096"):
+    with pytest.raises(
+        UserError, match="330 images, too few for Inception's FID.* 4096 .*--inception"
+    ):
         evaluate_images.main(argv)
-    assert stand_in == []
+    assert torch_fidelity == []

@@ -1,4 +1,4 @@
-"""models/generators.py: sizes, grey, the layers drawn anew."""
+"""models/generators.py: image sizes, grey images, reset of the first layers."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from models.generators import make_generator
 @pytest.mark.parametrize(
     "size, z_shape", [(8, (5,)), (32, (5,)), (64, (5,)), (80, (5, 5, 5)), (224, (5, 14, 14))]
 )
-def test_noise_becomes_images_of_the_size(size, z_shape):
+def test_images_have_the_size_and_range(size, z_shape):
     torch.manual_seed(0)
     generator = make_generator(5, size)
     assert generator.z_shape == z_shape
@@ -20,14 +20,14 @@ def test_noise_becomes_images_of_the_size(size, z_shape):
     assert not torch.equal(images[:, 0], images[:, 1])
 
 
-def test_grey_images_have_one_channel_three_times():
+def test_grey_images_have_three_equal_channels():
     images = make_generator(5, 16, grey=True)(torch.randn(2, 5))
     assert images.shape == (2, 3, 16, 16)
     assert torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
 
 
 def test_published_widths():
-    """Parameters counted by hand: a layer's weights and biases, two a channel of BatchNorm."""
+    """Parameters counted by hand: weights and biases, and two per channel of a BatchNorm."""
 
     def convolution(inputs, outputs):
         return 9 * inputs * outputs + outputs
@@ -43,16 +43,16 @@ def test_published_widths():
         )
 
 
-@pytest.mark.parametrize("size, divisor, instead", [(30, 4, 32), (70, 16, 80), (1, 4, 4)])
-def test_a_size_that_it_cannot_make_is_refused(size, divisor, instead):
+@pytest.mark.parametrize("size, divisor, example", [(30, 4, 32), (70, 16, 80), (1, 4, 4)])
+def test_unsupported_sizes_are_refused(size, divisor, example):
     with pytest.raises(
-        UserError, match=f"--image_size {size}: .* multiple of {divisor} pixels, {instead} for"
+        UserError, match=f"--image_size {size}: .* multiple of {divisor} pixels, {example} for"
     ):
         make_generator(5, size)
 
 
 @pytest.mark.parametrize("size", [32, 224])
-def test_first_layers_are_drawn_anew_and_the_others_stay(size):
+def test_reset_changes_the_first_layers_only(size):
     torch.manual_seed(0)
     generator = make_generator(64, size)
     before = {name: value.clone() for name, value in generator.named_parameters()}
@@ -60,7 +60,7 @@ def test_first_layers_are_drawn_anew_and_the_others_stay(size):
     changed = {
         name for name, value in generator.named_parameters() if not torch.equal(value, before[name])
     }
-    # The norm's bias was 0 already.
+    # The BatchNorm's bias is 0 before and after.
     assert changed == {"first.weight", "first.bias", "first_norm.weight"}
     assert not generator.first.bias.any() and not generator.first_norm.bias.any()
     for layer in (generator.first, generator.first_norm):

@@ -1,4 +1,4 @@
-"""The distillation loss against its formula, and the mixing of images."""
+"""The distillation loss against its formula, mixing of images, schedules and step seeds."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helper import losses
-from helper.options import schedule_of
+from helper.optim import Schedule
 from helper.seeds import seed_step
 
 
@@ -22,13 +22,13 @@ def random_logits(count=6, classes=11, scale=5.0, seed=0):
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0, 4.0, 10.0, 20.0])
-def test_kd_loss_is_the_formula(tau):
+def test_kd_loss_equals_the_formula(tau):
     student, teacher = random_logits()
     p, q = softmax(teacher / tau), softmax(student / tau)
     expected = (p * np.log(p / q)).sum(axis=1).mean() * tau**2
-    measured = losses.kd_loss(torch.tensor(student), torch.tensor(teacher), tau)
-    assert measured.shape == () and measured.dtype == torch.float32
-    assert float(measured) == pytest.approx(expected, rel=1e-5)
+    loss = losses.kd_loss(torch.tensor(student), torch.tensor(teacher), tau)
+    assert loss.shape == () and loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("tau", [1.0, 4.0])
@@ -46,29 +46,26 @@ def test_kd_loss_properties():
     )
     assert float(losses.kd_loss(teacher, teacher, 4)) == pytest.approx(0, abs=1e-6)
     forward, backward = losses.kd_loss(student, teacher, 1), losses.kd_loss(teacher, student, 1)
-    assert (
-        forward > 0 and abs(forward - backward) > 0.1
-    )  # the teacher's distribution is the first, not the second
+    assert forward > 0 and abs(forward - backward) > 0.1  # the divergence is not symmetric
     torch.testing.assert_close(
         losses.kd_loss(student + 7, teacher - 3, 4), losses.kd_loss(student, teacher, 4)
     )
     doubled = losses.kd_loss(student.repeat(2, 1), teacher.repeat(2, 1), 4)
-    torch.testing.assert_close(
-        doubled, losses.kd_loss(student, teacher, 4)
-    )  # the mean over the batch
+    # The mean over the batch
+    torch.testing.assert_close(doubled, losses.kd_loss(student, teacher, 4))
     extreme = torch.tensor([[1e4, -1e4, 0.0]])
     assert torch.isfinite(losses.kd_loss(-extreme, extreme, 1))
-    # Half precision is widened before the softmax: only the rounding of the logits remains.
+    # Half precision is converted before the softmax: only the logits are rounded.
     half = losses.kd_loss(student.bfloat16(), teacher.bfloat16(), 4)
     assert half == losses.kd_loss(student.bfloat16().float(), teacher.bfloat16().float(), 4)
 
 
 def flat_images(count=16, size=32):
-    """Image i holds i + 1 in every pixel."""
+    """Every pixel of image i is i + 1."""
     return torch.arange(1.0, count + 1).view(-1, 1, 1, 1).expand(count, 3, size, size).clone()
 
 
-def test_mixup_is_one_weight_a_batch():
+def test_mixup_has_one_weight_per_batch():
     images, weights = flat_images(), []
     for seed in range(200):
         torch.manual_seed(seed)
@@ -77,11 +74,9 @@ def test_mixup_is_one_weight_a_batch():
         assert torch.equal(mixed, losses.mixup(images))  # a function of the seed
         values = mixed[:, 0, 0, 0]
         assert torch.equal(mixed, values.view(-1, 1, 1, 1).expand_as(mixed))
-        assert values.sum() == pytest.approx(
-            float(images[:, 0, 0, 0].sum()), rel=1e-5
-        )  # partners: a permutation
-        # λ·(i + 1) + (1 − λ)·partner: try every partner of the first image, and see which λ serves
-        # all of them.
+        # Partners are a permutation
+        assert values.sum() == pytest.approx(float(images[:, 0, 0, 0].sum()), rel=1e-5)
+        # Solve λ·(i + 1) + (1 − λ)·partner for the partners
         torch.manual_seed(seed)
         weight = torch.distributions.Beta(0.4, 0.4).sample().item()
         partners = (values - weight * images[:, 0, 0, 0]) / (1 - weight) if weight < 0.99 else None
@@ -90,37 +85,36 @@ def test_mixup_is_one_weight_a_batch():
             torch.testing.assert_close(partners, partners.round(), atol=0.02, rtol=0)
         weights.append(weight)
     assert np.mean(weights) == pytest.approx(0.5, abs=0.1)
-    assert (
-        np.mean([not 0.1 < weight < 0.9 for weight in weights]) > 0.35
-    )  # β(0.4, 0.4) is heavy at both ends
+    # Beta(0.4, 0.4) has most of its mass near 0 and 1
+    assert np.mean([not 0.1 < weight < 0.9 for weight in weights]) > 0.35
 
 
 def test_cutmix_pastes_one_box_from_partners():
-    images, shares = flat_images(), []
+    images, areas = flat_images(), []
     for seed in range(200):
         torch.manual_seed(seed)
         mixed = losses.cutmix(images)
         changed = mixed != images
         assert (changed[:, :1] == changed).all()  # all channels alike
-        area = changed[:, 0].any(0)  # of some image whose partner is another
+        area = changed[:, 0].any(0)  # of any image whose partner is not itself
         rows, columns = area.any(1).nonzero().flatten(), area.any(0).nonzero().flatten()
         if len(rows):
             box = mixed[:, 0, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            assert area.sum() == box[0].numel()  # a rectangle, the same for all
+            assert area.sum() == box[0].numel()  # the same rectangle in all images
             assert (box == box[:, :1, :1]).all()
             assert sorted(box[:, 0, 0].tolist()) == list(range(1, 17))  # partners: a permutation
-        shares.append(float(area.float().mean()))
-    assert torch.equal(images, flat_images())  # the batch handed in is left alone
-    assert 0.2 < np.mean(shares) < 0.5  # mean 1/2 before clipping at the borders
-    assert min(shares) < 0.02 and max(shares) > 0.9
+        areas.append(float(area.float().mean()))
+    assert torch.equal(images, flat_images())  # the input is not modified
+    assert 0.2 < np.mean(areas) < 0.5  # mean 1/2 before clipping at the borders
+    assert min(areas) < 0.02 and max(areas) > 0.9
 
 
-def test_cutmix_box_has_the_share_of_its_weight(monkeypatch):
+def test_area_of_the_cutmix_box_is_1_minus_the_weight(monkeypatch):
     images = flat_images(size=64)
     monkeypatch.setattr(losses.torch, "rand", lambda *_: torch.tensor([0.5, 0.5]))
     for weight in (0.0, 0.25, 0.75, 1.0):
         monkeypatch.setattr(
-            losses, "_draw", lambda images, _, weight=weight: (weight, torch.arange(16).flip(0))
+            losses, "_sample", lambda images, _, weight=weight: (weight, torch.arange(16).flip(0))
         )
         pasted = (losses.cutmix(images) != images)[0, 0].float().mean()
         assert float(pasted) == pytest.approx(1 - weight, abs=0.03)
@@ -133,46 +127,32 @@ def test_mixing_by_name():
 
 
 def test_mixing_with_another_beta():
-    """Large c: λ is near one half; small c: near 0 or 1."""
+    """λ is near 0.5 for large c and near 0 or 1 for small c."""
     images = flat_images()
     areas = {}
     for concentration in (0.01, 1000.0):
-        mix, shares = losses.mixing("cutmix", concentration), []
+        mix, fractions = losses.mixing("cutmix", concentration), []
         for seed in range(60):
             torch.manual_seed(seed)
-            shares.append(float((mix(images) != images)[:, 0].any(0).float().mean()))
-        areas[concentration] = shares
+            fractions.append(float((mix(images) != images)[:, 0].any(0).float().mean()))
+        areas[concentration] = fractions
     assert all(0.1 < area < 0.55 for area in areas[1000.0])
     assert np.mean([area < 0.02 or area > 0.9 for area in areas[0.01]]) > 0.5
 
 
-def test_kd_loss_without_its_factor():
+def test_kd_loss_without_tau_squared():
     student, teacher = (torch.tensor(logits) for logits in random_logits(seed=3))
-    whole, plain = (
+    scaled, plain = (
         losses.kd_loss(student, teacher, 8),
         losses.kd_loss(student, teacher, 8, scaled=False),
     )
-    assert float(whole) == pytest.approx(64 * float(plain), rel=1e-6)
-
-
-class Flags:
-    """Flags of a schedule."""
-
-    learning_rate, min_lr, epochs, warmup_epochs, lr_decay_rate, lr_decay_epochs = (
-        0.1,
-        0.001,
-        100,
-        0,
-        0.1,
-        [30, 60, 90],
-    )
-    schedule = "step"
+    assert float(scaled) == pytest.approx(64 * float(plain), rel=1e-6)
 
 
 def test_step_schedule_drops_after_its_milestones():
-    rate = schedule_of(Flags())
-    # Epochs count from 1: the thirtieth (29 done) is the last at the full rate.
-    for done, expected in (
+    rate = Schedule("step", 0.1, epochs=100, decay_epochs=(30, 60, 90), decay_rate=0.1)
+    # Epochs count from 1: the thirtieth (29 are finished) is the last at the full rate.
+    for finished, expected in (
         (0, 0.1),
         (29, 0.1),
         (29.99, 0.1),
@@ -181,17 +161,16 @@ def test_step_schedule_drops_after_its_milestones():
         (60, 0.001),
         (90, 0.0001),
     ):
-        assert rate(done) == pytest.approx(expected)
+        assert rate(finished) == pytest.approx(expected)
 
 
 def test_cosine_schedule_and_warm_up():
-    options = Flags()
-    options.schedule, options.warmup_epochs = "cosine", 10
-    rate = schedule_of(options)
-    assert [rate(done) for done in (0, 5, 10, 100)] == pytest.approx([0, 0.05, 0.1, 0.001])
+    rate = Schedule("cosine", 0.1, epochs=100, warmup_epochs=10, min_lr=0.001)
+    rates = [rate(finished) for finished in (0, 5, 10, 100)]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.001])
     assert rate(55) == pytest.approx((0.1 + 0.001) / 2)
     assert rate(32.5) == pytest.approx(0.001 + 0.099 * (1 + math.cos(math.pi / 4)) / 2)
-    rates = [rate(done) for done in np.linspace(10, 100, 50)]
+    rates = [rate(finished) for finished in np.linspace(10, 100, 50)]
     assert rates == sorted(rates, reverse=True)
 
 

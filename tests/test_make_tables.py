@@ -1,6 +1,4 @@
-"""make_tables.py on made-up runs: which entry they go to, how they are averaged, what is left out
-and said.
-"""
+"""make_tables.py on artificial runs: their cells, averages, and the runs that are skipped."""
 
 import csv
 import json
@@ -13,7 +11,7 @@ import pytest
 
 import make_tables
 import train_teacher
-from helper.errors import run
+from helper.errors import run_script
 from report.results import method_name, network_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,8 +48,8 @@ DM_KD = "| DM-KD | Diffusion |"
 
 
 @pytest.fixture(autouse=True)
-def empty_place(tmp_path, monkeypatch):
-    """An empty working directory with a folder for runs."""
+def workspace(tmp_path, monkeypatch):
+    """A working directory with an empty folder for runs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "save").mkdir()
 
@@ -69,22 +67,22 @@ def page(table):
 
 
 def cells(table, start):
-    """Returns the cells of the one row of a table's page that begins with `start`."""
+    """The cells of the only row of a table's page that begins with `start`."""
     (row,) = [line for line in page(table).splitlines() if line.startswith(start)]
     return row.strip("| ").split(" | ")
 
 
-def csv_lines(table, **wanted):
-    """Returns the lines of a table's CSV with the wanted values, as dicts of texts."""
+def csv_lines(table, **values):
+    """The lines of a table's CSV with the given values, as dicts of strings."""
     with open(f"results/tables/{table}.csv") as file:
         return [
             line
             for line in csv.DictReader(file)
-            if all(line[name] == value for name, value in wanted.items())
+            if all(line[name] == value for name, value in values.items())
         ]
 
 
-def test_without_runs_every_entry_is_a_dash_and_the_published_figure(capsys):
+def test_without_runs_every_cell_is_a_dash_and_the_published_figure(capsys):
     records = make_tables.main([])
     for facts, table, columns, leading, decimals in (
         (PAPER["cifar100"], "table1_cifar100", "pairs", 2, 2),
@@ -117,7 +115,7 @@ def test_without_runs_every_entry_is_a_dash_and_the_published_figure(capsys):
 
 
 def test_published_figures_are_the_papers():
-    """Some figures of each table, typed from the paper."""
+    """Some figures of each table, copied from the paper."""
     rows = {row["method"]: row["top1"] for row in PAPER["cifar100"]["rows"]}
     assert rows["DM-KD"] == [76.58, 70.83, 56.29, 65.01, 66.89] and rows["DAFL"][2] == 20.88
     assert [row["top1"] for row in PAPER["imagenet"]["rows"][-3:]] == [
@@ -165,13 +163,13 @@ def test_seeds_are_averaged(capsys):
         assert f"`{folder}` (seed" in page("table1_cifar100")
 
 
-def test_two_runs_of_a_seed_are_both_shown_and_not_averaged():
+def test_two_runs_of_a_seed_are_shown_separately():
     add_run("a", top1_last=50.0, top1_best=51.0)
     add_run("b", top1_last=60.0, top1_best=61.0)
     add_run("c", seed=1, top1_last=40.0, top1_best=41.0)
     make_tables.main([])
-    entry = cells("table1_cifar100", DM_KD)[4]
-    assert entry == "50.00 / 51.00 [seed 0]; 60.00 / 61.00 [seed 0]; 40.00 / 41.00 [seed 1] (56.29)"
+    cell = cells("table1_cifar100", DM_KD)[4]
+    assert cell == "50.00 / 51.00 [seed 0]; 60.00 / 61.00 [seed 0]; 40.00 / 41.00 [seed 1] (56.29)"
     assert [line["runs"] for line in csv_lines("table1_cifar100", n="1")] == [
         "save/a",
         "save/b",
@@ -180,7 +178,7 @@ def test_two_runs_of_a_seed_are_both_shown_and_not_averaged():
     assert page("table1_cifar100").count("not averaged") == 3
 
 
-def test_runs_of_other_length_or_amount_are_not_averaged():
+def test_runs_with_other_epochs_or_images_are_not_averaged():
     add_run("a", epochs=240, seed=0)
     add_run("b", epochs=100, seed=1, top1_last=50.0, top1_best=50.0)
     add_run("c", images=200_000, seed=2, top1_last=58.0, top1_best=58.0)
@@ -235,7 +233,7 @@ def test_imagenet_rows_by_images_teacher_and_epochs():
         ],
         "1.28M": ["55.50 / 56.00 [teacher ResNet18] (72.43)", "— (68.25)"],
     }
-    # A method with one row has it whatever its images, which are then said.
+    # A method with a single row gets all its runs; another number of images is noted.
     assert (
         cells("table2_imagenet", "| Place365+KD")[5]
         == "55.50 / 56.00 [teacher ResNet50, 1,000,000 images] (45.53)"
@@ -263,7 +261,7 @@ def test_other_sets():
     ]
 
 
-def test_fashion_mnist_has_a_row_for_each_averaged_list():
+def test_fashion_mnist_has_a_row_for_each_group():
     small = {
         "dataset": "fashion_mnist",
         "teacher": "resnet20",
@@ -306,15 +304,17 @@ def test_fashion_mnist_has_a_row_for_each_averaged_list():
     ]
 
 
-def test_holdout_and_other_tables_are_counted_and_left_out(capsys):
+def test_holdout_runs_and_other_tables_are_counted_and_skipped(capsys):
     add_run("a", val_split="holdout", dataset="fashion_mnist")
     add_run("b", table="sweep")
     add_run("c", dataset="imagefolder")
     add_run("d", table="table1_cifar100", top1_last=33.0, top1_best=34.0)
     make_tables.main([])
     out = capsys.readouterr().out
-    for what in ("measured on holdout images", "made for the table sweep", "on imagefolder"):
-        assert f"in no table, 1 of the runs: {what}" in out
+    notes = [line for line in out.splitlines() if line.startswith("runs not in these tables: 1")]
+    assert len(notes) == 3
+    for what in ("holdout", "sweep", "imagefolder"):
+        assert sum(what in note for note in notes) == 1
     assert (
         cells("table1_cifar100", DM_KD)[4] == "33.00 / 34.00 (56.29)"
         and "1 runs in the tables" in out
@@ -328,8 +328,8 @@ def test_holdout_and_other_tables_are_counted_and_left_out(capsys):
 
 DAMAGED = {
     "cut": ('{"schema": 1, "method"', "not valid JSON"),
-    "list": ("[1, 2]", "of schema None"),
-    "newer": (json.dumps({**RESULT, "schema": 2}), "of schema 2"),
+    "list": ("[1, 2]", "schema None"),
+    "newer": (json.dumps({**RESULT, "schema": 2}), "schema 2"),
     "text": (json.dumps({**RESULT, "top1_last": "high"}), "top1_last is 'high'"),
     "nan": (json.dumps({**RESULT, "top1_best": float("nan")}), "top1_best is nan"),
     "huge": (json.dumps({**RESULT, "images": 1e400}), "images is inf"),
@@ -341,25 +341,25 @@ DAMAGED = {
 }
 
 
-def test_damaged_results_are_named_and_left_out(capsys):
+def test_damaged_results_are_reported_and_skipped(capsys):
     good = add_run("good")
     for name, (text, _) in DAMAGED.items():
         Path("save", name).mkdir()
         Path("save", name, "result.json").write_bytes(
             text if isinstance(text, bytes) else text.encode()
         )
-    assert run(make_tables.main, []) == 0
+    assert run_script(make_tables.main, []) == 0
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == len(DAMAGED)
-    for name, (_, why) in DAMAGED.items():
+    for name, (_, reason) in DAMAGED.items():
         (line,) = [line for line in errors if f"save/{name}/result.json" in line]
-        assert line.startswith("left out: ") and why in line
+        assert line.startswith("skipped: ") and reason in line
     assert cells("table1_cifar100", DM_KD)[4] == "55.50 / 56.00 (56.29)" and good in page(
         "table1_cifar100"
     )
 
 
-def test_what_is_not_a_run_of_a_classifier_is_passed_over(capsys):
+def test_results_of_dits_and_files_inside_runs_are_skipped(capsys):
     Path("save/dit").mkdir()
     Path("save/dit/result.json").write_text(
         json.dumps({"schema": 1, "stage": "dit", "dataset": "fashion_mnist"})
@@ -367,17 +367,17 @@ def test_what_is_not_a_run_of_a_classifier_is_passed_over(capsys):
     add_run("unfinished/other")
     Path("save/unfinished/other/result.json").unlink()
     add_run("one")
-    add_run("one/pool/0000")  # inside of a run
+    add_run("one/pool/0000")  # inside a run folder
     make_tables.main([])
     captured = capsys.readouterr()
     assert captured.err == "" and "1 runs in the tables" in captured.out
 
 
 def test_wrong_folders(tmp_path, capsys):
-    assert run(make_tables.main, ["--runs", "nowhere"]) == 2
-    assert "no folder nowhere" in capsys.readouterr().err
+    assert run_script(make_tables.main, ["--runs", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
     Path("taken").write_text("")
-    assert run(make_tables.main, ["--out", "taken"]) == 2
+    assert run_script(make_tables.main, ["--out", "taken"]) == 2
     assert "taken is a file" in capsys.readouterr().err
 
 
@@ -406,7 +406,7 @@ def test_names():
     ] == ["DeepInv", "One-Image", "BigGAN", "DM-KD", "mine"]
 
 
-def test_the_scripts_own_results_are_read(tiny_fashion_mnist):
+def test_results_of_the_scripts_are_read(tiny_fashion_mnist):
     data = ["--dataset", "fashion_mnist", "--data_root", str(tiny_fashion_mnist)]
     result = train_teacher.main(
         [*data, "--model", "resnet8", "--epochs", "1", "--batch_size", "64", "--device", "cpu"]
@@ -416,11 +416,11 @@ def test_the_scripts_own_results_are_read(tiny_fashion_mnist):
 
 
 def test_a_fresh_clone_has_the_shipped_teachers(tmp_path):
-    """The files that git keeps, and nothing else, give tables."""
-    listed = subprocess.run(["git", "ls-files", "save"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
+    """The committed files alone give tables."""
+    files = subprocess.run(["git", "ls-files", "save"], cwd=ROOT, capture_output=True, text=True)
+    if files.returncode:
         pytest.skip("not a git checkout")
-    for name in listed.stdout.splitlines():
+    for name in files.stdout.splitlines():
         if name.endswith("result.json"):
             (tmp_path / name).parent.mkdir(parents=True)
             (tmp_path / name).write_bytes((ROOT / name).read_bytes())

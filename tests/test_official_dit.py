@@ -1,6 +1,4 @@
-"""Official DiT checkpoints against an implementation of the official model (reference_dit.py); the
-released flags.
-"""
+"""Official DiT checkpoints, compared with a reference implementation (reference_dit.py)."""
 
 import argparse
 import os
@@ -15,20 +13,20 @@ from reference_dit import CHAINS, guided, position_embedding
 from safetensors.torch import save_file
 
 import synthesize_dit
-from diffusion.official import Architecture, names, to_diffusers
+from diffusion.official import OfficialDiT, names, to_diffusers
 from diffusion.pipeline import load_pipeline, read_pipeline
 from diffusion.sampler import Sampler, batch_noise
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from helper.files import sha256
 
 CLASSES, IMAGE_SIZE = 5, 128
-SHAPE = (4, 16, 16)  # four tokens of 8 × 8 latent cells
+SHAPE = (4, 16, 16)  # four 8×8 patches
 SCALE = 3
 
 
 def official_state(name="DiT-S/8", num_classes=CLASSES, side=2, random=True):
-    """A state dict of official names and shapes: random, or of one repeated element, which is small
-    in a file.
+    """A state dict with official names and shapes: random, or zeros expanded from one element,
+    whose file is small.
     """
     depth, width = {"S": (12, 384), "B": (12, 768), "L": (24, 1024), "XL": (28, 1152)}[
         name[4:].partition("/")[0]
@@ -65,9 +63,7 @@ def official_state(name="DiT-S/8", num_classes=CLASSES, side=2, random=True):
 
 
 def small_vae(folder, levels=4, channels=4):
-    """Writes an AutoencoderKL with random weights; four levels make eight pixels of a latent
-    cell.
-    """
+    """Saves a random AutoencoderKL; with four levels a latent cell is eight pixels wide."""
     from diffusers import AutoencoderKL
 
     with torch.random.fork_rng():
@@ -91,7 +87,7 @@ def state():
 
 @pytest.fixture(scope="module")
 def files(state, tmp_path_factory):
-    """The checkpoint in the forms in which it is met, and vae/; removed afterwards: 128 MB each."""
+    """The checkpoint in three file formats, 128 MB each, and vae/; deleted after the tests."""
     folder = tmp_path_factory.mktemp("official")
     torch.save(state, folder / "plain.pt")
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
@@ -127,33 +123,26 @@ def test_latents_are_the_official_ones(state, pipeline, name):
     ours = sampler.sample(pipeline.predict, noise, labels, pipeline.num_classes, SCALE, 3)
     expected = CHAINS[name](guided(state, 6, labels, SCALE), noise, steps=10)
     difference = ((ours - expected).norm() / expected.norm()).item()
-    print(f"relative difference {difference:.1e}")  # pytest -s shows it
+    print(f"relative difference {difference:.1e}")  # for pytest -s
     assert difference < 1e-4
     unguided = sampler.sample(pipeline.predict, noise, labels, pipeline.num_classes, 1, 3)
-    assert (
-        (ours - unguided).norm() / expected.norm()
-    ).item() > 1e-2  # class and guidance matter: the test can fail
+    # Class and guidance matter: the comparison is not trivial.
+    assert (ours - unguided).norm() / expected.norm() > 1e-2
 
 
-def test_what_a_file_says(files, pipeline):
-    assert (pipeline.num_classes, pipeline.latent_shape, pipeline.image_size) == (
-        CLASSES,
-        SHAPE,
-        IMAGE_SIZE,
-    )
-    assert (pipeline.name, pipeline.scaling_factor, pipeline.time_embedding) == (
-        "DiT-S-8-128",
-        0.5,
-        "official",
-    )
+def test_description_of_a_checkpoint(files, pipeline):
+    sizes = pipeline.num_classes, pipeline.latent_shape, pipeline.image_size
+    assert sizes == (CLASSES, SHAPE, IMAGE_SIZE)
+    assert pipeline.name == "DiT-S-8-128" and pipeline.time_embedding == "official"
+    assert pipeline.scaling_factor == 0.5
     assert pipeline.schedule["beta_end"] == 0.02 and pipeline.info.get("cfg_channels", 3) == 3
     weights = files / "vae/diffusion_pytorch_model.safetensors"
     assert pipeline.weights_sha256 == sha256(files / "plain.pt", weights)
 
 
-@pytest.mark.parametrize("form", ["training.pt", "file.safetensors"])
-def test_every_form_of_the_file_is_the_same_network(files, pipeline, form):
-    other = load_pipeline(read_pipeline("DiT-S/8", files / form, str(files / "vae")))
+@pytest.mark.parametrize("file", ["training.pt", "file.safetensors"])
+def test_all_file_formats_give_the_same_network(files, pipeline, file):
+    other = load_pipeline(read_pipeline("DiT-S/8", files / file, str(files / "vae")))
     ours, theirs = (network.denoiser.state_dict() for network in (pipeline, other))
     assert ours.keys() == theirs.keys() and all(
         torch.equal(ours[name], theirs[name]) for name in ours
@@ -161,13 +150,13 @@ def test_every_form_of_the_file_is_the_same_network(files, pipeline, form):
     assert other.weights_sha256 != pipeline.weights_sha256
 
 
-def test_position_embedding_is_the_files_own(state, pipeline, tmp_path):
+def test_position_embedding_is_loaded_from_the_file(state, pipeline, tmp_path):
     from diffusers import DiTTransformer2DModel
 
     built = DiTTransformer2DModel(
         **{**pipeline.transformer_config, "num_layers": 1}
     ).pos_embed.pos_embed
-    # The official embedding is the one that diffusers computes.
+    # diffusers computes the official embedding.
     torch.testing.assert_close(pipeline.denoiser.transformer.pos_embed.pos_embed, built)
     torch.save(official_state(random=False) | {"pos_embed": 2 * built}, tmp_path / "other.pt")
     small_vae(tmp_path / "vae")
@@ -176,20 +165,18 @@ def test_position_embedding_is_the_files_own(state, pipeline, tmp_path):
 
 
 @pytest.mark.parametrize("name", names())
-def test_all_twelve_fit_diffusers_model(name):
-    """By shapes: what is made of each name's checkpoint are the tensors of diffusers' model, and
-    its parameters too.
-    """
+def test_all_names_fit_diffusers_model(name):
+    """A converted checkpoint has the shapes of diffusers' model, and the published size."""
     from diffusers import DiTTransformer2DModel
 
     state = official_state(name, 1000, 32 // int(name[-1]), random=False)
-    architecture = Architecture(name)
-    assert architecture.shapes() == {key: tuple(tensor.shape) for key, tensor in state.items()}
+    dit = OfficialDiT(name)
+    assert dit.shapes() == {key: tuple(tensor.shape) for key, tensor in state.items()}
     with torch.device("meta"):
-        model = DiTTransformer2DModel.from_config(architecture.config())
+        model = DiTTransformer2DModel.from_config(dit.config())
     wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
     assert wanted == {key: tensor.shape for key, tensor in to_diffusers(state).items()}
-    # As published with the model: 675 million in XL, 33, 130 and 458 in the others, at patch 2.
+    # Published parameter counts at patch 2, in millions
     millions = sum(tensor.numel() for key, tensor in state.items() if key != "pos_embed") / 1e6
     assert (
         name[-1] != "2" or round(millions) == {"S": 33, "B": 130, "L": 458, "XL": 675}[name[4:-2]]
@@ -197,40 +184,13 @@ def test_all_twelve_fit_diffusers_model(name):
 
 
 def test_released_command_line(state, files, pipeline, tmp_path):
-    """The released flags make the released names, and the pixels are those of the official model,
-    decoded.
-    """
+    """The released flags give the released file names and the images of the official model."""
     folder = tmp_path / "set"
-    result = synthesize_dit.main(
-        [
-            "--model",
-            "DiT-S/8",
-            "--vae",
-            str(files / "vae"),
-            "--image-size",
-            "128",
-            "--num-classes",
-            "5",
-            "--cfg-scale",
-            str(SCALE),
-            "--num-sampling-steps",
-            "4",
-            "--ckpt",
-            str(files / "plain.pt"),
-            "--start_id",
-            "1",
-            "--end_id",
-            "3",
-            "--start_seed",
-            "2",
-            "--end_seed",
-            "3",
-            "--save_dir",
-            str(folder),
-            "--batch_size",
-            "10",
-        ]
-    )
+    argv = ["--model", "DiT-S/8", "--vae", files / "vae", "--ckpt", files / "plain.pt"]
+    argv += ["--image-size", 128, "--num-classes", 5, "--cfg-scale", SCALE]
+    argv += ["--num-sampling-steps", 4, "--start_id", 1, "--end_id", 3, "--start_seed", 2]
+    argv += ["--end_seed", 3, "--save_dir", folder, "--batch_size", 10]
+    result = synthesize_dit.main([str(argument) for argument in argv])
     assert result["made"] == 20
     assert {file.name for file in folder.glob("class_*")} == {
         f"class_{label}_seed_2_num_{number}.png" for label in (1, 2) for number in range(10)
@@ -249,8 +209,8 @@ def test_released_command_line(state, files, pipeline, tmp_path):
         assert np.std(pixels) > 10 and abs(ours - pixels).max() < 0.6
 
 
-def test_old_vae_files_load(files, pipeline, tmp_path):
-    """The published VAEs were written when diffusers called the attention's layers otherwise."""
+def test_vae_files_with_old_key_names_load(files, pipeline, tmp_path):
+    """The published VAEs have the names that attention layers had in earlier versions."""
     from safetensors.torch import load_file
 
     old = Path(shutil.copytree(files / "vae", tmp_path / "pipeline/vae"))
@@ -291,47 +251,25 @@ def test_published_weights_are_found_by_name(tmp_path, monkeypatch):
     assert lines[1] == "DiT-XL/2: pretrained_models/DiT-XL-2-256x256.pt"
 
 
-def test_cost_of_the_papers_images_needs_no_weights(tmp_path, monkeypatch, capsys):
+def test_cost_estimate_needs_no_weights(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    cost = synthesize_dit.main(
-        [
-            "--model",
-            "DiT-XL/2",
-            "--num-sampling-steps",
-            "100",
-            "--data_amount",
-            "200k",
-            "--estimate",
-        ]
-    )
-    network = (
-        cost["evaluations"] * 2 * 118.6e9
-    )  # two operations for each of a pass's 118.6 G multiply-adds
+    argv = ["--model", "DiT-XL/2", "--num-sampling-steps", "100", "--data_amount", "200k"]
+    cost = synthesize_dit.main([*argv, "--estimate"])
+    network = cost["evaluations"] * 2 * 118.6e9  # a pass has 118.6 G multiply-adds
     decoder = 200_000 * 0.62e12
     assert (
         cost["evaluations"] == 200_000 * 200
         and abs(cost["operations"] / (network + decoder) - 1) < 1e-3
     )
-    assert 18e9 < cost["bytes"] < 26e9  # the released sets take about 20 GB
+    assert 18e9 < cost["bytes"] < 26e9  # the released sets have about 20 GB
     printed = capsys.readouterr().out
     assert (
         "40000000 network evaluations" in printed
         and "9.62 EFLOP" in printed
         and "GB free" in printed
     )
-    large = synthesize_dit.main(
-        [
-            "--model",
-            "DiT-L/4",
-            "--image-size",
-            "512",
-            "--cfg-scale",
-            "1",
-            "--end_seed",
-            "3",
-            "--estimate",
-        ]
-    )
+    argv = ["--model", "DiT-L/4", "--image-size", "512", "--cfg-scale", "1", "--end_seed", "3"]
+    large = synthesize_dit.main([*argv, "--estimate"])
     assert large["images"] == 30_000 and large["evaluations"] == 30_000 * 100
     assert not list(tmp_path.iterdir())
 
@@ -344,18 +282,18 @@ SMALL = official_state(random=False)
 
 
 def changed(name, tensor):
-    """A right checkpoint with one tensor put in another's place, or taken away."""
+    """A correct checkpoint with one tensor replaced, or removed (None)."""
     return {key: value for key, value in (SMALL | {name: tensor}).items() if value is not None}
 
 
 class Code:
-    """Unpickled it would run a command."""
+    """Runs a command when unpickled."""
 
     def __reduce__(self):
         return os.system, ("touch CODE_HAS_RUN",)
 
 
-# What the checkpoint holds (None: there is none), flags beside the right ones, the message.
+# case: content of the checkpoint (None: no file), flags in addition to valid ones, message
 WRONG = {
     "no file": (None, [], "checkpoint not found: FILE"),
     "no weights": ([1, 2], [], "checkpoint FILE holds no state dict"),
@@ -383,12 +321,12 @@ WRONG = {
     "no learned variance": (
         changed("final_layer.linear.weight", shape(256, 384)),
         [],
-        "FILE predicts 4 channels for 4 of the latent: without a learned variance",
+        "FILE predicts 4 channels for 4 latent channels",
     ),
     "a tensor missing": (
         changed("blocks.3.mlp.fc1.bias", None),
         [],
-        "FILE is not a whole DiT-S/8: blocks.3.mlp.fc1.bias is missing and should be (1536,)",
+        "FILE is not a complete DiT-S/8: blocks.3.mlp.fc1.bias is missing and should be (1536,)",
     ),
     "a tensor of another shape": (
         changed("blocks.3.mlp.fc1.bias", shape(7)),
@@ -405,7 +343,7 @@ WRONG = {
     "class list": (
         SMALL,
         ["--class-list", "dataset/class_lists/imagenette.txt"],
-        "--class-list names classes of ImageNet-1K and DiT-S/8 has 5 classes",
+        "DiT-S/8 has 5 classes",
     ),
     "checkpoint of a folder": (
         SMALL,
@@ -426,7 +364,7 @@ WRONG = {
     "VAE of another factor": (
         SMALL,
         ["--vae", "FACTOR2"],
-        "--vae FACTOR2 makes 2 pixels of a latent cell",
+        "--vae FACTOR2 has 2 pixels per latent cell",
     ),
     "VAE of other channels": (SMALL, ["--vae", "CHANNELS3"], "CHANNELS3 has 3 latent channels"),
 }
@@ -444,19 +382,9 @@ def test_wrong_input_is_one_clear_message(files, tmp_path, monkeypatch, capsys, 
         small_vae(tmp_path / "CHANNELS3", channels=3)
     if content is not None:
         torch.save(content, "FILE")
-    right = [
-        "--model",
-        "DiT-S/8",
-        "--ckpt",
-        "FILE",
-        "--vae",
-        "VAE",
-        "--num-sampling-steps",
-        "2",
-        "--save_dir",
-        "set",
-    ]
-    assert run(synthesize_dit.main, [*right, "--images_per_class", "1", *flags]) == 2
+    valid = ["--model", "DiT-S/8", "--ckpt", "FILE", "--vae", "VAE", "--save_dir", "set"]
+    valid += ["--num-sampling-steps", "2", "--images_per_class", "1"]
+    assert run_script(synthesize_dit.main, [*valid, *flags]) == 2
     message = capsys.readouterr().err
     assert expected in message and message.startswith("error: ") and message.count("\n") <= 2
     assert not Path("set").exists() and not Path("CODE_HAS_RUN").exists()

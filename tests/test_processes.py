@@ -107,5 +107,5 @@ def test_other_ranks_leave_rank_0_time_to_speak(monkeypatch, capsys, rank, waits
     def wrong(_):
         raise UserError("the message")
 
-    assert errors.run(wrong) == 2
+    assert errors.run_script(wrong) == 2
     assert waited == waits and capsys.readouterr().err == "error: the message\n"

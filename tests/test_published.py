@@ -1,6 +1,4 @@
-"""Published checkpoints: files with the published names and layouts load with no flag but their
-path.
-"""
+"""Published checkpoints: files with the published names and layouts load by their path alone."""
 
 import argparse
 import sys
@@ -27,9 +25,9 @@ from dataset import real
 from helper import checkpoints
 from helper.errors import UserError
 from models.architectures import architecture_with, create_model, model_names
-from models.classifiers import Normalised, architecture_of, chosen_statistics, load_teacher
+from models.classifiers import Normalised, architecture_of, image_statistics, load_teacher
 
-# The published networks' tensors, {name: shape}, written out from their code bases' layouts.
+# Tensors of the published networks, {name: shape}, from the layouts of their code bases.
 
 
 def norm(key, channels):
@@ -47,9 +45,7 @@ def linear(key, c_in, c_out):
 
 
 def basic_blocks(widths, blocks, projection, head, classes):
-    """ResNets of basic blocks: RepDistiller's of three stages, and the 18 and 34 layers of the
-    other two.
-    """
+    """ResNets of basic blocks: RepDistiller's with three stages, and the others' ResNet-18, -34."""
     tensors = conv("conv1", 3, widths[0]) | norm("bn1", widths[0])
     for stage, count in enumerate(blocks, 1):
         for block in range(count):
@@ -99,7 +95,7 @@ def vgg11(classes):
 
 
 SMALL, WIDE = (16, 16, 32, 64), (64, 64, 128, 256, 512)
-NETWORKS = {  # name: (tensors of a class count, the published forward pass)
+NETWORKS = {  # name: (tensors for a number of classes, published forward pass)
     "resnet20": (
         lambda n: basic_blocks(SMALL, (3, 3, 3), "downsample", "fc", n),
         lambda state, x: reference_resnet(state, x, (3, 3, 3)),
@@ -127,9 +123,7 @@ NETWORKS = {  # name: (tensors of a class count, the published forward pass)
 
 
 def random_weights(tensors, seed=0):
-    """Returns a state dict of those shapes, its values such that every tensor counts in the
-    logits.
-    """
+    """A random state dict of these shapes in which every tensor affects the logits."""
     generator, state = torch.Generator().manual_seed(seed), {}
     for key, shape in tensors.items():
         value = torch.randn(shape, generator=generator)
@@ -143,7 +137,7 @@ def random_weights(tensors, seed=0):
     return state
 
 
-# What the code bases save: the weights among other things.
+# How the code bases save their weights.
 
 FLAGS = argparse.Namespace(
     learning_rate=0.05, lr_decay_epochs=[150, 180, 210], model="net", trial="0"
@@ -203,7 +197,7 @@ FILES = {  # path: (network, layout)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_published_file_is_the_published_network(file, tmp_path):
+def test_published_file_gives_the_published_logits(file, tmp_path):
     name, layout = FILES[file]
     tensors, forward = NETWORKS[name]
     state, x = random_weights(tensors(100)), images()
@@ -220,7 +214,7 @@ def test_a_published_file_is_the_published_network(file, tmp_path):
     )
 
 
-def test_the_lists_of_tensors_are_the_published_counts():
+def test_reference_tensors_have_the_published_parameter_counts():
     for name, (tensors, _) in NETWORKS.items():
         trained = [shape for key, shape in tensors(100).items() if "running" not in key]
         assert (
@@ -236,10 +230,8 @@ def test_every_architecture_is_recognised_by_its_tensors():
     assert architecture_with({"fc.weight": torch.zeros(3, 4)}) is None
 
 
-def test_files_of_old_torch_and_numpy(tmp_path):
-    """Most published files were written before torch's zip format, and with numpy 1's names of its
-    classes.
-    """
+def test_files_of_old_torch_and_numpy_versions(tmp_path):
+    """Most published files precede torch's zip format and use numpy 1's module names."""
     state = random_weights(NETWORKS["resnet8x4"][0](10))
     content = LAYOUTS["RepDistiller's last"](state)
     torch.save(content, tmp_path / "pickle.pth", _use_new_zipfile_serialization=False)
@@ -261,7 +253,7 @@ def test_files_of_old_torch_and_numpy(tmp_path):
         assert torch.equal(net.fc.weight, state["fc.weight"])
 
 
-def test_the_folder_says_one_network_and_the_file_holds_its_namesake(tmp_path):
+def test_a_file_of_another_network_than_its_folders_name_is_refused(tmp_path):
     path = tmp_path / "resnet34/cifar100.pth"
     write(path, "plain", random_weights(NETWORKS["cifarresnet34"][0](100)))
     with pytest.raises(UserError, match="use the name cifarresnet34"):
@@ -283,7 +275,7 @@ LIBRARY_FILES = {  # path: name
 
 
 @pytest.mark.parametrize("file", LIBRARY_FILES)
-def test_a_librarys_file_is_known_by_its_tensors_or_by_its_published_name(file, tmp_path):
+def test_library_files_are_recognised_by_tensors_or_file_name(file, tmp_path):
     name = LIBRARY_FILES[file]
     torch.manual_seed(0)
     net = create_model(name, 1000).eval()
@@ -311,50 +303,47 @@ def test_torchvisions_densenet_files_have_older_names(tmp_path):
     assert all(torch.equal(value, loaded[key]) for key, value in net.state_dict().items())
 
 
-# Normalisation: the flags', the checkpoint's own, the library's, the data set's
+# Normalisation: flags, checkpoint, library, data set
 
-IMAGENET = ("0.485, 0.456, 0.406", "0.229, 0.224, 0.225")
+IMAGENET = "mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225"
 
 
-def seen(*flags, path, name):
+def teacher_statistics(*flags, path, name):
     options = train_student.parse_option(["--path-t", str(path), *flags])
-    return str(chosen_statistics(options, "t", real.default_statistics(options), path, name))
+    default = real.data_from(options).default_statistics
+    return str(image_statistics(options.mean_t, options.std_t, "t", default, path, name))
 
 
-def test_a_teacher_brings_its_own_normalisation(tmp_path):
+def test_normalisation_of_a_teacher(tmp_path):
     plain, ours = tmp_path / "plain.pth", tmp_path / "ours.pth"
-    weights = {
-        "mean": torch.zeros(3),
-        "fc.weight": torch.zeros(1),
-    }  # a tensor `mean` is a network's, not the images'
+    # A tensor `mean` belongs to a network, not to the images.
+    weights = {"mean": torch.zeros(3), "fc.weight": torch.zeros(1)}
     torch.save(weights, plain)
     torch.save({"model": weights, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}, ours)
     lite = "timm/tf_efficientnet_lite0"
     own = "mean 0.1, 0.2, 0.3, std 0.4, 0.5, 0.6 (the checkpoint's own)"
     library = f"mean 0.5, 0.5, 0.5, std 0.5, 0.5, 0.5 (timm's for {lite})"
     cifar = "mean 0.5071, 0.4867, 0.4408, std 0.2675, 0.2565, 0.2761 (the data set's)"
-    assert seen(path=ours, name=lite) == seen("--dataset", "cifar100", path=ours, name=lite) == own
-    assert seen(path=plain, name=lite) == library
-    assert seen("--dataset", "cifar100", "--image_size", "128", path=plain, name=lite) == library
-    assert seen("--image_size", "64", path=plain, name=lite) == library  # ImageNet, small
-    assert seen("--dataset", "cifar100", path=plain, name=lite) == cifar
-    assert seen("--dataset", "cifar100", path=plain, name="wrn_40_2") == cifar
-    assert seen(
-        path=plain, name="ResNet18"
-    ) == "mean {}, std {} (torchvision's for ResNet18)".format(*IMAGENET)
-    assert seen(path=plain, name="torchvision/efficientnet_v2_l").startswith(
-        "mean 0.5, 0.5, 0.5, std"
-    )
-    assert (
-        seen("--mean_t", "0.7", path=ours, name=lite)
-        == "mean 0.7, 0.7, 0.7, std 0.4, 0.5, 0.6 (--mean_t)"
-    )
-    assert seen("--mean_t", "0.7", "--std_t", "0.2", path=plain, name=lite).endswith(
-        "(--mean_t and --std_t)"
-    )
+    expected = [  # checkpoint, network, flags, statistics
+        (ours, lite, [], own),
+        (ours, lite, ["--dataset", "cifar100"], own),
+        (plain, lite, [], library),
+        (plain, lite, ["--dataset", "cifar100", "--image_size", "128"], library),
+        (plain, lite, ["--image_size", "64"], library),  # ImageNet, small
+        (plain, lite, ["--dataset", "cifar100"], cifar),
+        (plain, "wrn_40_2", ["--dataset", "cifar100"], cifar),
+        (plain, "ResNet18", [], f"{IMAGENET} (torchvision's for ResNet18)"),
+        (ours, lite, ["--mean_t", "0.7"], "mean 0.7, 0.7, 0.7, std 0.4, 0.5, 0.6 (--mean_t)"),
+    ]
+    for path, name, flags, statistics in expected:
+        assert teacher_statistics(*flags, path=path, name=name) == statistics, (path, name, flags)
+    large = teacher_statistics(path=plain, name="torchvision/efficientnet_v2_l")
+    assert large.startswith("mean 0.5, 0.5, 0.5, std")
+    both = teacher_statistics("--mean_t", "0.7", "--std_t", "0.2", path=plain, name=lite)
+    assert both.endswith("(--mean_t and --std_t)")
 
 
-# Fine-tuning: published weights under a head of another class count
+# Fine-tuning: published weights with a new last layer
 
 
 @pytest.mark.parametrize("source", ["file", "torchvision"])
@@ -397,16 +386,13 @@ def test_fine_tuning_keeps_all_but_the_last_layer(
         else:
             torch.testing.assert_close(saved["model"][name], published[name])
     log = (tmp_path / "run/train.log").read_text()
-    assert (
-        "the weights are for 1000 classes and 10 are needed: the last layer starts from random "
-        "numbers" in log
-    )
-    # They are fine-tuned on images normalised as before.
+    assert "the weights have 1000 classes, 10 are needed: the last layer is initialised" in log
+    # The images are normalised as for the published weights.
     assert saved["mean"] == ([0.4] * 3 if source == "file" else [0.485, 0.456, 0.406])
     assert ("(the checkpoint's own)" if source == "file" else "(torchvision's for ResNet18)") in log
 
 
-def test_a_teachers_file_of_other_classes_is_refused_all_the_same(tmp_path):
+def test_teacher_of_another_number_of_classes_is_refused(tmp_path):
     write(tmp_path / "resnet20/t.pth", "plain", random_weights(NETWORKS["resnet20"][0](100)))
     with pytest.raises(UserError, match="is a resnet20 for 100 classes, 10 are needed"):
         load_teacher(tmp_path / "resnet20/t.pth", 10, MEAN, STD)

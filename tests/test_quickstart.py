@@ -28,7 +28,7 @@ COPIED = (
 
 
 def copy_of_the_repository(folder):
-    """Copies what the quickstart runs; its .venv stands for the environment of these tests."""
+    """Copies what the quickstart runs; its .venv is the environment of these tests."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -52,7 +52,8 @@ def quickstart(folder, data, script="quickstart.sh", **more):
         "EPOCHS": 2,
         **more,
     }
-    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHON"}
+    environment |= {name: str(value) for name, value in settings.items()}
     done = subprocess.run(
         ["sh", f"scripts/{script}"],
         cwd=folder,
@@ -65,13 +66,14 @@ def quickstart(folder, data, script="quickstart.sh", **more):
     return done.stdout
 
 
-def test_the_quickstart_makes_images_a_student_and_a_table_once(tmp_path, tiny_fashion_mnist):
+def test_the_quickstart_writes_images_student_and_summary_once(tmp_path, tiny_fashion_mnist):
     copy_of_the_repository(tmp_path)
     first = quickstart(tmp_path, tiny_fashion_mnist)
-    (images,) = (tmp_path / "syn_dataset").glob("quickstart_*")
+    (images,) = (tmp_path / "syn_dataset").glob("quickstart_*/")
     (run_folder,) = (tmp_path / "save/student_model/quickstart").iterdir()
     result = json.loads((run_folder / "result.json").read_text())
-    assert len(list(images.glob("*/*.png"))) == 20 and (images / "contact_sheet.png").is_file()
+    assert len(list(images.glob("*/*.png"))) == 20
+    assert images.with_name(f"{images.name}_contact_sheet.png").is_file()
     assert (run_folder / "curves.png").is_file()
     assert (result["teacher"], result["student"], result["images"], result["epochs"]) == (
         "resnet20",
@@ -92,7 +94,7 @@ def test_the_quickstart_makes_images_a_student_and_a_table_once(tmp_path, tiny_f
     assert json.loads((run_folder / "result.json").read_text())["top1_last"] == result["top1_last"]
 
 
-def test_the_same_recipe_on_real_images_stands_beside(tmp_path, tiny_fashion_mnist):
+def test_the_gap_to_real_images(tmp_path, tiny_fashion_mnist):
     copy_of_the_repository(tmp_path)
     printed = quickstart(
         tmp_path, tiny_fashion_mnist, "fashion_mnist_gap.sh", SEEDS="0 1", EPOCHS=1
@@ -132,7 +134,7 @@ def test_the_same_recipe_on_real_images_stands_beside(tmp_path, tiny_fashion_mni
     for mean in means:
         assert f" {mean:.2f} ± " in summary
     assert f"real − generated  {means[1] - means[0]:.2f}" in summary
-    assert "20 real images of" not in summary and "having seen 20 real images" in printed
+    assert "20 real images of" not in summary and "trained on 20 real images" in printed
 
 
 def test_accuracies_on_different_images_are_not_averaged(tmp_path):

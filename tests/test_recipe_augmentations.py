@@ -1,6 +1,5 @@
-"""One-Image's training augmentations, and Places365 as a source of training images."""
+"""One-Image's training augmentations, and training on Places365."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -10,18 +9,18 @@ import torch
 from PIL import Image, ImageOps
 
 import train_student
-from dataset import folders, loader, real, transforms
+from dataset import folders, loader, transforms
 from dataset.image_set import ImageSet
 from helper import checkpoints
 from helper.distributed import World
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from models.architectures import create_model
 
 SIZE = 72  # above 64: a large image
 
 
 def coloured(count=1, width=90, height=100, seed=0):
-    """Smooth images with colours, uint8 (count, height, width, 3)."""
+    """Smooth colour images, uint8 (count, height, width, 3)."""
     rng = np.random.default_rng(seed)
     return np.stack(
         [
@@ -39,25 +38,25 @@ def coloured(count=1, width=90, height=100, seed=0):
 
 
 class Scripted:
-    """A generator whose coins, `random()`, fall as they are given; the rest is numpy's."""
+    """numpy Generator whose `random()` returns the given values."""
 
-    def __init__(self, *coins, seed=0):
-        self.coins, self.rng = list(coins), np.random.default_rng(seed)
+    def __init__(self, *values, seed=0):
+        self.values, self.rng = list(values), np.random.default_rng(seed)
 
     def random(self):
-        return self.coins.pop(0)
+        return self.values.pop(0)
 
     def __getattr__(self, name):
         return getattr(self.rng, name)
 
 
-def transformed(*coins, seed=0):
+def transformed(*values, seed=0):
     return np.asarray(
-        transforms.LargeColour(SIZE)(Image.fromarray(coloured()[0]), Scripted(*coins, seed=seed))
+        transforms.LargeColour(SIZE)(Image.fromarray(coloured()[0]), Scripted(*values, seed=seed))
     )
 
 
-def test_without_a_change_of_colour_it_is_a_bicubic_crop():
+def test_without_colour_changes_it_is_a_bicubic_crop():
     image = Image.fromarray(coloured()[0])
     box = transforms.Large(SIZE).crop_box(*image.size, np.random.default_rng(3))
     plain = image.resize((SIZE, SIZE), Image.BICUBIC, box=box)
@@ -66,7 +65,7 @@ def test_without_a_change_of_colour_it_is_a_bicubic_crop():
     assert not np.array_equal(plain, image.resize((SIZE, SIZE), Image.BILINEAR, box=box))
 
 
-def test_each_change_of_colour_by_itself():
+def test_each_colour_change():
     plain = transformed(0.9, 0.9, 0.9, 0.9)
     grey = transformed(0.9, 0.9, 0.1, 0.9)
     luma = plain @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
@@ -80,15 +79,15 @@ def test_each_change_of_colour_by_itself():
     assert np.abs(jittered.astype(int) - plain).mean() > 5 and (jittered != jittered[..., :1]).any()
 
 
-def test_how_often_and_how_much():
+def test_frequency_and_strength_of_colour_changes():
     rng = np.random.default_rng(0)
     drawn = [transforms.LargeColour.changes(rng) for _ in range(3000)]
     names = [[name for name, _ in changes] for changes in drawn]
-    shares = {
+    frequencies = {
         name: np.mean([name in one for one in names])
         for name in ("adjust_hue", "rgb_to_grayscale", "solarize")
     }
-    assert shares == {
+    assert frequencies == {
         "adjust_hue": pytest.approx(0.8, abs=0.03),
         "rgb_to_grayscale": pytest.approx(0.2, abs=0.03),
         "solarize": pytest.approx(0.2, abs=0.03),
@@ -103,7 +102,7 @@ def test_how_often_and_how_much():
         assert values.mean() == pytest.approx(centre, abs=0.02)
     firsts = [one[0] for one in names if "adjust_hue" in one]
     assert {firsts.count(name) > 400 for name in set(firsts)} == {True} and len(set(firsts)) == 4
-    # Grey and solarised come after the jitter, in this order.
+    # Greyscale and solarisation follow the jitter, in this order.
     assert all(
         one[4:] in ([], ["rgb_to_grayscale"], ["solarize"], ["rgb_to_grayscale", "solarize"])
         for one in names
@@ -123,32 +122,27 @@ def files(tmp_path_factory):
     return ImageSet(paths, np.arange(14))
 
 
-def make(images, augment="colour", train=True, size=SIZE, **settings):
-    options = argparse.Namespace(
-        dataset="imagenet",
-        image_size=size,
-        batch_size=4,
-        val_batch_size=None,
-        seed=3,
-        num_workers=0,
-        **({"augment": augment} if augment else {}),
-    )
-    for name, value in settings.items():
-        setattr(options, name, value)
-    return real.make_loader(images, options, World(0, 1, torch.device("cpu")), train=train)
+def make(images, colour=True, batch_size=4, seed=3, workers=0):
+    transform, world = transforms.training(SIZE, colour), World(0, 1, torch.device("cpu"))
+    return loader.make_loader(images, transform, batch_size, world, seed, workers=workers)
 
 
-def seen(batches):
+def contents(batches):
+    """[(labels, pixels as bytes)] of the batches."""
     return [(labels.tolist(), images.numpy().tobytes()) for images, labels in batches]
 
 
-def test_an_epoch_goes_on_from_any_step_with_any_workers(files):
-    whole = seen(make(files).epoch_batches(1))
+def test_an_epoch_continues_from_any_step_with_any_workers(files):
+    whole = contents(make(files).epoch_batches(1))
     assert len(whole) == 3
     for step in range(4):
-        assert seen(make(files).epoch_batches(1, step)) == whole[step:]
-    assert seen(make(files, num_workers=2).epoch_batches(1, 1)) == whole[1:]
-    assert seen(make(files, seed=4).epoch_batches(1)) != whole != seen(make(files).epoch_batches(2))
+        assert contents(make(files).epoch_batches(1, step)) == whole[step:]
+    assert contents(make(files, workers=2).epoch_batches(1, 1)) == whole[1:]
+    assert (
+        contents(make(files, seed=4).epoch_batches(1))
+        != whole
+        != contents(make(files).epoch_batches(2))
+    )
 
 
 def test_an_image_is_the_same_in_any_batch(files):
@@ -164,24 +158,18 @@ def test_an_image_is_the_same_in_any_batch(files):
     assert len(alone) == 14 and len(shared) == 10 and shared.items() <= alone.items()
 
 
-def test_the_flag_chooses_for_training_alone(files):
-    usual = seen(make(files, augment=None).epoch_batches(0))
-    assert seen(make(files, "usual").epoch_batches(0)) == usual
+def test_without_colour_it_is_the_usual_transform(files):
+    usual = contents(make(files, colour=False).epoch_batches(0))
     plain = loader.Loader(files, transforms.Large(SIZE), 4, seed=3, workers=0)
-    assert seen(plain.epoch_batches(0)) == usual != seen(make(files).epoch_batches(0))
-    assert seen(make(files, train=False).ordered_batches()) == seen(
-        make(files, None, False).ordered_batches()
-    )
+    assert contents(plain.epoch_batches(0)) == usual != contents(make(files).epoch_batches(0))
+    assert isinstance(transforms.validation(SIZE), transforms.LargeValidation)
 
 
-def test_small_images_are_refused(files):
-    with pytest.raises(
-        UserError, match="--augment colour is for images of more than 64 pixels and these have 32"
-    ):
-        make(files, size=32)
-    assert isinstance(
-        make(files, size=32, train=False).dataset.transform, transforms.SmallValidation
-    )
+def test_small_images_are_refused():
+    with pytest.raises(UserError, match="--augment colour .*64 pixels .*32"):
+        transforms.training(32, colour=True)
+    assert isinstance(transforms.training(32), transforms.Small)
+    assert isinstance(transforms.validation(32), transforms.SmallValidation)
 
 
 # Places365
@@ -192,8 +180,8 @@ CLASSES = ("a/abbey", "a/apartment_building/outdoor", "z/zen_garden")
 
 @pytest.fixture
 def places(tmp_path):
-    """torchvision's root: three classes of three images, the list of these, and validation images
-    beside them.
+    """torchvision's root folder: three classes of three images, their list, and a validation
+    image.
     """
     root, lines = tmp_path / "places365", []
     for label, name in enumerate(CLASSES):
@@ -225,7 +213,7 @@ def test_places365_root_is_its_training_images(places):
         *(f"{name}/00000001.jpg" for name in CLASSES),
         "a/abbey/00000002.jpg",
     ]
-    # Its first level, 2 letters here, is no set of classes, whatever their count.
+    # The two folders of the first level, a and z, are not classes.
     assert folders.read_training(places, 2).labels is None
 
 
@@ -243,22 +231,20 @@ def test_places365_list_is_below_the_images(places, monkeypatch):
     monkeypatch.chdir(places)
     assert len(folders.read_training("places365_train_standard.txt", 10, ignore_labels=True)) == 9
     (places / "data_256_standard/a/abbey/00000002.jpg").unlink()
-    with pytest.raises(
-        UserError, match=r"standard.txt, line 2: image not found: /a/abbey/00000002.jpg"
-    ):
+    with pytest.raises(UserError, match=r"standard.txt, line 2: .*/a/abbey/00000002.jpg"):
         folders.read_training(places / "places365_train_standard.txt", 10, ignore_labels=True)
 
 
-def test_places365_in_two_sizes_is_asked_about(places):
+def test_places365_in_two_sizes_is_refused(places):
     write(places / "data_large_standard/a/abbey/00000001.jpg")
     for source in (places, places / "places365_train_standard.txt"):
-        with pytest.raises(UserError, match="holds data_256_standard and data_large_standard"):
+        with pytest.raises(UserError, match="data_256_standard and data_large_standard"):
             folders.read_training(source, 10, ignore_labels=True)
     assert len(folders.read_training(places / "data_large_standard", 10, ignore_labels=True)) == 1
     assert len(folders.read_training(places / "data_256_standard", 10, ignore_labels=True)) == 9
 
 
-def test_a_list_of_one_variant_takes_its_images(places):
+def test_a_list_refers_to_the_images_of_its_variant(places):
     write(places / "data_256_challenge/a/abbey/00000001.jpg")
     (places / "places365_train_challenge.txt").write_text("/a/abbey/00000001.jpg 0\n")
     images = folders.read_training(places / "places365_train_challenge.txt", 10, ignore_labels=True)
@@ -267,7 +253,7 @@ def test_a_list_of_one_variant_takes_its_images(places):
 
 @pytest.fixture
 def argv(places, tiny_fashion_mnist, tmp_path, monkeypatch):
-    """A command line of train_student.py: a random teacher of garments, photographs of places."""
+    """Command line of train_student.py: a random Fashion-MNIST teacher and Places365 images."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     (tmp_path / "resnet8").mkdir()
@@ -298,15 +284,13 @@ def argv(places, tiny_fashion_mnist, tmp_path, monkeypatch):
 def test_a_student_of_other_classes_learns_from_places365(argv, places):
     result = train_student.main(argv)
     assert result["images"] == 9 and result["image_steps"] == 8 and result["source"] == str(places)
-    with pytest.raises(UserError, match="has labels that play no part"):
+    with pytest.raises(UserError, match=f"-r 1 .*{places}"):
         train_student.main([*argv, "-r", "1"])
 
 
 def test_the_flag_on_the_command_line(argv, capsys):
-    assert run(train_student.main, [*argv, "--augment", "colour"]) == 2
-    assert capsys.readouterr().err.startswith(
-        "error: --augment colour is for images of more than 64 pixels"
-    )
+    assert run_script(train_student.main, [*argv, "--augment", "colour"]) == 2
+    assert capsys.readouterr().err.startswith("error: --augment colour ")
     folder = Path("save/student_model/fashion_mnist_resnet8/fold-1")
     assert not folder.exists()
     losses = {}

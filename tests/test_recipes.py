@@ -1,10 +1,9 @@
-"""The recipes under scripts/: what they run, with which settings. A stand-in for Python writes down
-what it gets.
-"""
+"""The recipes under scripts/: the commands that they run. A stand-in for Python records them."""
 
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,31 +27,41 @@ PAIRS = [
 ]
 
 
-def recorded(script, tmp_path, **settings):
-    """Runs a recipe with a stand-in for Python and returns the commands it gave, each a list of
-    words.
-    """
-    log = tmp_path / "commands"
-    log.write_text("")
-    stand_in = tmp_path / "python"
-    stand_in.write_text(
-        f'#!/bin/sh\nfor word in "$@"; do printf "%s\\037" "$word"; done >> {log}\necho >> {log}\n'
-    )
-    stand_in.chmod(0o755)
-    done = subprocess.run(
-        ["sh", ROOT / "scripts" / script],
-        env={**os.environ, "PYTHON": str(stand_in), **settings},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return [line.split("\037")[:-1] for line in log.read_text().splitlines()]
+def environment(**settings):
+    """The environment without the variables of the tables' scripts, and with `settings`."""
+    names = ("CELL", "SEED", "GPUS", "NAME", "TABLE")
+    return {name: value for name, value in os.environ.items() if name not in names} | settings
+
+
+def stand_in(folder, body):
+    """Writes the program folder/python, a shell script."""
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\n{body}\n")
+    program.chmod(0o755)
+    return program
+
+
+def recorded(script, **settings):
+    """Runs a recipe with a stand-in for Python; returns its commands, each a list of words."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "commands")
+        log.write_text("")
+        program = stand_in(
+            Path(folder),
+            f'for word in "$@"; do printf "%s\\037" "$word"; done >> {log}\necho >> {log}',
+        )
+        done = subprocess.run(
+            ["sh", ROOT / "scripts" / script],
+            env=environment(PYTHON=str(program), **settings),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return [line.split("\037")[:-1] for line in log.read_text().splitlines()]
 
 
 def options_of(command):
-    """Returns the parsed flags of the top-level script in a command, as the script itself reads
-    them.
-    """
+    """The parsed flags of the top-level script in a command."""
     at, name = next((i, word) for i, word in enumerate(command) if word in PARSERS)
     return PARSERS[name].parse_option(command[at + 1 :])
 
@@ -67,9 +76,9 @@ DISTILLATIONS = {
 
 
 @pytest.mark.parametrize("script", DISTILLATIONS)
-def test_distillation_has_the_settings_of_its_table(script, tmp_path):
+def test_settings_of_the_distillations(script):
     count, settings = DISTILLATIONS[script]
-    commands = recorded(script, tmp_path)
+    commands = recorded(script)
     assert len(commands) == count
     for options in map(options_of, commands):
         assert settings == (
@@ -87,12 +96,12 @@ def test_distillation_has_the_settings_of_its_table(script, tmp_path):
             "none",
             True,
         )
-        # Labels of ImageNet's images mean nothing to another set of classes.
+        # ImageNet's labels mean nothing for other classes.
         assert options.ignore_labels == (options.dataset in ("cifar100", "flowers102"))
 
 
-def test_the_five_pairs_of_cifar100(tmp_path):
-    runs = [options_of(command) for command in recorded("cifar100_distill.sh", tmp_path)]
+def test_the_five_pairs_of_cifar100():
+    runs = [options_of(command) for command in recorded("cifar100_distill.sh")]
     assert pairs_of(runs) == PAIRS
     assert len({(run.experiments_dir, run.experiments_name) for run in runs}) == 5
 
@@ -101,11 +110,11 @@ def pairs_of(runs):
     return [(Path(run.path_t).parent.name, run.model_s) for run in runs]
 
 
-# The other rows of the tables: METHODS' settings
+# The other rows of the tables
 
 
-def test_students_without_a_teacher(tmp_path):
-    runs = [options_of(command) for command in recorded("cifar100_students.sh", tmp_path)]
+def test_students_without_a_teacher():
+    runs = [options_of(command) for command in recorded("cifar100_students.sh")]
     assert [run.model for run in runs] == ["resnet18", "wrn_16_1", "wrn_40_1", "wrn_16_2"]
     for run in runs:
         assert (
@@ -118,8 +127,8 @@ def test_students_without_a_teacher(tmp_path):
         ) == ("Student", 200, 256, 0.1, [120, 150, 180], 0.2)
 
 
-def test_distillation_on_real_images(tmp_path):
-    runs = [options_of(command) for command in recorded("cifar100_kd.sh", tmp_path)]
+def test_distillation_on_real_images():
+    runs = [options_of(command) for command in recorded("cifar100_kd.sh")]
     assert pairs_of(runs) == PAIRS
     for run in runs:
         assert (
@@ -134,10 +143,8 @@ def test_distillation_on_real_images(tmp_path):
 @pytest.mark.parametrize(
     "method, tau, student_steps", [("dafl", 1, 5), ("dfq", 1, 10), ("deepinversion", 20, None)]
 )
-def test_methods_without_data(method, tau, student_steps, tmp_path):
-    runs = [
-        options_of(command) for command in recorded("cifar100_datafree.sh", tmp_path, METHOD=method)
-    ]
+def test_methods_without_data(method, tau, student_steps):
+    runs = [options_of(command) for command in recorded("cifar100_datafree.sh", METHOD=method)]
     assert pairs_of(runs) == PAIRS
     for run in runs:
         assert (
@@ -154,8 +161,8 @@ def test_methods_without_data(method, tau, student_steps, tmp_path):
         assert student_steps is None or run.student_steps == student_steps
 
 
-def test_fastdfkd_by_pair_and_by_steps(tmp_path):
-    runs = [options_of(command) for command in recorded("cifar100_fastdfkd.sh", tmp_path)]
+def test_fastdfkd_by_pair_and_by_steps():
+    runs = [options_of(command) for command in recorded("cifar100_fastdfkd.sh")]
     assert pairs_of(runs) == PAIRS
     assert [(run.adv, run.oh) for run in runs] == [(1.33, 0.5), (1.0, 0.5), *[(1.1, 0.4)] * 3]
     for run in runs:
@@ -169,7 +176,7 @@ def test_fastdfkd_by_pair_and_by_steps(tmp_path):
             run.epochs,
             run.warmup_rounds,
         ) == (10, 2e-3, 0.01, 10, 20, 0.2, 200, 20)
-    faster = options_of(recorded("cifar100_fastdfkd.sh", tmp_path, K="5")[0])
+    faster = options_of(recorded("cifar100_fastdfkd.sh", K="5")[0])
     assert (faster.k, faster.lr_g, faster.lr_z) == (5, 3e-3, 0.01)
 
 
@@ -182,11 +189,9 @@ def test_fastdfkd_by_pair_and_by_steps(tmp_path):
         ("flowers102_one_image.sh", 256, 200_000),
     ],
 )
-def test_one_image(script, size, amount, tmp_path):
-    """Patches, then students of them; ImageNet's and CIFAR's with the method's own recipe."""
-    patches, *students = map(
-        options_of, recorded(script, tmp_path, IMAGE="photographs/harbour.jpg")
-    )
+def test_one_image(script, size, amount):
+    """Patches, then students on them; on ImageNet and CIFAR with the method's own recipe."""
+    patches, *students = map(options_of, recorded(script, IMAGE="photographs/harbour.jpg"))
     assert (patches.method, patches.image_size, patches.data_amount) == ("one-image", size, amount)
     assert len(students) == (5 if size == 32 else 1)
     for student in students:
@@ -210,8 +215,8 @@ def test_one_image(script, size, amount, tmp_path):
     }.get(script, {("sgd", 0.1, 10, False, "none", None, "usual", 200)})
 
 
-def test_places365(tmp_path):
-    (run,) = map(options_of, recorded("imagenet_places365.sh", tmp_path, STUDENT="ResNet18"))
+def test_places365():
+    (run,) = map(options_of, recorded("imagenet_places365.sh", STUDENT="ResNet18"))
     assert (
         run.train_data,
         run.ignore_labels,
@@ -232,8 +237,8 @@ def test_places365(tmp_path):
 
 
 @pytest.mark.parametrize("method, amount", [("biggan", 215_000), ("deepinversion", 140_000)])
-def test_images_and_their_student_on_imagenet(method, amount, tmp_path):
-    images, student = map(options_of, recorded(f"imagenet_{method}.sh", tmp_path))
+def test_images_and_their_student_on_imagenet(method, amount):
+    images, student = map(options_of, recorded(f"imagenet_{method}.sh"))
     assert (images.method, 1000 * images.images_per_class, student.data_amount, student.epochs) == (
         method,
         amount,
@@ -245,13 +250,13 @@ def test_images_and_their_student_on_imagenet(method, amount, tmp_path):
         assert images.path_t == student.path_t and images.path_s is None
 
 
-def test_an_estimate_trains_nothing(tmp_path):
-    (images,) = map(options_of, recorded("imagenet_deepinversion.sh", tmp_path, ESTIMATE="1"))
+def test_an_estimate_trains_nothing():
+    (images,) = map(options_of, recorded("imagenet_deepinversion.sh", ESTIMATE="1"))
     assert images.estimate
 
 
-def test_fastdfkd_on_imagenet(tmp_path):
-    (run,) = map(options_of, recorded("imagenet_fastdfkd.sh", tmp_path))
+def test_fastdfkd_on_imagenet():
+    (run,) = map(options_of, recorded("imagenet_fastdfkd.sh"))
     assert (run.k, run.meta, run.batch, run.rounds_per_epoch, run.steps_per_epoch) == (
         50,
         "reptile",
@@ -272,12 +277,8 @@ def test_fastdfkd_on_imagenet(tmp_path):
     ) == (2e-4, 0.01, 1e-4, 5e-3, 50, "last", "resized", 0)
 
 
-def test_trials_of_every_method_are_of_one_length_and_never_see_the_test_images(tmp_path):
-    commands = [
-        command
-        for command in recorded("fashion_mnist_trials.sh", tmp_path)
-        if command[0] in PARSERS
-    ]
+def test_trials_have_equal_length_and_never_use_the_test_images():
+    commands = [command for command in recorded("fashion_mnist_trials.sh") if command[0] in PARSERS]
     runs = [options_of(command) for command in commands if command[0].startswith("train_")]
     assert len(runs) == 35 and len({run.experiments_name for run in runs}) == 35
     for run in runs:
@@ -289,37 +290,33 @@ def test_trials_of_every_method_are_of_one_length_and_never_see_the_test_images(
         assert run.epochs * steps * run.batch_size == 32_000 and run.val_split == "holdout"
 
 
-def test_the_teachers_of_a_recipe_are_where_its_students_look(tmp_path):
+def test_students_find_the_teachers_of_their_recipe():
     for name in ("cifar100", "imagenet100", "flowers102"):
         script = "cifar100_teachers.sh" if name == "cifar100" else f"{name}_teacher.sh"
         made = {
             f"{teacher.save_dir}/{teacher.model}_latest.pth"
-            for teacher in map(options_of, recorded(script, tmp_path))
+            for teacher in map(options_of, recorded(script))
         }
-        students = map(options_of, recorded(f"{name}_distill.sh", tmp_path))
+        students = map(options_of, recorded(f"{name}_distill.sh"))
         assert {student.path_t for student in students} <= made
 
 
 @pytest.mark.parametrize("name", ["imagenet", "imagenet100"])
-def test_the_images_of_a_recipe_are_where_its_students_look(name, tmp_path):
-    (sampling,) = map(options_of, recorded(f"{name}_synthesize.sh", tmp_path))
-    (student,) = map(options_of, recorded(f"{name}_distill.sh", tmp_path))
+def test_students_find_the_images_of_their_recipe(name):
+    (sampling,) = map(options_of, recorded(f"{name}_synthesize.sh"))
+    (student,) = map(options_of, recorded(f"{name}_distill.sh"))
     assert (sampling.sampler, sampling.num_sampling_steps, sampling.cfg_scale, sampling.seed) == (
         "ddpm",
         100,
         2,
         0,
     )
-    # The default folder is named by the settings; a recipe that gives none relies on it.
-    assert (
-        str(sampling.save_dir or "syn_dataset/DiT-XL-2-256_ddpm_s2_T100_seed0")
-        == student.train_data
-    )
+    assert str(sampling.save_dir) == student.train_data
 
 
-def test_processes_and_machines(tmp_path):
+def test_processes_and_machines():
     (command,) = recorded(
-        "imagenet_distill.sh", tmp_path, GPUS="4", NODES="2", NODE="1", MASTER="10.0.0.1:1234"
+        "imagenet_distill.sh", GPUS="4", NODES="2", NODE="1", MASTER="10.0.0.1:1234"
     )
     launcher = command[: command.index("train_student.py")]
     assert launcher == [
@@ -336,9 +333,23 @@ def test_processes_and_machines(tmp_path):
         "--master_port",
         "1234",
     ]
+    (command,) = recorded("imagenet_distill.sh", GPUS="4")
+    launcher = command[: command.index("train_student.py")]
+    assert launcher == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4"]
 
 
-def test_slurm_job_passes_sigterm_on_and_queues_itself_again(tmp_path):
+def test_one_image_trains_on_patches_that_exist():
+    commands = recorded("cifar100_one_image.sh", IMAGES="patches", PAIRS="vgg11:resnet18")
+    (student,) = map(options_of, commands)
+    assert student.train_data == "patches"
+    (patches,) = map(
+        options_of, recorded("one_image_patches.sh", IMAGE="a/harbour.jpg", SIZE="256", SEED="3")
+    )
+    assert str(patches.save_dir) == "syn_dataset/one-image_harbour_256_seed3"
+    assert (patches.image_size, patches.data_amount, patches.seed) == (256, 50_000, 3)
+
+
+def test_slurm_job_forwards_sigterm_and_requeues_itself(tmp_path):
     """A preempted job: the training saves (here: writes a file) before the job is queued again."""
     programs = {
         "srun": 'exec "$@"',

@@ -23,11 +23,12 @@ from models.architectures import create_model
 ROOT = Path(__file__).resolve().parent.parent
 
 RELEASED = """
-    --path-t ./save/models/ResNet18/resnet18.pth --distill kd --batch_size 256 --epochs 100 --dataset imagenet
-    --gpu_id 0,1,2,3,4,5,6,7 --num_workers 32 --multiprocessing-distributed --learning_rate 0.1
-    --lr_decay_epochs 30,60,90 --weight_decay 1e-4 --model_s ResNet18 -r 0 -a 1 --kd_T 10 --use_aug none
-    --data_amount 200k --data_quality 2 --s_step 100
-    --experiments_dir 'syn_200k_s2_st100_imagenet-tea-res18-stu-res18/kd_T10' --experiments_name 'fold-1'"""
+    --path-t ./save/models/ResNet18/resnet18.pth --distill kd --batch_size 256 --epochs 100
+    --dataset imagenet --gpu_id 0,1,2,3,4,5,6,7 --num_workers 32 --multiprocessing-distributed
+    --learning_rate 0.1 --lr_decay_epochs 30,60,90 --weight_decay 1e-4 --model_s ResNet18
+    -r 0 -a 1 --kd_T 10 --use_aug none --data_amount 200k --data_quality 2 --s_step 100
+    --experiments_dir 'syn_200k_s2_st100_imagenet-tea-res18-stu-res18/kd_T10'
+    --experiments_name 'fold-1'"""
 SMALLER = {
     "--batch_size 256": "--batch_size 4",
     "--epochs 100": "--epochs 1",
@@ -145,8 +146,9 @@ def test_its_other_flags(place, monkeypatch):
     overrides --model_t.
     """
     monkeypatch.chdir(place)
-    others = """--print-freq 10 --lr_decay_rate 0.2 --momentum 0.8 --model_t ResNet18 --use_aug cutmix --save_model
-        --dist-url tcp://127.0.0.1:8081 --rank 0 --deterministic --resume --image_size 72 --num_workers 0"""
+    others = """--print-freq 10 --lr_decay_rate 0.2 --momentum 0.8 --model_t ResNet18
+        --use_aug cutmix --save_model --dist-url tcp://127.0.0.1:8081 --rank 0 --deterministic
+        --resume --image_size 72 --num_workers 0"""
     result = train_student.main([*smaller(RELEASED), *shlex.split(others), "--device", "cpu"])
     flags = json.loads((RUN / "config.json").read_text())["flags"]
     assert (flags["lr_decay_rate"], flags["momentum"], flags["use_aug"]) == (0.2, 0.8, "cutmix")

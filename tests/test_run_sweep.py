@@ -1,6 +1,4 @@
-"""run_sweep.py and report/sweeps.py: pairing, resuming, intervals, what is written, said and
-refused.
-"""
+"""run_sweep.py and report/sweeps.py: pairing, resuming, intervals, outputs and errors."""
 
 import csv
 import json
@@ -13,16 +11,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from test_recipes import options_of, recorded
+from test_recipes import options_of, recorded, stand_in
 
 import run_sweep
 import synthesize_dit
 import train_student
-from dataset import real
 from diffusion import sampler
-from helper import checkpoints, loops
-from helper.errors import UserError, run
-from helper.shared import Shared
+from helper import checkpoints
+from helper.errors import UserError, run_script
 from models import classifiers
 from report import sweeps
 from tools import sweeps as sweeps_tool
@@ -83,15 +79,15 @@ def argv(tiny_fashion_mnist):
 
 @pytest.fixture(scope="module")
 def begun():
-    """What the cells of `swept` began with, in order: the noise of their images, and their
-    students' weights.
+    """The starting points of the cells of `swept`, in order: noise of the images and weights of the
+    student.
     """
     return {"noise": [], "weights": []}
 
 
 @pytest.fixture(scope="module")
 def swept(argv, begun, tmp_path_factory):
-    """(working folder, records) of that sweep, run without a stop."""
+    """(working folder, records) of that sweep, uninterrupted."""
     folder, noise, student = (
         tmp_path_factory.mktemp("swept"),
         sampler.batch_noise,
@@ -118,14 +114,14 @@ def swept(argv, begun, tmp_path_factory):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Lists of the command lines that run_sweep gives to the two scripts from now on; of sampling,
-    where it makes images.
+    """The command lines that run_sweep gives to the two scripts from now on; of sampling those that
+    sample any image.
     """
     found = {synthesize_dit: [], train_student: []}
     for module, lines in found.items():
 
-        def note(argv, *shared, own=module.main, lines=lines):
-            result = own(argv, *shared)
+        def note(argv, own=module.main, lines=lines):
+            result = own(argv)
             if result.get("made") != 0:
                 lines.append(argv)
             return result
@@ -152,7 +148,7 @@ def test_t_quantile_is_scipys():
             )
 
 
-def test_t_quantile_has_the_printed_tables_values():
+def test_t_quantile_has_the_values_of_printed_tables():
     printed = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 30: 2.042}
     assert {degrees: round(sweeps.t_quantile(degrees), 3) for degrees in printed} == printed
 
@@ -167,21 +163,14 @@ def test_paired_difference_by_hand():
     assert sweeps.paired_difference({0: 1.0}, {1: 5.0}) == (None, None)
 
 
-def test_clock_gives_each_kind_of_work_its_rate():
+def test_clock_gives_each_kind_of_work_its_speed():
     clock = sweeps.Clock()
     assert clock.seconds(10, 10) == (None, None)
     clock.sampled(400, 20.0)
     clock.trained(1000, 50.0)
     clock.trained(3000, 110.0)
     assert clock.seconds(500, 100) == (pytest.approx(20.0), pytest.approx(5.0))
-    assert clock.cells_an_hour == pytest.approx(2 * 3600 / 180)
-
-
-def test_shared_values_are_made_once_and_the_oldest_leaves():
-    shared, made = Shared(limit=2), []
-    for key in ("a", "b", "a", "c", "a", "b"):
-        assert shared.once(key, lambda key=key: made.append(key) or key.upper()) == key.upper()
-    assert made == ["a", "b", "c", "b"]
+    assert clock.cells_per_hour == pytest.approx(2 * 3600 / 180)
 
 
 # A sweep
@@ -276,62 +265,49 @@ def test_finished_cells_are_read(swept, argv, calls, monkeypatch, capsys):
 
 
 def test_another_sweep_shares_images_and_cells(swept, argv, calls, monkeypatch):
-    """The temperature's baseline is the scale's; its other cells take those images, and the teacher
-    is asked once.
-    """
+    """The temperature's baseline is the scale's; its other cells use the same images."""
     folder, records = swept
     monkeypatch.chdir(folder)
-    evaluated, own = [], loops.evaluate_classifier
-
-    def evaluate(model, loader, world, amp="off", teacher_classes=None):
-        evaluated.append(teacher_classes is None)
-        return own(model, loader, world, amp, teacher_classes)
-
-    monkeypatch.setattr(loops, "evaluate_classifier", evaluate)
-    loaded, load = [], real.load_validation
-    monkeypatch.setattr(real, "load_validation", lambda options: loaded.append(1) or load(options))
-    warm = run_sweep.main(
+    temperatures = run_sweep.main(
         ["--sweep", "temperature", "--values", "4,1", "--out", "other", *argv[4:]]
     )
     assert calls[synthesize_dit] == [] and len(calls[train_student]) == 2
-    assert evaluated.count(True) == 1 and evaluated.count(False) == 4 and len(loaded) == 1
-    assert [record["run"] for record in warm if record["value"] == "4"] == [
+    assert [record["run"] for record in temperatures if record["value"] == "4"] == [
         record["run"] for record in records if record["value"] == "1"
     ]
-    # What is shared changes nothing: the second of these cells alone is the same.
-    alone = next(line for line in calls[train_student] if line[line.index("--seed") + 1] == "1")
-    result = train_student.main([*alone, "--experiments_name", "alone"])
-    shared = next(record for record in warm if (record["value"], record["seed"]) == ("1", 1))
-    assert {name: result[name] for name in ("top1_last", "top1_best", "agreement")} == {
-        name: shared[name] for name in ("top1_last", "top1_best", "agreement")
-    }
-    states = [
-        checkpoints.load(Path(place) / "resnet8_latest.pth")["model"]
-        for place in (shared["run"], "save/student_model/sweeps/alone")
+    # The second of these cells, run on its own, is the same.
+    command = next(line for line in calls[train_student] if line[line.index("--seed") + 1] == "1")
+    result = train_student.main([*command, "--experiments_name", "alone"])
+    (cell,) = [one for one in temperatures if (one["value"], one["seed"]) == ("1", 1)]
+    for name in ("top1_last", "top1_best", "agreement"):
+        assert result[name] == cell[name]
+    weights = [
+        checkpoints.load(Path(run_folder) / "resnet8_latest.pth")["model"]
+        for run_folder in (cell["run"], "save/student_model/sweeps/alone")
     ]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_a_stopped_sweep_goes_on(swept, argv, calls, tmp_path, monkeypatch, capsys):
+def test_a_stopped_sweep_continues(swept, argv, calls, tmp_path, monkeypatch, capsys):
     folder, records = swept
     monkeypatch.chdir(tmp_path)
     own, count = train_student.main, []
 
-    def stop_in_the_third(argv, shared):
+    def stop_in_the_third(argv):
         count.append(1)
         if len(count) == 3:
             raise KeyboardInterrupt
-        return own(argv, shared)
+        return own(argv)
 
     with monkeypatch.context() as patch:
         patch.setattr(train_student, "main", stop_in_the_third)
-        assert run(run_sweep.main, argv) == 130
+        assert run_script(run_sweep.main, argv) == 130
     assert len(calls[synthesize_dit]) == 3 and len(calls[train_student]) == 2
     out = capsys.readouterr().out
     assert "to do: 4 cells, 160 image-steps, 80 images to sample (240 network evaluations)" in out
     assert (
-        out.count("cells an hour; ") == 2
-        and "cells an hour; 3 left, about " in out
+        out.count("cells per hour; ") == 2
+        and "cells per hour; 3 left, about " in out
         and " of sampling" in out
     )
     again = run_sweep.main(argv)
@@ -342,7 +318,7 @@ def test_a_stopped_sweep_goes_on(swept, argv, calls, tmp_path, monkeypatch, caps
     )
     figures = ("label_top1", "entropy")  # not asked for here
     assert timeless(again) == timeless([record | dict.fromkeys(figures) for record in records])
-    # A damaged result is named and made again from the checkpoint; one line is its only trace.
+    # A damaged result is reported, and made again from the checkpoint.
     path = Path(again[0]["run"]) / "result.json"
     path.write_text('{"schema": 1, "top1_last": ')
     assert timeless(run_sweep.main(argv)) == timeless(again)
@@ -352,10 +328,10 @@ def test_a_stopped_sweep_goes_on(swept, argv, calls, tmp_path, monkeypatch, caps
     )
     Path(again[1]["run"], "result.json").write_text('{"schema": 99}')
     assert timeless(run_sweep.main(argv)) == timeless(again)
-    assert "of schema 99" in capsys.readouterr().err
+    assert "schema 99" in capsys.readouterr().err
 
 
-def test_damaged_figures_are_left_out(swept, argv, monkeypatch, capsys):
+def test_damaged_figures_are_ignored(swept, argv, monkeypatch, capsys):
     folder, records = swept
     monkeypatch.chdir(folder)
     path = Path(
@@ -365,7 +341,7 @@ def test_damaged_figures_are_left_out(swept, argv, monkeypatch, capsys):
     for text in ("{", "[]", '{"images": 20}', '{"images": 20, "teacher": {"sha256": 3}}'):
         path.write_text(text)
         assert run_sweep.main([*argv, "--out", "damaged"])[0]["label_top1"] is None
-        assert f"left out: figures {path}" in capsys.readouterr().err
+        assert str(path) in capsys.readouterr().err
     path.write_text(whole)
 
 
@@ -373,10 +349,10 @@ def test_damaged_figures_are_left_out(swept, argv, monkeypatch, capsys):
     "flags, words",
     [
         (["--sweep", "colour"], ["--sweep", "'colour'", "temperature"]),
-        (["--sweep", "epochs", "--seeds", ","], ["--seeds", "none"]),
+        (["--sweep", "epochs", "--seeds", ","], ["--seeds", "commas"]),
         (["--sweep", "epochs", "--seeds", "1,1"], ["--seeds", "twice"]),
         (["--sweep", "epochs", "--seeds", "0,-1"], ["value 5", "-1 is negative"]),
-        (["--sweep", "epochs", "--values", " ,"], ["--values", "none"]),
+        (["--sweep", "epochs", "--values", " ,"], ["--values", "commas"]),
         (["--sweep", "epochs", "--values", "2,0"], ["value 0", "--epochs", "positive"]),
         (["--sweep", "epochs", "--values", "2,3", "--baseline", "4"], ["--baseline 4", "2, 3"]),
         (["--sweep", "epochs", "--epochs", "3"], ["--epochs", "varies", "--values"]),
@@ -407,7 +383,7 @@ def test_wrong_input_is_refused_before_any_work(
         if name not in flags and (name, flags[1]) != ("--path_t", "teacher")
         for word in (name, value)
     ]
-    assert run(run_sweep.main, [*flags, *rest]) == 2
+    assert run_script(run_sweep.main, [*flags, *rest]) == 2
     error = capsys.readouterr().err
     assert (
         error.startswith("error: ")
@@ -417,14 +393,41 @@ def test_wrong_input_is_refused_before_any_work(
     assert calls == {synthesize_dit: [], train_student: []} and not list(tmp_path.iterdir())
 
 
-def test_every_sweeps_own_values_are_taken(monkeypatch):
-    """Each sweep's flags, values and baseline are such that its scripts take them."""
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["imagenet", "--sweep", "scale"], ["--sweep scale", "imagenet", "fidelity"]),
+        (["cifar100", "--sweep", "labels"], ["--sweep labels", "cifar100", "source"]),
+        (["imagenet", "--sweep", "images", "--values", "200x"], ["value 200x", "--data_amount"]),
+        (["imagenet", "--sweep", "fidelity", "--values", "2:1001"], ["value 2:1001", "1000"]),
+        (["imagenet", "--sweep", "epochs", "--batch_size", "9"], ["--batch_size", "imagenet_dist"]),
+        (["imagenet", "--sweep", "epochs", "--device", "cpu"], ["--device", "fashion_mnist"]),
+        (["cifar100", "--sweep", "epochs", "--fidelity"], ["--fidelity", "ImageNet"]),
+        (["cifar100", "--sweep", "epochs"], ["resnet34_latest.pth", "cifar100_teachers.sh"]),
+        (["fashion_mnist", "--sweep", "epochs", "--gpus", "2"], ["--gpus", "imagenet"]),
+    ],
+)
+def test_wrong_input_for_the_recipes(flags, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_script(run_sweep.main, ["--dataset", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") <= 2 and all(word in error for word in words), error
+    assert not list(tmp_path.iterdir())
+
+
+def sweep_of(*argv):
+    return run_sweep.read_sweep(run_sweep.parse_option(argv))
+
+
+@pytest.mark.parametrize("dataset", run_sweep.VALUES)
+def test_default_values_of_every_sweep_are_valid(dataset, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for name, sweep in run_sweep.SWEEPS.items():
-        options = run_sweep.parse_option(["--sweep", name])
-        cells = run_sweep.make_cells(options)
-        assert options.baseline == sweep.baseline in options.values
-        assert len({cell.run for cell in cells}) == len(cells) == 3 * len(options.values)
+    for name, values in run_sweep.VALUES[dataset].items():
+        sweep = sweep_of("--dataset", dataset, "--sweep", name)
+        cells = run_sweep.make_cells(sweep)
+        assert sweep.baseline == values.baseline in sweep.values
+        assert len({cell.run for cell in cells}) == len(cells)
+        assert len(cells) == len(sweep.seeds) * len(sweep.values)
 
 
 def test_a_smaller_amount_takes_the_images_of_the_larger(argv, calls, tmp_path, monkeypatch):
@@ -450,7 +453,7 @@ def test_another_generators_images_are_not_taken(swept, argv, calls, tmp_path, m
     path = Path("DiT-6x160-2/vae/diffusion_pytorch_model.safetensors")
     state = safetensors.torch.load_file(path)
     safetensors.torch.save_file({name: value * 0.5 for name, value in state.items()}, path)
-    assert run(run_sweep.main, [*argv, "--model", "DiT-6x160-2"]) == 2
+    assert run_script(run_sweep.main, [*argv, "--model", "DiT-6x160-2"]) == 2
     assert (
         "sweep_DiT-6x160-2_ddim_s1_T2_seed0" in capsys.readouterr().err and not calls[train_student]
     )
@@ -516,7 +519,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
     for arguments, words in (
         (["out", "s"], "usage"),
         (["out", "s", first], "usage"),
-        (["out", "s", f"1={first}", f"1={first}"], "already"),
+        (["out", "s", f"1={first}", f"1={first}"], "value 1, seed 0"),
         (["out", "s", f"1={first}", f"2={second}"], "different images"),
         (["out", "s", "1=save/none"], "save/none"),
     ):
@@ -525,8 +528,10 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
     assert not Path("out.csv").exists()
 
 
-SCRIPTS = {  # script: sweep: of the first and the last value, s, T and images a class, and some flags of the student
-    "sweep_imagenet.sh": {
+# data set: sweep: of the first and the last value, (s, T, images per class) if it samples, and some
+# settings of the student
+RECIPES = {
+    "imagenet": {
         "fidelity": [((2, 100, 200), None), ((4, 250, 200), None)],
         "images": [(None, {"data_amount": 200_000}), ((2, 100, 1280), {"data_amount": 1_280_000})],
         "epochs": [
@@ -540,7 +545,7 @@ SCRIPTS = {  # script: sweep: of the first and the last value, s, T and images a
         "labels": [(None, {"alpha": 1, "gamma": 0}), (None, {"alpha": 0, "gamma": 1})],
         "source": [(None, {"kd_T": 10}), ("real", {"train_data": "real", "data_amount": 200_000})],
     },
-    "sweep_cifar100.sh": {
+    "cifar100": {
         "fidelity": [((2, 100, 50), None), ((4, 250, 50), None)],
         "epochs": [
             (None, {"epochs": 240, "lr_decay_epochs": [150, 180, 210], "kd_T": 4}),
@@ -557,38 +562,86 @@ SCRIPTS = {  # script: sweep: of the first and the last value, s, T and images a
 
 
 @pytest.mark.parametrize(
-    "script, sweep", [(script, sweep) for script, found in SCRIPTS.items() for sweep in found]
+    "dataset, name", [(dataset, name) for dataset, found in RECIPES.items() for name in found]
 )
-def test_scripts_set_what_they_vary(script, sweep, tmp_path):
-    """The first and the last value, with two seeds: images, student, and the plot that is made of
-    the runs.
-    """
-    commands = recorded(script, tmp_path, SWEEP=sweep, SEEDS="0 1")
-    plot = commands.pop()
-    assert (
-        plot[:3] == ["-m", "tools.sweeps", f"results/sweeps/{script[6:-3]}_{sweep}"]
-        and plot[3] in sweeps.LABELS
-    )
-    sampled = [options_of(command) for command in commands if "synthesize_dit.py" in command]
-    trained = [options_of(command) for command in commands if "train_student.py" in command]
-    assert [part.partition("=")[2] for part in plot[4:]] == [
-        f"save/student_model/{one.experiments_dir}/{one.experiments_name}" for one in trained
-    ]
-    count = len(trained) // 2
-    assert count >= 2 and len({one.experiments_name + one.path_t for one in trained}) == 2 * count
-    assert [one.seed for one in trained] == [0] * count + [1] * count and all(
-        one.table == "sweeps" for one in trained
-    )
-    for student, (images, settings) in zip(
-        (trained[0], trained[count - 1]), SCRIPTS[script][sweep], strict=True
+def test_recipes_get_what_a_sweep_varies(dataset, name):
+    """The first and the last value with two seeds: their images and their student."""
+    sweep = sweep_of("--dataset", dataset, "--sweep", name, "--seeds", "0,1")
+    cells = run_sweep.make_cells(sweep)
+    count = len(sweep.values)
+    assert [cell.seed for cell in cells] == [0] * count + [1] * count
+    assert len({cell.run for cell in cells}) == 2 * count
+    for cell, (images, settings) in zip(
+        (cells[0], cells[count - 1]), RECIPES[dataset][name], strict=True
     ):
-        for name, value in (settings or {}).items():
-            assert getattr(student, name) == value, name
-        made = [one for one in sampled if str(one.save_dir) == student.train_data]
-        assert bool(made) == (images != "real")
-        if isinstance(images, tuple):
-            assert (
-                made[-1].cfg_scale,
-                made[-1].num_sampling_steps,
-                made[-1].images_per_class,
-            ) == images
+        (student,) = map(options_of, recorded(f"{dataset}_distill.sh", **cell.student))
+        assert (student.table, student.seed, student.dataset) == ("sweeps", 0, dataset)
+        assert str(cell.run).split("/")[2:] == [student.experiments_dir, student.experiments_name]
+        for flag, value in (settings or {}).items():
+            assert getattr(student, flag) == value, flag
+        assert student.train_data == str(cell.images or "real")
+        assert (cell.images is None) == (images == "real")
+        if cell.images:
+            (sampling,) = map(options_of, recorded("imagenet_synthesize.sh", **cell.sampling))
+            assert (str(sampling.save_dir), sampling.seed) == (student.train_data, 0)
+            if images:
+                assert (sampling.cfg_scale, sampling.num_sampling_steps) == images[:2]
+                assert cell.amount == 1000 * images[2]
+
+
+@pytest.mark.parametrize("dataset, gpus", [("imagenet", 8), ("cifar100", 1)])
+def test_sweep_scripts(dataset, gpus):
+    (command,) = recorded(f"sweep_{dataset}.sh")
+    assert command[0] == "run_sweep.py"
+    sweep = sweep_of(*command[1:])
+    assert (sweep.dataset, sweep.name, sweep.gpus, sweep.seeds) == (dataset, "fidelity", gpus, [0])
+    (command,) = recorded(
+        f"sweep_{dataset}.sh", SWEEP="temperature", SEEDS="0 1", VALUES="5 10", GPUS="2"
+    )
+    sweep = sweep_of(*command[1:])
+    assert (sweep.name, sweep.values, sweep.seeds) == ("temperature", ["5", "10"], [0, 1])
+    assert sweep.gpus == 2
+
+
+def test_a_sweep_by_recipes(tmp_path, monkeypatch, capsys):
+    """Two values of CIFAR-100: a stand-in for Python writes the image or the result that the
+    recipe's command would.
+    """
+    monkeypatch.chdir(tmp_path)
+    teacher = Path("save/models/cifar100/resnet34/resnet34_latest.pth")
+    teacher.parent.mkdir(parents=True)
+    torch.save({"model_name": "resnet34"}, teacher)
+    result = {**RESULT, "dataset": "cifar100", "val_split": "test", "top1_last": 70.0}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    program = stand_in(
+        tmp_path,
+        f"""cd {tmp_path}; echo "$@" >> commands
+        value() {{ while [ "$1" != "$NAME" ]; do shift; done; echo "$2"; }}
+        case $* in
+        *synthesize_dit.py*) NAME=--save_dir; FOLDER=$(value "$@")/0000 FILE=00000.png ;;
+        *) NAME=--experiments_name; RUN=$(value "$@"); NAME=--experiments_dir
+            FOLDER=save/student_model/$(value "$@")/$RUN FILE=result.json ;;
+        esac
+        mkdir -p "$FOLDER"; cp result.json "$FOLDER/$FILE" """,
+    )
+    monkeypatch.setenv("PYTHON", str(program))
+    argv = ["--dataset", "cifar100", "--sweep", "temperature", "--values", "4,10"]
+    records = run_sweep.main(argv)
+    assert [(record["value"], record["top1_last"]) for record in records] == [
+        ("4", 70.0),
+        ("10", 70.0),
+    ]
+    commands = (tmp_path / "commands").read_text().splitlines()
+    assert [next(word for word in line.split() if word.endswith(".py")) for line in commands] == [
+        "synthesize_dit.py",
+        "train_student.py",
+        "train_student.py",
+    ]
+    assert "CIFAR-100" in Path("results/sweeps/cifar100_temperature.md").read_text()
+    assert run_sweep.main(argv) == records
+    assert (tmp_path / "commands").read_text().splitlines() == commands
+    # A recipe that fails ends the sweep with its exit code.
+    stand_in(tmp_path, "exit 3")
+    with pytest.raises(SystemExit) as stop:
+        run_sweep.main([*argv[:-1], "4,20"])
+    assert stop.value.code == 3 and "imagenet_synthesize.sh" in capsys.readouterr().err

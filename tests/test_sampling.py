@@ -1,6 +1,4 @@
-"""The samplers against the official formulas (reference_dit.py); noise, guidance, rounding, the
-shared embedder.
-"""
+"""The samplers against the official formulas (reference_dit.py); noise, guidance, rounding."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +10,7 @@ from reference_dit import CHAINS, guided, official_names, time_features
 
 from dataset.image_writer import to_pixels
 from diffusion.pipeline import Denoiser, load_pipeline, use_official_embedding
-from diffusion.sampler import Sampler, batch_noise, check_steps, ddpm_step, guided_output
+from diffusion.sampler import Sampler, batch_noise, check_steps, ddpm_step, guide, prefetch
 from helper.cost import forward_operations
 from helper.errors import UserError
 
@@ -166,12 +164,17 @@ def label_network(calls):
 
 
 def test_guidance_leaves_other_channels_and_the_variance_to_the_conditional_branch():
-    x, labels, calls = torch.zeros(2, *SHAPE), torch.tensor([1, 2]), []
-    output = guided_output(
-        label_network(calls), x, torch.tensor(5), labels, torch.tensor([10, 10]), 2.0, 3
-    )
-    assert calls == [4]
-    assert output[:, :, 0, 0].tolist() == [[-8.0] * 3 + [1.0] * 5, [-6.0] * 3 + [2.0] * 5]
+    conditional, null = (torch.full((1, 8, 8, 8), value) for value in (1.0, 10.0))
+    guided = guide(conditional, null, 2.0, 3)
+    assert guided[0, :, 0, 0].tolist() == [-8.0] * 3 + [1.0] * 5
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmsolver++"])
+def test_both_branches_are_one_pass(name):
+    sampler, calls = Sampler(name, 5, SCHEDULE), []
+    noise = batch_noise(0, ITEMS, SHAPE, sampler.noise_steps)
+    sampler.sample(label_network(calls), noise, torch.tensor([0, 2, 1]), 3, 2.0, 3)
+    assert calls == [6] * 5
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmsolver++"])
@@ -225,3 +228,25 @@ def test_more_steps_than_the_schedule_has_are_refused():
     for name, steps in [("ddpm", 1001), ("ddim", 1001), ("dpmsolver++", 1000)]:
         with pytest.raises(UserError, match="num-sampling-steps"):
             check_steps(name, steps, SCHEDULE)
+
+
+def test_prefetch_computes_one_value_ahead():
+    computed = []
+
+    def values():
+        for value in range(4):
+            computed.append(value)
+            yield value
+
+    taken = []
+    for value in prefetch(values()):
+        taken.append(value)
+        assert len(computed) <= value + 2
+    assert taken == [0, 1, 2, 3]
+
+    def failing():
+        yield 0
+        raise ValueError("second value")
+
+    with pytest.raises(ValueError, match="second value"):
+        list(prefetch(failing()))

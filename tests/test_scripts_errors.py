@@ -1,9 +1,8 @@
-"""The training scripts' flags, and what they say of wrong input: one or two lines, exit code 2,
-nothing lost.
-"""
+"""Flags of the training scripts, and their errors: one or two lines, exit code 2, no file lost."""
 
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,19 +14,19 @@ import helper.files
 import train_dit
 import train_student
 import train_teacher
+from dataset.folders import find_released_list
 from helper import checkpoints
 from helper.distributed import World
-from helper.errors import run
+from helper.errors import run_script
 from models.architectures import create_model
+from models.classifiers import architecture_of
 
 FEW = ["--epochs", "2", "--batch_size", "64", "--device", "cpu"]
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, tiny_fashion_mnist):
-    """A working directory with a data root DATA, a teacher, and a set SET of 12 images to be
-    damaged.
-    """
+    """A working directory with a data root DATA, a teacher, and an image folder SET."""
     monkeypatch.chdir(tmp_path)
     Path("DATA").symlink_to(tiny_fashion_mnist)
     Path("resnet8").mkdir()
@@ -53,8 +52,8 @@ def truncated(name):
     Path(name).write_bytes(content[: len(content) // 2])
 
 
-class Code:
-    """Unpickled it would run a command."""
+class MaliciousObject:
+    """Runs a command when it is unpickled."""
 
     def __reduce__(self):
         return os.system, ("touch CODE_HAS_RUN",)
@@ -72,44 +71,44 @@ def write(name, text):
 
 
 def other_run(folder, model="resnet8"):
-    """A run folder that holds some checkpoint."""
+    """A run folder whose checkpoint is not that of a run."""
     Path(folder).mkdir(parents=True)
     shutil.copy("resnet8/teacher.pth", f"{folder}/{model}_latest.pth")
 
 
 RUN = "save/student_model/fashion_mnist_resnet8/fold-1"
 
-# What is done beforehand, the flags that differ from right ones, what the message says.
+# name: (preparation, flags that replace valid ones, pattern of the message)
 STUDENT = {
     # Data
     "no data": (
         None,
         ["--data_root", "nowhere"],
-        "Fashion-MNIST is not in nowhere/FashionMNIST/raw: run  python -m",
+        "nowhere/FashionMNIST/raw.* python -m tools.fashion_mnist",
     ),
-    "no cifar": (None, ["--dataset", "cifar10"], "cifar10 is not in DATA: run"),
+    "no cifar": (None, ["--dataset", "cifar10"], "cifar10 .*DATA.*torchvision"),
     "no imagenet": (
         None,
         ["--dataset", "imagenet"],
-        "no val images of imagenet: none of DATA/imagenet_val.txt",
+        "imagenet.*DATA/imagenet_val.txt.*--val_data",
     ),
-    "no folder": (None, ["--train_data", "nowhere"], "training images not found: nowhere"),
+    "no folder": (None, ["--train_data", "nowhere"], "training images .*nowhere"),
     "no released list": (
         None,
         ["--train_data", None],
-        "training images not found: syn_dataset/s4_st100_400k.txt",
+        "training images .*syn_dataset/s4_st100_400k.txt",
     ),
     "empty folder": (
         lambda: Path("empty").mkdir(),
         ["--train_data", "empty"],
-        "no images in empty",
+        "images in empty",
     ),
     "missing image": (
         lambda: write("list.txt", "SET/0001/00000.png 1\nSET/lost.png 2\n"),
         ["--train_data", "list.txt"],
-        "list.txt, line 2: image not found: SET/lost.png",
+        "list.txt, line 2: .*SET/lost.png",
     ),
-    "damaged image": (lambda: damage("SET/0003/00000.png"), [], "damaged image SET/0003/00000.png"),
+    "damaged image": (lambda: damage("SET/0003/00000.png"), [], "damaged .*SET/0003/00000.png"),
     "damaged image, decoded in the loop": (
         lambda: [images("BIG", ["0000/0.png", "0001/0.png"], 96), damage("BIG/0002/0.png", 96)],
         [
@@ -122,194 +121,198 @@ STUDENT = {
             "--val_split",
             "holdout",
         ],
-        "damaged image BIG/0002/0.png",
+        "damaged .*BIG/0002/0.png",
     ),
     "damaged manifest": (
         lambda: write("SET/manifest.json", "{"),
         [],
-        "manifest SET/manifest.json is not valid JSON",
+        "SET/manifest.json",
     ),
     "class out of range": (
         lambda: images("SET", ["0010/00000.png"]),
         [],
-        "SET holds class 10 and there are 10 classes",
+        "SET .*class 10 .*10 classes.*--dataset.*--class-list.*--ignore_labels",
     ),
     "class out of range in a list": (
         lambda: write("list.txt", "SET/0001/00000.png 11"),
         ["--train_data", "list.txt"],
-        "list.txt holds class 11 and there are 10 classes",
+        "list.txt .*class 11 .*10 classes.*--dataset",
     ),
     "too many images asked": (
         None,
         ["--data_amount", "13"],
-        "--data_amount 13 needs 2 images in class 2 and SET holds 1",
+        "--data_amount 13 .*2 .*class 2.*SET .*1",
     ),
     "too many real images": (
         None,
         ["--train_data", "real", "--data_amount", "1k"],
-        "--data_amount 1000 needs 100 images",
+        "--data_amount 1000 .*100 .*fashion_mnist",
     ),
     "validation classes": (
         lambda: images("VAL", ["a/0.png", "b/0.png"]),
         ["--val_data", "VAL"],
-        "VAL has 2 class folders and the data set has 10 classes",
+        "VAL .*2 .*10 classes.*--val_data.*--dataset",
     ),
     "validation class out of range": (
         lambda: write("val.txt", "SET/0001/00000.png 10"),
         ["--val_data", "val.txt"],
-        "val.txt holds class 10",
+        "val.txt .*class 10",
     ),
-    "validation missing": (None, ["--val_data", "nowhere"], "validation images not found: nowhere"),
+    "validation missing": (None, ["--val_data", "nowhere"], "validation images .*nowhere"),
     "validation empty": (
         lambda: Path("empty").mkdir(),
         ["--val_data", "empty"],
-        "no labelled validation images in empty",
+        "validation images in empty",
     ),
     "validation unlabelled": (
         lambda: write("val.txt", "SET/0001/00000.png"),
         ["--val_data", "val.txt"],
-        "val.txt gives no labels",
+        "val.txt .*labels",
     ),
     "validation damaged": (
         lambda: [images("VAL", [f"{i}/0.png" for i in range(10)]), damage("VAL/4/1.png")],
         ["--val_data", "VAL"],
-        "damaged image VAL/4/1.png",
+        "damaged .*VAL/4/1.png",
     ),
     "holdout of another set": (
         None,
         ["--dataset", "cifar10", "--val_split", "holdout"],
-        "--val_split holdout is fashion_mnist's, --dataset is cifar10",
+        "--val_split holdout .*fashion_mnist.*cifar10",
     ),
     "cross-entropy without labels": (
         lambda: images("plain", ["x/a.png", "y/b.png"]),
         ["--train_data", "plain", "-r", "1"],
-        "-r 1 weighs a cross-entropy and plain has no",
+        "-r 1 .*labels.*plain",
     ),
     "cross-entropy without the labels": (
         None,
         ["--ignore_labels", "-r", "1"],
-        "-r 1 weighs a cross-entropy and SET has labels that play no part",
+        "-r 1 .*labels.*SET.*--ignore_labels",
     ),
     "nothing to estimate": (
         None,
         ["--train_data", "nowhere", "--estimate"],
-        "training images not found: nowhere",
+        "training images .*nowhere",
     ),
     "estimate of an evaluation": (
         None,
         ["--estimate", "--evaluate", "resnet8/teacher.pth"],
-        "--estimate is of a training and --evaluate makes none",
+        "--estimate .*--evaluate",
     ),
     # Checkpoints
-    "no teacher flag": (None, ["--path-t", None], "--path-t is needed"),
+    "no teacher flag": (None, ["--path-t", None], "--path-t "),
     "no teacher": (
         None,
         ["--path-t", "resnet8/none.pth"],
-        "checkpoint not found: resnet8/none.pth",
+        "resnet8/none.pth",
     ),
     "nothing names the architecture": (
         lambda: checkpoint("mine/t.pth", {"head.weight": torch.zeros(10, 3)}),
         ["--path-t", "mine/t.pth"],
-        "does not begin with the name of an architecture, and its tensors (head.weight, …) are of "
-        "none known here",
+        "mine.* mine/t.pth .*head.weight.*--model_t",
     ),
     "unknown layout": (
         lambda: checkpoint("mine/t.pth", {"weights": {"fc.weight": torch.zeros(10, 3)}}),
         ["--path-t", "mine/t.pth"],
-        "holds no state dict: expected tensors by name, or a dict under "
-        "'model', 'state_dict', 'state', 'net'",
+        "mine/t.pth .*'model', 'state_dict', 'state', 'net'",
     ),
-    "other architecture": (None, ["--model_t", "wrn_16_1"], "is not a wrn_16_1"),
-    "other architecture is named": (None, ["--model_t", "resnet20"], "use the name resnet8"),
-    "unknown architecture": (None, ["--model_t", "resnet9"], "unknown model 'resnet9'"),
-    "unknown student": (None, ["--model_s", "vgg12"], "unknown model 'vgg12'"),
+    "other architecture": (None, ["--model_t", "wrn_16_1"], "resnet8/teacher.pth .*wrn_16_1"),
+    "other architecture is named": (
+        None,
+        ["--model_t", "resnet20"],
+        "teacher.pth .*resnet20.*resnet8",
+    ),
+    "unknown architecture": (None, ["--model_t", "resnet9"], "'resnet9'"),
+    "unknown student": (None, ["--model_s", "vgg12"], "'vgg12'"),
     "other class count": (
         lambda: checkpoint("resnet8/t.pth", create_model("resnet8", 7).state_dict()),
         ["--path-t", "resnet8/t.pth"],
-        "is a resnet8 for 7 classes, 10 are needed",
+        "resnet8/t.pth .*resnet8 .*7 classes.*10",
     ),
     "no state dict": (
         lambda: checkpoint("resnet8/t.pth", [1, 2]),
         ["--path-t", "resnet8/t.pth"],
-        "holds no state dict",
+        "resnet8/t.pth .*state dict",
     ),
     "truncated": (
         lambda: truncated("resnet8/t.pth"),
         ["--path-t", "resnet8/t.pth"],
-        "t.pth is truncated or not a",
+        "resnet8/t.pth .*truncated",
     ),
     "truncated safetensors": (
         lambda: truncated("resnet8/t.safetensors"),
         ["--path-t", "resnet8/t.safetensors"],
-        "t.safetensors is truncated or not a",
+        "resnet8/t.safetensors .*truncated",
     ),
     "no checkpoint at all": (
         lambda: write("resnet8/t.pth", "hello"),
         ["--path-t", "resnet8/t.pth"],
-        "is truncated or not",
+        "resnet8/t.pth .*truncated",
     ),
     "empty checkpoint": (
         lambda: write("resnet8/t.pth", ""),
         ["--path-t", "resnet8/t.pth"],
-        "is truncated or not",
+        "resnet8/t.pth .*truncated",
     ),
     "code": (
-        lambda: checkpoint("resnet8/t.pth", {"model": Code()}),
+        lambda: checkpoint("resnet8/t.pth", {"model": MaliciousObject()}),
         ["--path-t", "resnet8/t.pth"],
-        "could run code: refused",
+        "resnet8/t.pth .*could run code",
     ),
     "code in an old format": (
-        lambda: torch.save(Code(), "resnet8/t.pth", _use_new_zipfile_serialization=False),
+        lambda: torch.save(
+            MaliciousObject(), "resnet8/t.pth", _use_new_zipfile_serialization=False
+        ),
         ["--path-t", "resnet8/t.pth"],
-        "could run code: refused",
+        "resnet8/t.pth .*could run code",
     ),
-    "evaluate nothing": (None, ["--evaluate", "none.pth"], "checkpoint not found: none.pth"),
+    "evaluate nothing": (None, ["--evaluate", "none.pth"], "none.pth"),
     "evaluate a list": (
         lambda: checkpoint("resnet8/s.pth", [1]),
         ["--evaluate", "resnet8/s.pth", "--model_s", None],
-        "holds no state dict",
+        "resnet8/s.pth .*state dict",
     ),
     "evaluate code": (
-        lambda: checkpoint("s.pth", Code()),
+        lambda: checkpoint("s.pth", MaliciousObject()),
         ["--evaluate", "s.pth"],
-        "could run code: refused",
+        "s.pth .*could run code",
     ),
     # Run folders
-    "folder holds a run": (lambda: other_run(RUN), [], "holds a run already: give --resume"),
+    "folder holds a run": (lambda: other_run(RUN), [], f"{RUN} .*--resume"),
     "resume from no run": (
         lambda: other_run(RUN),
         ["--resume"],
-        "is not a run's checkpoint to resume from",
+        f"{RUN}/resnet8_latest.pth ",
     ),
     "resume from a truncated run": (
         lambda: [other_run(RUN), truncated(f"{RUN}/resnet8_latest.pth")],
         ["--resume"],
-        "is truncated or not a",
+        f"{RUN}/resnet8_latest.pth .*truncated",
     ),
-    "folder below a file": (lambda: write("save", ""), [], "cannot write save/student_model"),
-    "folder is a file": (lambda: write(RUN, ""), [], f"{RUN} is a file, a folder is needed"),
+    "folder below a file": (lambda: write("save", ""), [], "write save/student_model"),
+    "folder is a file": (lambda: write(RUN, ""), [], f"{RUN} "),
     # Flags
     "unknown flag": (None, ["--colour", "red"], "unrecognized arguments: --colour red"),
     "abbreviated flag": (None, ["--epo", "3"], "unrecognized arguments: --epo 3"),
     "value missing": (None, ["--epochs"], "argument --epochs: expected one argument"),
-    "no epochs": (None, ["--epochs", "0"], "0 is not a positive integer"),
+    "no epochs": (None, ["--epochs", "0"], "--epochs.* 0 "),
     "epochs no number": (None, ["--epochs", "ten"], "argument --epochs"),
-    "batch size": (None, ["--batch_size", "-4"], "-4 is not a positive integer"),
-    "learning rate": (None, ["--learning_rate", "nan"], "nan is not a positive number"),
-    "temperature": (None, ["--kd_T", "0"], "0 is not a positive number"),
-    "negative weight": (None, ["-a", "-1"], "-1 is not a number of at least 0"),
-    "nothing to learn": (None, ["-a", "0"], "-a and -r are both 0"),
-    "amount": (None, ["--data_amount", "1.5"], "1.5 is not a count of images"),
+    "batch size": (None, ["--batch_size", "-4"], "--batch_size.* -4 "),
+    "learning rate": (None, ["--learning_rate", "nan"], "--learning_rate.* nan "),
+    "temperature": (None, ["--kd_T", "0"], "--kd_T.* 0 "),
+    "negative weight": (None, ["-a", "-1"], "--alpha.* -1 "),
+    "nothing to learn": (None, ["-a", "0"], "-a and -r .*0"),
+    "amount": (None, ["--data_amount", "1.5"], "--data_amount.* 1.5 "),
     "amount no number": (None, ["--data_amount", "many"], "argument --data_amount"),
     "milestones": (None, ["--lr_decay_epochs", "30;60"], "argument --lr_decay_epochs"),
-    "mean": (None, ["--mean_t", "0.5,0.5"], "is not one number or three"),
-    "mixing": (None, ["--use_aug", "blur"], "invalid choice: 'blur'"),
-    "mixing weight": (None, ["--mix_beta", "1"], "give --use_aug mixup or cutmix"),
-    "method": (None, ["--distill", "crd"], "invalid choice: 'crd'"),
-    "data set": (None, ["--dataset", "mnist"], "invalid choice: 'mnist'"),
-    "image size": (None, ["--image_size", "0"], "0 is not a positive integer"),
-    "seed": (None, ["--seed=-1"], "-1 is negative"),
-    "device": (None, ["--device", "abacus"], "--device abacus is unknown"),
+    "mean": (None, ["--mean_t", "0.5,0.5"], "--mean_t.* 0.5,0.5 "),
+    "mixing": (None, ["--use_aug", "blur"], "--use_aug.*'blur'"),
+    "mixing weight": (None, ["--mix_beta", "1"], "--mix_beta .*--use_aug mixup or cutmix"),
+    "method": (None, ["--distill", "crd"], "--distill.*'crd'"),
+    "data set": (None, ["--dataset", "mnist"], "--dataset.*'mnist'"),
+    "image size": (None, ["--image_size", "0"], "--image_size.* 0 "),
+    "seed": (None, ["--seed=-1"], "--seed.* -1 "),
+    "device": (None, ["--device", "abacus"], "--device abacus"),
 }
 
 IMAGE_FOLDER = ["--dataset", "imagefolder", "--data_root", "DATA2"]
@@ -319,7 +322,7 @@ TEACHER = {
     "no train images": (
         lambda: images("DATA2/imagefolder/val", ["a/0.png"]),
         IMAGE_FOLDER,
-        "no train images of imagefolder",
+        "imagefolder.*DATA2/imagefolder_train.txt",
     ),
     "train and validation classes": (
         lambda: [
@@ -327,7 +330,7 @@ TEACHER = {
             images("DATA2/imagefolder/train", ["a/0.png", "b/0.png"]),
         ],
         IMAGE_FOLDER,
-        "2 training classes and 1 validation classes",
+        "2 training .*1 validation .*--val_data",
     ),
     "empty train folder": (
         lambda: [
@@ -343,7 +346,7 @@ TEACHER = {
             damage("DATA2/imagefolder/train/a/1.png"),
         ],
         [*IMAGE_FOLDER, "--image_size", "32"],
-        "damaged image DATA2/imagefolder/train/a/1.png",
+        "damaged .*DATA2/imagefolder/train/a/1.png",
     ),
     "missing image": (
         lambda: [
@@ -351,59 +354,59 @@ TEACHER = {
             write("DATA2/imagefolder_train.txt", "SET/0000/00000.png 0\nlost.png 0\n"),
         ],
         IMAGE_FOLDER,
-        "imagefolder_train.txt, line 2: image not found: lost.png",
+        "imagefolder_train.txt, line 2: .*lost.png",
     ),
     "validation classes": STUDENT["validation classes"],
     "holdout of another set": (
         lambda: images("DATA2/imagefolder/train", ["a/0.png"]),
         [*IMAGE_FOLDER, "--val_split", "holdout"],
-        "--val_split holdout is fashion_mnist's, --dataset is imagefolder",
+        "--val_split holdout .*fashion_mnist.*imagefolder",
     ),
-    "no model": (None, ["--model", None], "the following arguments are required: --model"),
-    "unknown model": (None, ["--model", "resnet21"], "unknown model 'resnet21'"),
+    "no model": (None, ["--model", None], "--model"),
+    "unknown model": (None, ["--model", "resnet21"], "'resnet21'"),
     "unknown model of a library": (
         None,
         ["--model", "timm/resnt18"],
-        "unknown model 'timm/resnt18'",
+        "'timm/resnt18'",
     ),
-    "no published weights": (None, ["--pretrained"], "resnet8 has no published weights"),
-    "pretrained on nothing": (None, ["--pretrained", "none.pth"], "checkpoint not found: none.pth"),
+    "no published weights": (None, ["--pretrained"], "resnet8 .*published"),
+    "pretrained on nothing": (None, ["--pretrained", "none.pth"], "none.pth"),
     "pretrained as another": (
         lambda: checkpoint("x/t.pth", create_model("resnet14", 10).state_dict()),
         ["--pretrained", "x/t.pth"],
-        "use the name resnet14",
+        "x/t.pth .*resnet14",
     ),
-    "no train data": (None, ["--train_data", "nowhere"], "training images not found: nowhere"),
+    "no train data": (None, ["--train_data", "nowhere"], "training images .*nowhere"),
     "train data without labels": (
         lambda: images("plain", ["x/a.png", "y/b.png"]),
         ["--train_data", "plain"],
-        "plain has no labels, which a teacher learns from",
+        "plain .*labels",
     ),
     "train data of other classes": (
         lambda: images("SET", ["0010/00000.png"]),
         ["--train_data", "SET"],
-        "SET holds class 10 and there are 10 classes",
+        "SET .*class 10 .*10 classes.*--dataset.*--class-list.*--ignore_labels",
     ),
-    "smoothing": (None, ["--label_smoothing", "1.5"], "1.5 is not in [0, 1]"),
+    "smoothing": (None, ["--label_smoothing", "1.5"], "--label_smoothing.* 1.5 "),
     "folder holds a run": (
         lambda: other_run("save/models/fashion_mnist/resnet8"),
         [],
-        "holds a run already",
+        "save/models/fashion_mnist/resnet8 .*--resume",
     ),
     "resume from no run": (
         lambda: other_run("save/models/fashion_mnist/resnet8"),
         ["--resume"],
-        "is not a run's checkpoint",
+        "save/models/fashion_mnist/resnet8/resnet8_latest.pth ",
     ),
     "folder below a file": (
         None,
         ["--save_dir", "resnet8/teacher.pth/x"],
-        "a part of this path is a file",
+        "resnet8/teacher.pth/x",
     ),
     "folder is a file": (
         None,
         ["--save_dir", "resnet8/teacher.pth"],
-        "is a file, a folder is needed",
+        "resnet8/teacher.pth ",
     ),
     "unknown flag": STUDENT["unknown flag"],
     "no epochs": STUDENT["no epochs"],
@@ -419,46 +422,50 @@ def vae_file(content):
 
 DIT = {
     "no data": STUDENT["no data"],
-    "no stage": (None, ["--stage", None], "the following arguments are required: --stage"),
-    "unknown stage": (None, ["--stage", "gan"], "invalid choice: 'gan'"),
-    "no autoencoder": (None, ["--stage", "dit"], f"{VAE_FILE} not found: run --stage vae first"),
+    "no stage": (None, ["--stage", None], "--stage"),
+    "unknown stage": (None, ["--stage", "gan"], "--stage.*'gan'"),
+    "no autoencoder": (None, ["--stage", "dit"], f"{VAE_FILE} .*--stage vae"),
     "foreign autoencoder": (
         lambda: vae_file({"weight": torch.zeros(1)}),
         ["--stage", "dit"],
-        "is not a checkpoint of --stage vae",
+        f"{VAE_FILE} .*--stage vae",
     ),
     "truncated autoencoder": (
         lambda: write(VAE_FILE, "PK"),
         ["--stage", "dit"],
-        "is truncated or not a",
+        f"{VAE_FILE} .*truncated",
     ),
     "unfinished autoencoder": (
         lambda: vae_file({"flags": {}, "optimizer": {}}),
         ["--stage", "dit"],
-        "of an unfinished run",
+        f"{VAE_FILE} .*unfinished",
     ),
     "other autoencoder": (
         lambda: vae_file({"flags": {"vae_channels": [8, 8], "latent_channels": 4}}),
         ["--stage", "dit"],
-        "vae_latest.pth was trained with [8, 8]",
+        r"vae_latest.pth .*\[8, 8\]",
     ),
-    "channels": (None, ["--vae_channels", "8,12"], "--vae_channels must be multiples of 8"),
-    "no channels": (None, ["--vae_channels", "0"], "--vae_channels must be multiples of 8"),
-    "image size": (None, ["--image_size", "31"], "--image_size 31 is not divisible by 2"),
-    "decay": (None, ["--ema", "1"], "--ema must be in [0, 1)"),
-    "label dropout": (None, ["--label_dropout", "1.2"], "--label_dropout in [0, 1]"),
+    "channels": (None, ["--vae_channels", "8,12"], "--vae_channels .*8"),
+    "no channels": (None, ["--vae_channels", "0"], "--vae_channels .*8"),
+    "image size": (None, ["--image_size", "31"], "--image_size 31 .*2"),
+    "decay": (None, ["--ema", "1"], r"--ema .*\[0, 1\)"),
+    "label dropout": (None, ["--label_dropout", "1.2"], r"--label_dropout .*\[0, 1\]"),
     "folder below a file": (
         None,
         ["--save_dir", "resnet8/teacher.pth/x"],
-        "a part of this path is a file",
+        "resnet8/teacher.pth/x",
     ),
-    "folder holds a run": (lambda: vae_file({"weight": torch.zeros(1)}), [], "holds a run already"),
+    "folder holds a run": (
+        lambda: vae_file({"weight": torch.zeros(1)}),
+        [],
+        f"{Path(VAE_FILE).parent} .*--resume",
+    ),
     "unknown flag": STUDENT["unknown flag"],
-    "no width": (None, ["--width", "0"], "0 is not a positive integer"),
+    "no width": (None, ["--width", "0"], "--width.* 0 "),
 }
 
 BASE = ["--dataset", "fashion_mnist", "--data_root", "DATA", *FEW]
-RIGHT = {
+VALID = {
     train_student: [
         *BASE,
         "--path-t",
@@ -486,23 +493,21 @@ RIGHT = {
 
 
 def changed(argv, flags):
-    """Returns the right flags with others in their place; None takes a flag away."""
+    """Replaces flags of a valid command line; the value None removes a flag."""
     argv = list(argv)
     for flag, value in zip(flags, flags[1:], strict=False):
         if value is None:
             at = argv.index(flag)
             del argv[at : at + 2]
-    takes_away = {
-        i for i, flag in enumerate(flags) if flag is None or flags[i + 1 : i + 2] == [None]
-    }
-    return argv + [flag for i, flag in enumerate(flags) if i not in takes_away]
+    removed = {i for i, flag in enumerate(flags) if flag is None or flags[i + 1 : i + 2] == [None]}
+    return argv + [flag for i, flag in enumerate(flags) if i not in removed]
 
 
 def assert_message(capsys, expected):
     errors = capsys.readouterr().err.replace("\r", "\n")
-    shown = errors[errors.index("error: ") :].rstrip("\n")  # a progress bar may stand before it
-    assert expected in shown
-    assert shown.count("\n") <= 1 and "Traceback" not in errors and "usage:" not in errors
+    message = errors[errors.index("error: ") :].rstrip("\n")  # after a progress bar, if any
+    assert re.search(expected, message, re.DOTALL), message
+    assert message.count("\n") <= 1 and "Traceback" not in errors and "usage:" not in errors
 
 
 def check(script, table, name, capsys):
@@ -511,7 +516,7 @@ def check(script, table, name, capsys):
         prepare()
     before = {path: path.read_bytes() for path in Path().rglob("*.pth")}
     capsys.readouterr()
-    assert run(script.main, changed(RIGHT[script], flags)) == 2
+    assert run_script(script.main, changed(VALID[script], flags)) == 2
     assert_message(capsys, expected)
     assert not list(Path().rglob("*.part")) and not Path("CODE_HAS_RUN").exists()
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -532,33 +537,31 @@ def test_train_dit(place, capsys, name):
     check(train_dit, DIT, name, capsys)
 
 
-@pytest.mark.parametrize("script", RIGHT)
-def test_batch_that_cannot_be_shared(place, capsys, monkeypatch, script):
+@pytest.mark.parametrize("script", VALID)
+def test_batch_that_cannot_be_divided(place, capsys, monkeypatch, script):
     monkeypatch.setattr("helper.distributed.start", lambda _: World(0, 2, torch.device("cpu")))
-    monkeypatch.setattr("train_student.parallel", lambda model, _: model)
-    monkeypatch.setattr(World, "close", lambda _: None)
-    assert run(script.main, [*RIGHT[script], "--batch_size", "33"]) == 2
-    assert_message(
-        capsys, "--batch_size 33 cannot be shared among 2 processes: give a multiple of 2"
+    monkeypatch.setattr(
+        "torch.nn.parallel.DistributedDataParallel", lambda model, device_ids: model
     )
+    monkeypatch.setattr(World, "close", lambda _: None)
+    assert run_script(script.main, [*VALID[script], "--batch_size", "33"]) == 2
+    assert_message(capsys, "--batch_size 33 .*2 processes")
 
 
-@pytest.mark.parametrize("script", RIGHT)
+@pytest.mark.parametrize("script", VALID)
 def test_no_permission(place, capsys, monkeypatch, script):
     def denied(path, *_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr("helper.files.Path.mkdir", denied)
-    assert run(script.main, RIGHT[script]) == 2
-    assert_message(capsys, "no permission: choose another folder or change its permissions")
+    assert run_script(script.main, VALID[script]) == 2
+    assert_message(capsys, "permission")
 
 
 @pytest.mark.parametrize("moment", ["write", "rename"])
 @pytest.mark.parametrize("name", ["resnet8_latest.pth", "metrics.csv"])
 def test_full_disk_leaves_the_previous_checkpoint(place, capsys, monkeypatch, moment, name):
-    """The end of the second epoch finds the disk full; with room again the run goes on to the same
-    end.
-    """
+    """The disk is full at the end of the second epoch; the resumed run gives the same weights."""
     folder, times = Path("save/student_model/full/fold-1"), []
 
     def full(path):
@@ -573,30 +576,30 @@ def test_full_disk_leaves_the_previous_checkpoint(place, capsys, monkeypatch, mo
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.rename(part, path)
 
-    argv = [*RIGHT[train_student], "--val_split", "holdout", "--experiments_dir"]
+    argv = [*VALID[train_student], "--val_split", "holdout", "--experiments_dir"]
     with monkeypatch.context() as patch:
         if moment == "write":
             patch.setattr(helper.files, "open", opened, raising=False)
         else:
             patch.setattr("helper.files.os.replace", replaced)
-        assert run(train_student.main, [*argv, "full"]) == 2
-    assert_message(capsys, "the disk is full: free some space, then run the same command again")
+        assert run_script(train_student.main, [*argv, "full"]) == 2
+    assert_message(capsys, "the disk is full")
     assert len(times) == 2 and not list(folder.glob("*.part"))
     assert checkpoints.load(folder / "resnet8_latest.pth")["progress"]["epoch"] == 1
     assert len((folder / "metrics.csv").read_text().splitlines()) == (
         2 if name == "metrics.csv" else 3
     )
     train_student.main([*argv, "full", "--resume"])
-    train_student.main([*argv, "room"])
+    train_student.main([*argv, "uninterrupted"])
     one, other = (
         checkpoints.load(f"save/student_model/{name}/fold-1/resnet8_latest.pth")["model"]
-        for name in ("full", "room")
+        for name in ("full", "uninterrupted")
     )
     assert all(torch.equal(one[key], value) for key, value in other.items())
 
 
-def test_dashes_and_underscores_are_one():
-    for script, argv in RIGHT.items():
+def test_dashes_and_underscores_are_equivalent():
+    for script, argv in VALID.items():
         for one, other in (("-", "_"), ("_", "-")):
             words = [
                 "--" + word[2:].replace(one, other) if word[:2] == "--" else word for word in argv
@@ -615,11 +618,13 @@ def test_dashes_and_underscores_are_one():
 
 
 def test_the_released_command_line():
-    line = """--path-t ./save/models/ResNet18/resnet18.pth --distill kd --batch_size 256 --epochs 100 --dataset imagenet
-        --gpu_id 0,1,2,3,4,5,6,7 --dist-url tcp://127.0.0.1:23333 --num_workers 32 --multiprocessing-distributed
-        --learning_rate 0.1 --lr_decay_epochs 30,60,90 --weight_decay 1e-4 --model_s ResNet18 -r 0 -a 1 --kd_T 10
-        --use_aug none --data_amount 200k --data_quality 2 --s_step 100 --experiments_dir tea-res18-stu-res18
-        --experiments_name fold-1 --print-freq 20 --save_model --deterministic --rank 0"""
+    line = """--path-t ./save/models/ResNet18/resnet18.pth --distill kd --batch_size 256
+        --epochs 100 --dataset imagenet --gpu_id 0,1,2,3,4,5,6,7 --dist-url tcp://127.0.0.1:23333
+        --num_workers 32 --multiprocessing-distributed --learning_rate 0.1
+        --lr_decay_epochs 30,60,90 --weight_decay 1e-4 --model_s ResNet18 -r 0 -a 1 --kd_T 10
+        --use_aug none --data_amount 200k --data_quality 2 --s_step 100
+        --experiments_dir tea-res18-stu-res18 --experiments_name fold-1 --print-freq 20
+        --save_model --deterministic --rank 0"""
     options = train_student.parse_option(line.split())
     expected = {
         "path_t": "./save/models/ResNet18/resnet18.pth",
@@ -651,9 +656,6 @@ def test_the_released_command_line():
         "train_data": None,
     }
     assert {name: getattr(options, name) for name in expected} == expected
-    from dataset.folders import find_released_list
-    from models.classifiers import architecture_of
-
     assert (
         str(find_released_list(options.data_quality, options.s_step, options.data_amount))
         == "syn_dataset/s2_st100_200k.txt"
@@ -661,7 +663,7 @@ def test_the_released_command_line():
     assert architecture_of(options.path_t) == "ResNet18"
 
 
-def test_released_defaults_and_the_rate_of_shuffle_students(capsys):
+def test_released_defaults_and_the_learning_rate_of_shuffle_students(capsys):
     options = train_student.parse_option(["--path-t", "x"])
     assert (
         options.epochs,
@@ -677,12 +679,12 @@ def test_released_defaults_and_the_rate_of_shuffle_students(capsys):
     assert options.learning_rate == 0.02 and "ShuffleV2" in capsys.readouterr().out
 
 
-def test_another_ranks_message_is_not_printed_twice(place, capsys, monkeypatch):
-    """What all ranks meet is said by rank 0: torchrun ends the others while they wait."""
+def test_the_message_is_printed_by_rank_0_only(place, capsys, monkeypatch):
+    """For an error of all ranks, torchrun ends the other ranks while they wait."""
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(
         "helper.errors.time.sleep", lambda _: (_ for _ in ()).throw(SystemExit(143))
     )
     with pytest.raises(SystemExit):
-        run(train_student.main, [*RIGHT[train_student], "--epochs", "0"])
+        run_script(train_student.main, [*VALID[train_student], "--epochs", "0"])
     assert capsys.readouterr().err == ""

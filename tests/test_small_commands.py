@@ -1,6 +1,4 @@
-"""The small commands beside the scripts: comparing folders, fetching teachers, the device's rates,
-old runs resumed.
-"""
+"""The commands of tools/ and benchmarks/device.py."""
 
 import sys
 
@@ -13,7 +11,6 @@ import train_teacher
 from benchmarks import device
 from helper import checkpoints
 from helper.errors import UserError
-from models import architectures
 from models.architectures import create_model
 from tools import compare, contact_sheet, digits, fetch_weights
 
@@ -37,8 +34,8 @@ def test_compare_counts_levels(tmp_path, capsys):
     counts = compare.differences(one, other)
     assert (counts.sum(), counts[0], counts[1], counts[40]) == (600, 549, 50, 1)
     assert compare.main([one, other])[1] == 50 / 600
-    assert "one level apart 8.33%" in capsys.readouterr().out
-    with pytest.raises(UserError, match="differ in more than 0%"):
+    assert "8.33%" in capsys.readouterr().out
+    with pytest.raises(UserError, match=f"{one} .*{other} .*0%"):
         compare.main([one, other, "--tolerance", "0.001"])
 
 
@@ -86,32 +83,28 @@ def test_digits_are_those_of_scikit_learn(tmp_path, capsys):
 
 def test_digits_without_scikit_learn(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(
-        UserError, match="come with scikit-learn, which is not installed: pip install scikit-learn"
-    ):
+    with pytest.raises(UserError, match="pip install scikit-learn"):
         digits.main([str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
 
 
-def test_compare_refuses_what_has_no_pairs(tmp_path):
+def test_compare_needs_pairs_of_one_size(tmp_path):
     one = write_folder(tmp_path / "one", np.zeros((1, 8, 8, 3), np.uint8))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no image in common"):
+    with pytest.raises(UserError, match=f"{one} .*{tmp_path}/empty"):
         compare.main([one, str(tmp_path / "empty")])
-    with pytest.raises(UserError, match="differ in size: 8 and 9"):
+    with pytest.raises(UserError, match="larger/0000/00000.png .*8 .*9 pixels"):
         compare.main([one, write_folder(tmp_path / "larger", np.zeros((1, 9, 9, 3), np.uint8))])
 
 
-def test_fetched_teachers_lie_where_path_t_finds_them(tmp_path, monkeypatch):
-    published = create_model("ResNet18", 1000).state_dict()
-    monkeypatch.setattr(architectures, "_download", lambda name, fetch: published)
+def test_downloaded_teachers_are_found_by_path_t(tmp_path, monkeypatch):
+    published, download = create_model("ResNet18", 1000).state_dict(), "load_state_dict_from_url"
+    monkeypatch.setattr(f"torchvision.models._api.{download}", lambda *_, **__: published)
     path = fetch_weights.main(["ResNet18", "--root", str(tmp_path)])
     assert path == tmp_path / "ResNet18/resnet18.pth"
     fetched = create_model("ResNet18", 1000, checkpoint=path).state_dict()
     assert all(torch.equal(value, published[key]) for key, value in fetched.items())
-    monkeypatch.setattr(
-        architectures, "_download", None
-    )  # it is there: nothing is asked of the network
+    monkeypatch.setattr(f"torchvision.models._api.{download}", None)  # no second download
     assert fetch_weights.main(["ResNet18", "--root", str(tmp_path)]) == path
     with pytest.raises(UserError, match="invalid choice"):
         fetch_weights.main(["resnet20"])
@@ -123,7 +116,7 @@ def test_device_prints_a_rate(capsys):
     assert "fp32 " in capsys.readouterr().out
 
 
-def test_a_run_of_before_a_flag_existed_goes_on_without_it(tiny_fashion_mnist, tmp_path):
+def test_a_run_that_is_older_than_a_flag_can_be_resumed(tiny_fashion_mnist, tmp_path):
     argv = [
         "--dataset",
         "fashion_mnist",
@@ -144,5 +137,5 @@ def test_a_run_of_before_a_flag_existed_goes_on_without_it(tiny_fashion_mnist, t
     del state["flags"]["label_smoothing"]
     checkpoints.save(latest, state)
     assert train_teacher.main([*argv, "--resume"])["top1_last"] == result["top1_last"]
-    with pytest.raises(UserError, match="label_smoothing was None"):
+    with pytest.raises(UserError, match="label_smoothing .*None.*0.1"):
         train_teacher.main([*argv, "--resume", "--label_smoothing", "0.1"])

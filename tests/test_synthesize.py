@@ -1,6 +1,4 @@
-"""synthesize_dit.py as a user meets it: folders, manifests, restarts, growth, damage, full disks,
-wrong input.
-"""
+"""synthesize_dit.py: folders, manifests, restarts, growth, damage, full disks, wrong input."""
 
 import errno
 import json
@@ -18,8 +16,9 @@ from PIL import Image, JpegImagePlugin
 
 import helper.files
 import synthesize_dit
-from dataset import image_request
-from helper.errors import run
+from dataset.folders import read_training
+from dataset.requested_images import SeedRange, number_of_images, request_of
+from helper.errors import run_script
 
 ROOT = Path(__file__).parent.parent
 # 24 images in 5 batches, the last one filled up.
@@ -42,7 +41,7 @@ def synthesize(pipeline, folder, *flags):
 
 
 def contents(folder):
-    """Returns {relative path: bytes} of the images of a set."""
+    """{relative path: bytes} of the images in class folders."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.glob("*/*"))}
 
 
@@ -50,8 +49,12 @@ def manifest(folder):
     return json.loads((folder / "manifest.json").read_text())
 
 
+def sheet_of(folder):
+    return folder.with_name(f"{folder.name}_contact_sheet.png")
+
+
 def declare_unfinished(folder):
-    """Takes a set back to the state in which a killed run leaves it."""
+    """Restores the manifest of a killed run."""
     state = manifest(folder) | {"complete": False, "finished": {}}
     (folder / "manifest.json").write_text(json.dumps(state))
 
@@ -65,7 +68,7 @@ def reference(tiny_pipeline, tmp_path_factory):
 
 @pytest.fixture
 def copy(reference, tmp_path):
-    """A copy of the reference set that a test may change."""
+    """A copy of the reference folder, to be changed."""
     return Path(shutil.copytree(reference, tmp_path / "copy"))
 
 
@@ -95,7 +98,8 @@ def test_folder_and_manifest(tiny_pipeline, reference, tmp_path, monkeypatch):
         "grey": False,
     }
     assert expected.items() <= state["settings"].items()
-    with Image.open(reference / "contact_sheet.png") as sheet:
+    assert {file.name for file in reference.iterdir()} == {"manifest.json", "0000", "0001", "0002"}
+    with Image.open(sheet_of(reference)) as sheet:
         assert sheet.width > 8 * 34 and sheet.height == 2 + 3 * 34
     monkeypatch.chdir(tmp_path)
     result = synthesize_dit.main(
@@ -116,7 +120,7 @@ def test_folder_and_manifest(tiny_pipeline, reference, tmp_path, monkeypatch):
     assert manifest(Path(result["folder"]))["classes"] == {"0": 2, "1": 1, "2": 1}
 
 
-def test_complete_set_returns_at_once(tiny_pipeline, copy, capsys, monkeypatch):
+def test_complete_folder_returns_at_once(tiny_pipeline, copy, capsys, monkeypatch):
     monkeypatch.setattr("synthesize_dit.load_pipeline", None)
     before = contents(copy), (copy / "manifest.json").stat().st_mtime_ns
     result = synthesize(tiny_pipeline, copy, *REFERENCE)
@@ -166,7 +170,39 @@ def test_growth_leaves_what_is_there(tiny_pipeline, tmp_path):
     assert len(contents(folder)) == 10
 
 
-def test_damaged_and_missing_images_are_made_again(tiny_pipeline, reference, copy):
+def test_folder_of_an_earlier_version_grows(tmp_path):
+    """tests/data/old_folder/README.md says how the folder was generated."""
+    old, folder = ROOT / "tests/data/old_folder", tmp_path / "set"
+    shutil.copytree(old, folder, ignore=shutil.ignore_patterns("README.md"))
+    assert len(read_training(folder, 10).labels) == 6  # without the sheet
+    model = ROOT / "save/models/fashion_mnist/DiT-6x160-2"
+    flags = ["--sampler", "ddim", "--num-sampling-steps", 2, "--cfg-scale", 1, "--device", "cpu"]
+    flags += ["--classes", "0-2", "--batch_size", 4]
+    assert synthesize(model, folder, *flags, "--data_amount", 6)["made"] == 0
+    sheet = (old / "contact_sheet.png").read_bytes()
+    assert sheet_of(folder).read_bytes() == sheet
+    assert {file.name for file in folder.iterdir()} == {"manifest.json", "0000", "0001", "0002"}
+    assert contents(folder) == contents(old)
+
+    shutil.copy(old / "contact_sheet.png", folder)
+    assert synthesize(model, folder, *flags, "--data_amount", 9)["made"] == 3
+    assert contents(old).items() < contents(folder).items() and len(contents(folder)) == 9
+    assert not (folder / "contact_sheet.png").exists()
+    assert sheet_of(folder).read_bytes() != sheet
+    earlier, now = manifest(old), manifest(folder)
+    assert list(now) == list(earlier) and now["settings"] == earlier["settings"]
+    assert now["classes"] == {"0": 3, "1": 3, "2": 3} and now["complete"]
+
+
+def test_without_a_writable_parent_there_is_no_sheet(tiny_pipeline, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dataset.generated_folder.os.access", lambda path, mode: path != tmp_path)
+    folder = tmp_path / "mounted"
+    synthesize(tiny_pipeline, folder, "--data_amount", 1, "--num-sampling-steps", 2)
+    assert manifest(folder)["complete"] and not sheet_of(folder).exists()
+    assert "contact_sheet" not in capsys.readouterr().out
+
+
+def test_damaged_and_missing_images_are_generated_again(tiny_pipeline, reference, copy):
     declare_unfinished(copy)
     damaged = copy / "0001/00003.png"
     damaged.write_bytes(damaged.read_bytes()[:-40])
@@ -229,7 +265,7 @@ def test_full_disk_leaves_nothing_half_written(
         else:
             patch.setattr("helper.files.os.replace", replaced)
         argv = ["--model", str(tiny_pipeline), "--save_dir", str(folder), *REFERENCE]
-        assert run(synthesize_dit.main, argv) == 2
+        assert run_script(synthesize_dit.main, argv) == 2
     message = capsys.readouterr().err.split("\n")[-2]
     assert message.startswith(f"error: cannot write {folder}") and "the disk is full" in message
     assert not list(folder.rglob("*.part"))
@@ -304,8 +340,8 @@ def test_two_processes_make_the_same_bytes(tiny_pipeline, reference, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "set") == contents(reference)
-    assert manifest(tmp_path / "set")["complete"] and "on 2 × cpu" in done.stdout
-    assert done.stdout.count("24 images take 288 network evaluations") == 1  # said by one of them
+    assert manifest(tmp_path / "set")["complete"] and "2 × cpu" in done.stdout
+    assert done.stdout.count("288 network evaluations") == 1
 
 
 FLAT = ["--batch_size", "10", "--num-sampling-steps", "2", "--device", "cpu"]
@@ -336,11 +372,7 @@ def test_flat_names_hold_the_same_images(tiny_pipeline, tmp_path):
         for index in range(10, 30)
     }
     state = manifest(tmp_path / "flat")
-    assert (
-        state["complete"]
-        and state["images"] == 60
-        and (tmp_path / "flat/contact_sheet.png").exists()
-    )
+    assert state["complete"] and state["images"] == 60 and sheet_of(tmp_path / "flat").exists()
     assert state["ranges"] == [
         {"start_id": 0, "end_id": 3, "start_seed": 1, "end_seed": 3, "complete": True}
     ]
@@ -405,16 +437,18 @@ def test_two_runs_fill_one_flat_folder(tiny_pipeline, tmp_path):
 
 def test_flat_ranges_in_several_processes_at_once(tmp_path):
     """Many processes that write their ranges into one manifest lose none of them."""
-    code = (
-        "import sys; from dataset.image_plan import plan_images; from dataset.image_request import "
-        "SeedRange\n"
-        "settings = {'format': 'png', 'image_size': 16, 'grey': False}\n"
-        "label = int(sys.argv[2])\n"
-        "for seed in range(12):\n"
-        "    plan = plan_images(sys.argv[1], settings, SeedRange(label, label + 1, seed, seed + "
-        "1))\n"
-        "    plan.write_manifest({}, complete=True)\n"
-    )
+    code = """
+import sys
+from pathlib import Path
+from dataset.folder_layouts import FlatFiles
+from dataset.requested_images import SeedRange
+folder, label = Path(sys.argv[1]), int(sys.argv[2])
+folder.mkdir(exist_ok=True)
+for seed in range(12):
+    settings = {"format": "png", "image_size": 16, "grey": False}
+    layout = FlatFiles(folder, settings, SeedRange(label, label + 1, seed, seed + 1))
+    layout.write_manifest({}, complete=True)
+"""
     runs = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "set"), str(label)], cwd=ROOT)
         for label in range(4)
@@ -430,17 +464,17 @@ def test_flat_ranges_in_several_processes_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "expected", "images"),
     [
-        (["--start_id", "7"], image_request.SeedRange(7, 1000, 0, 20), 198_600),
-        (["--end_id=3"], image_request.SeedRange(0, 3, 0, 20), 600),
-        (["--start_seed", "5"], image_request.SeedRange(0, 1000, 5, 20), 150_000),
-        (["--end-seed", "2", "--start_id", "0"], image_request.SeedRange(0, 1000, 0, 2), 20_000),
+        (["--start_id", "7"], SeedRange(7, 1000, 0, 20), 198_600),
+        (["--end_id=3"], SeedRange(0, 3, 0, 20), 600),
+        (["--start_seed", "5"], SeedRange(0, 1000, 5, 20), 150_000),
+        (["--end-seed", "2", "--start_id", "0"], SeedRange(0, 1000, 0, 2), 20_000),
         (["--classes", "3,1", "--data_amount", "5"], {1: 3, 3: 2}, 5),
         (["--data_amount", "2"], {0: 1, 1: 1}, 2),
     ],
 )
-def test_what_the_flags_ask_for(flags, expected, images):
-    asked = image_request.requested_images(synthesize_dit.parse_option(flags), 1000)
-    assert asked == expected and image_request.count_images(asked) == images
+def test_request_of_the_flags(flags, expected, images):
+    request = request_of(synthesize_dit.parse_option(flags), 1000, "DiT-XL/2")
+    assert request == expected and number_of_images(request) == images
 
 
 def test_class_list_chooses_imagenet_classes(tmp_path):
@@ -448,23 +482,20 @@ def test_class_list_chooses_imagenet_classes(tmp_path):
         "n01443537 goldfish\n# a remark\nn01440764 tench\nn15075141\n"
     )
     flags = ["--class-list", str(tmp_path / "list.txt"), "--data_amount", "4"]
-    # One more of the first class of the list, as the student will take them; the folders are the
-    # generator's classes.
+    # The first class of the list has one more, like the student's data; folders are named by the
+    # generator's classes
     expected = {1: 2, 0: 1, 999: 1}
-    assert image_request.requested_images(synthesize_dit.parse_option(flags), 1000) == expected
+    assert request_of(synthesize_dit.parse_option(flags), 1000, "DiT-XL/2") == expected
 
 
-def test_hours_are_said_after_the_first_batches(tiny_pipeline, tmp_path, capsys, monkeypatch):
+def test_cost_and_remaining_time_are_printed(tiny_pipeline, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("helper.cost.Pace.__init__.__defaults__", (2, 0.0))
     synthesize(tiny_pipeline, tmp_path / "set", *REFERENCE)
     lines = capsys.readouterr().out.splitlines()
-    assert "24 of 24 images to make on 1 × cpu" in lines[0] and lines[1].startswith(
-        "24 images take 288 network evalu"
-    )
-    assert "on the disk of" in lines[2]
-    assert (
-        sum("the remaining 9 take about" in line for line in lines) == 1
-    )  # of 24, when three batches of 5 are done
+    assert "24 of 24 images" in lines[0] and "1 × cpu" in lines[0]
+    assert "288 network evaluations" in lines[1] and str(tmp_path / "set") in lines[2]
+    # After three batches of 5
+    assert sum("the remaining 9 take about" in line for line in lines) == 1
 
 
 def test_killed_runs_end_in_the_same_bytes(tiny_pipeline, tmp_path):
@@ -526,108 +557,113 @@ def _damage_manifest(model):
     (model.parent / "set/manifest.json").write_text('{"complete": tr')
 
 
-# What is done to a copy of the model at MODEL beforehand, the flags that differ from right ones,
-# the message.
+def _write_other_manifest(model):
+    (model.parent / "set").mkdir()
+    (model.parent / "set/manifest.json").write_text("{}")
+
+
+# Change of a copy of the model at MODEL, flags besides valid ones, and parts of the message.
 WRONG = {
     "no such model": (
         None,
         ["--model", "no/such/model"],
-        "--model no/such/model: no such folder here",
+        "--model no/such/model",
     ),
     "hub offline": (
         None,
         ["--model", "nobody/nothing"],
-        "no such folder here, and it cannot be downloaded",
+        "--model nobody/nothing … download",
     ),
     "no pipeline": (
         lambda m: shutil.rmtree(m / "vae"),
         [],
-        "is not a DiT pipeline folder: vae/config.json is missing",
+        "MODEL … vae/config.json",
     ),
     "no weights": (
         lambda m: (m / "vae/diffusion_pytorch_model.safetensors").unlink(),
         [],
-        "holds no weights",
+        "MODEL/vae",
     ),
     "truncated weights": (
         _truncate_weights,
         [],
-        "the weights in MODEL/transformer are damaged or do not fit",
+        "MODEL/transformer … config.json",
     ),
     "other architecture": (
         _widen,
         [],
-        "the weights in MODEL/transformer lack transformer_blocks.2.",
+        "MODEL/transformer … transformer_blocks.2.",
     ),
-    "class out of range": (None, ["--classes", "0-3"], "MODEL has classes 0 to 2, not 3"),
+    "class out of range": (None, ["--classes", "0-3"], "--classes 3 … MODEL has classes 0 to 2"),
     "classes unreadable": (None, ["--classes", "0-x"], "--classes"),
     "no amount": (None, ["--images_per_class"], "--images_per_class: expected one argument"),
     "two amounts": (None, ["--data_amount", "9"], "not allowed with argument"),
-    "negative seed": (None, ["--seed=-1"], "-1 is negative"),
+    "negative seed": (None, ["--seed=-1"], "--seed … -1"),
     "guidance not a number": (
         None,
         ["--cfg-scale", "nan"],
-        "--cfg-scale: nan is not a number of at least 0",
+        "--cfg-scale … nan",
     ),
     "too many steps": (
         None,
         ["--num-sampling-steps", "1001"],
-        "--num-sampling-steps 1001 is above 1000",
+        "--num-sampling-steps 1001 … 1000",
     ),
     "too many channels": (
         None,
         ["--cfg-channels", "5"],
-        "--cfg-channels 5: MODEL has 4 latent channels",
+        "--cfg-channels 5 … MODEL has 4",
     ),
     "unknown sampler": (None, ["--sampler", "euler"], "invalid choice: 'euler'"),
-    "unknown device": (None, ["--device", "abacus"], "--device abacus is unknown"),
-    "other settings": (_make_set, [], "SET was made with cfg_scale 3.0 and 2.0 is asked for now"),
-    "stray images": (_stray_image, [], "SET holds images and no manifest.json"),
-    "damaged manifest": (_damage_manifest, [], "manifest SET/manifest.json is not valid JSON"),
-    "flat folder": (_make_flat, [], "SET holds flat files by class and seed: give --start_seed"),
+    "unknown device": (None, ["--device", "abacus"], "--device abacus"),
+    "other settings": (_make_set, [], "SET … cfg_scale 3.0, not 2.0"),
+    "other manifest": (_write_other_manifest, [], "SET/manifest.json … --save_dir"),
+    "stray images": (_stray_image, [], "SET … no manifest.json"),
+    "damaged manifest": (_damage_manifest, [], "SET/manifest.json … JSON"),
+    "flat folder": (_make_flat, [], "SET … flat files … --start_seed"),
     "class folders": (
         _make_classes,
         ["FLAT", "--end_seed", "1"],
-        "SET holds a folder for each class: leave out",
+        "SET … class folders … --start_seed",
     ),
     "both kinds": (
         None,
         ["--start_seed", "1"],
-        "--start_seed asks for flat files by class and seed, --images_",
+        "--start_seed … --images_per_class",
     ),
     "no class": (
         None,
         ["FLAT", "--start_id", "2", "--end_id", "2"],
-        "--start_id 2 to --end_id 2 holds none",
+        "--start_id 2 … --end_id 2",
     ),
     "no seed": (
         None,
         ["FLAT", "--start_seed", "20"],
-        "--start_seed 20 to --end_seed 20 holds none",
+        "--start_seed 20 … --end_seed 20",
     ),
-    "last class": (None, ["FLAT", "--end_id", "4"], "--end_id 4: MODEL has classes 0 to 2"),
+    "last class": (None, ["FLAT", "--end_id", "4"], "--end_id 4 … MODEL has classes 0 to 2"),
     "nothing asked": (
         None,
         ["FLAT"],
-        "how many images? Give --images_per_class or --data_amount, or --start_seed",
+        "--images_per_class … --data_amount … --start_seed",
     ),
     "class list of others": (
         None,
         ["--class-list", "x"],
-        "--class-list names classes of ImageNet-1K and MODEL has 3",
+        "--class-list … ImageNet-1K … MODEL has 3",
     ),
     "classes twice": (None, ["--class-list", "x", "--classes", "1"], "not allowed with argument"),
     "checkpoint": (
         None,
         ["--ckpt", "x.pt"],
-        "--ckpt is an official checkpoint and --model MODEL is not one",
+        "--ckpt … --model MODEL",
     ),
-    "another size": (None, ["--image-size", "256"], "--image-size 256: MODEL/transformer has 16"),
-    "other class count": (None, ["--num-classes", "4"], "--num-classes 4: MODEL/transformer has 3"),
+    "another size": (None, ["--image-size", "256"], "--image-size 256 … MODEL/transformer … 16"),
+    "other class count": (None, ["--num-classes", "4"], "--num-classes 4 … MODEL/transformer … 3"),
     "folder is a file": (
         lambda m: (m.parent / "set").write_text(""),
         [],
-        "SET is a file, a folder is needed",
+        "SET is a file",
     ),
     "folder under a file": (
         None,
@@ -646,9 +682,9 @@ def test_wrong_input_is_one_clear_message(tiny_pipeline, tmp_path, capsys, name)
     capsys.readouterr()
     flags = [flag.replace("MODEL", str(model)) for flag in flags]
     right = ["--model", str(model), "--save_dir", str(folder), "--num-sampling-steps", "2"]
-    # FLAT: flags that ask for flat files instead of an image of each class.
+    # FLAT: flags of flat files instead of one image per class
     flags = flags[1:] if flags[:1] == ["FLAT"] else ["--images_per_class", "1", *flags]
-    assert run(synthesize_dit.main, right + flags) == 2
+    assert run_script(synthesize_dit.main, right + flags) == 2
     _assert_message(capsys, expected.replace("MODEL", str(model)).replace("SET", str(folder)))
 
 
@@ -665,18 +701,18 @@ def test_no_permission_and_no_room(tiny_pipeline, tmp_path, capsys, monkeypatch)
         patch.setattr(
             "helper.files.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10)
         )
-        assert run(synthesize_dit.main, argv) == 2
-        _assert_message(capsys, "free some space, or ask for fewer images")
+        assert run_script(synthesize_dit.main, argv) == 2
+        _assert_message(capsys, "GiB … fewer images")
 
     def denied(path, *_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr("helper.files.Path.mkdir", denied)
-    assert run(synthesize_dit.main, argv) == 2
-    _assert_message(capsys, f"cannot write {tmp_path / 'set'}: no permission")
+    assert run_script(synthesize_dit.main, argv) == 2
+    _assert_message(capsys, f"cannot write {tmp_path / 'set'} … no permission")
 
 
 def _assert_message(capsys, expected):
     message = capsys.readouterr().err
-    assert expected in message
+    assert all(part in message for part in expected.split(" … ")), message
     assert message.startswith("error: ") and message.count("\n") <= 2 and "Traceback" not in message

@@ -1,6 +1,4 @@
-"""synthesize_baseline.py as a user meets it: folders, manifests, restarts, growth, processes, wrong
-input.
-"""
+"""synthesize_baseline.py: folders, manifests, restarts, growth, processes, wrong input."""
 
 import json
 import os
@@ -21,7 +19,7 @@ import synthesize_baseline
 from dataset.folders import read_training
 from dataset.one_image import load_photograph, patch
 from helper import checkpoints
-from helper.errors import run
+from helper.errors import run_script
 from models.architectures import create_model
 
 ROOT = Path(__file__).parent.parent
@@ -90,8 +88,12 @@ def invert(networks, folder, amount, *flags):
 
 
 def contents(folder):
-    """Returns {relative path: bytes} of the images of a set."""
+    """{relative path: bytes} of the images in subfolders."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.glob("*/*"))}
+
+
+def sheet_of(folder):
+    return folder.with_name(f"{folder.name}_contact_sheet.png")
 
 
 def manifest(folder):
@@ -146,7 +148,8 @@ def test_inverted_folder_and_manifest(reference, networks, tmp_path, monkeypatch
         expected.items() <= state["settings"].items()
         and len(state["settings"]["teacher_sha256"]) == 64
     )
-    assert (reference / "contact_sheet.png").exists()
+    assert sheet_of(reference).exists()
+    assert {file.name for file in reference.iterdir()} == {"manifest.json", "0000", "0001", "0002"}
     images = read_training(reference, CLASSES)
     assert np.bincount(images.labels).tolist() == [3, 2, 2]
     monkeypatch.chdir(tmp_path)
@@ -274,7 +277,7 @@ def test_two_processes_make_the_same_bytes(networks, reference, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "set") == contents(reference)
-    assert "on 2 × cpu" in done.stdout and done.stdout.count("teacher resnet8") == 1
+    assert "2 × cpu" in done.stdout and done.stdout.count("teacher resnet8") == 1
 
 
 def test_estimate_counts_both_ways_through_the_networks(networks, tmp_path, capsys):
@@ -332,7 +335,7 @@ def cut(photograph, folder, amount, *flags):
 
 
 def test_patches_in_shards(photograph, tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.image_plan.SHARD", 10)
+    monkeypatch.setattr("dataset.folder_layouts.SHARD", 10)
     folder = tmp_path / "set"
     assert cut(photograph, folder, 23, "--format", "png")["made"] == 23
     assert list(contents(folder)) == [f"{i // 10:04d}/{i:05d}.png" for i in range(23)]
@@ -351,7 +354,7 @@ def test_patches_in_shards(photograph, tmp_path, monkeypatch):
     assert images.labels is None
     # A smaller amount is the beginning of a larger, whatever the shards.
     assert [images.images[i][-9:-4] for i in range(12)] == [f"{i:05d}" for i in range(12)]
-    assert (folder / "contact_sheet.png").exists()
+    assert sheet_of(folder).exists()
 
 
 def test_patches_do_not_depend_on_workers_and_batches_and_may_grow(
@@ -453,23 +456,23 @@ def test_biggan_images_in_class_folders(biggan, tmp_path):
     assert before.items() <= contents(tmp_path / "set").items()
 
 
-# Flags after those of a method, and the message; PLAIN is a network without BatchNorm, SET a folder
-# made before.
+# Flags and parts of the message. SMALL: valid flags of deepinversion; PLAIN: a network without
+# BatchNorm; SET: an existing folder.
 WRONG = {
     "no method": ([], "the following arguments are required: --method"),
-    "no amount": (["biggan"], "how many images? Give --data_amount or --images_per_class"),
+    "no amount": (["biggan"], "--data_amount … --images_per_class"),
     "patches by class": (
         ["one-image", "--images_per_class", "3"],
-        "--images_per_class is a flag of deepinversion",
+        "--images_per_class … deepinversion … one-image",
     ),
     "patches of classes": (
         ["one-image", "--classes", "3", "--data_amount", "3"],
-        "plays no part in one-image",
+        "--classes … one-image",
     ),
-    "patch size": (["one-image", "--data_amount", "3"], "--image-size is needed"),
+    "patch size": (["one-image", "--data_amount", "3"], "--image-size"),
     "small photograph": (
         ["one-image", "--data_amount", "3", "--image-size", "41", "--image", "PHOTO"],
-        "too few for",
+        "PHOTO … 41 … --image-size",
     ),
     "no photograph": (
         ["one-image", "--data_amount", "3", "--image-size", "16", "--image", "no.png"],
@@ -477,47 +480,47 @@ WRONG = {
     ),
     "another's flag": (
         ["one-image", "--truncation", "0.4", "--data_amount", "3"],
-        "--truncation is a flag of biggan",
+        "--truncation … biggan",
     ),
     "another's setting": (
         ["biggan", "--bn", "3", "--data_amount", "3"],
-        "--bn is a flag of deepinversion",
+        "--bn … deepinversion",
     ),
     "truncation": (
         ["biggan", "--truncation", "1.5", "--data_amount", "3"],
-        "1.5 is not above 0 and at most 1",
+        "--truncation … 1.5",
     ),
     "no generator": (
         ["biggan", "--model", "nothing", "--data_amount", "3"],
-        "no such folder: nothing",
+        "nothing … biggan-deep-256",
     ),
-    "no teacher": (["deepinversion", "--data_amount", "3"], "--path-t is needed"),
+    "no teacher": (["deepinversion", "--data_amount", "3"], "--path-t"),
     "teacher not there": (["SMALL", "--path-t", "no/resnet8/x.pth"], "no/resnet8/x.pth"),
-    "no BatchNorm": (["SMALL", "--path-t", "PLAIN"], "the teacher has no BatchNorm layer"),
-    "other classes": (["SMALL", "--num-classes", "4"], "is a resnet8 for 3 classes, 4 are needed"),
-    "class out of range": (["SMALL", "--classes", "3"], "has classes 0 to 2, not 3"),
+    "no BatchNorm": (["SMALL", "--path-t", "PLAIN"], "teacher … BatchNorm"),
+    "other classes": (["SMALL", "--num-classes", "4"], "resnet8 … 3 classes … 4"),
+    "class out of range": (["SMALL", "--classes", "3"], "--classes 3 … classes 0 to 2"),
     "unknown class count": (
         ["SMALL", "--dataset", "imagefolder", "--num-classes"],
         "--num-classes",
     ),
     "no class count": (
         ["deepinversion", "--data_amount", "3", "--path-t", "x", "--dataset", "imagefolder"],
-        "does not say how many classes",
+        "--dataset imagefolder … --num-classes",
     ),
-    "all around": (["SMALL", "--jitter", "16"], "--jitter 16 rolls images of 16 pixels all around"),
+    "all around": (["SMALL", "--jitter", "16"], "--jitter 16 … 16 pixels"),
     "no half size": (
         ["SMALL", "--image-size", "15", "--half_steps", "3"],
-        "15 pixels have no half resolution",
+        "--half_steps 3 … 15",
     ),
-    "no steps": (["SMALL", "--steps", "0"], "0 is not a positive integer"),
-    "no student": (["SMALL", "--adv", "1"], "--adv is of the student and there is none"),
+    "no steps": (["SMALL", "--steps", "0"], "--steps … 0"),
+    "no student": (["SMALL", "--adv", "1"], "--adv … --path-s"),
     "student left out": (
         ["SMALL", "--path-s", "x", "--adv", "0"],
-        "--adv 0 leaves the student of --path-s out",
+        "--adv 0 … --path-s",
     ),
     "other settings": (
         ["SMALL", "--bn", "3", "--save_dir", "SET"],
-        "SET was made with bn 10.0 and 3.0 is asked for",
+        "SET … bn 10.0, not 3.0",
     ),
     "another method": (
         [
@@ -531,7 +534,7 @@ WRONG = {
             "--save_dir",
             "SET",
         ],
-        "SET was made with method deepinversion and one-image is asked for now",
+        "SET … method deepinversion, not one-image",
     ),
 }
 
@@ -556,9 +559,10 @@ def test_wrong_input_is_one_clear_message(
     if flags:
         flags = ["--method", *(str(names.get(flag, flag)) for flag in flags)]
     before = contents(reference)
-    assert run(synthesize_baseline.main, flags) == 2
+    assert run_script(synthesize_baseline.main, flags) == 2
     message = capsys.readouterr().err
-    assert expected.replace("SET", str(reference)) in message
+    for part in expected.split(" … "):
+        assert str(names.get(part, part)) in message
     assert message.startswith("error: ") and message.count("\n") <= 2 and "Traceback" not in message
     assert not list(tmp_path.iterdir()) and contents(reference) == before
 

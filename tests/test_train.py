@@ -319,7 +319,7 @@ def test_a_student_of_a_library_is_evaluated_by_its_own_name(workspace, data):
     parts = {"model": create_model("timm/resnet10t", 10)}
     run = Run(workspace / "library", "timm/resnet10t", parts, world)
     run.open({}, {}, resume=False)
-    run.save(finished=True)
+    run.save()
     assert run.latest == workspace / "library/timm_resnet10t_latest.pth"
     metrics = train_student.main([*data, "--evaluate", str(run.latest), "--device", "cpu"])
     assert 0 <= metrics["top1"] <= metrics["top5"] <= 100
@@ -890,7 +890,8 @@ from helper.distributed import World
 World.close = lambda self: None
 for argv in {argvs!r}:
     train_student.main(argv)
-torch.distributed.destroy_process_group()  # left to the interpreter, gloo's threads abort now and then
+# Left to the interpreter, gloo's threads abort now and then.
+torch.distributed.destroy_process_group()
 """
 
 
@@ -980,7 +981,8 @@ except SystemExit as stopped:
     assert stopped.code == 143 and len(calls) == 5
 train_student.update = step
 train_student.main([*argv, "stopped", "--resume"])
-torch.distributed.destroy_process_group()  # left to the interpreter, gloo's threads abort now and then
+# Left to the interpreter, gloo's threads abort now and then.
+torch.distributed.destroy_process_group()
 """
 
 
@@ -1132,3 +1134,85 @@ def test_a_teacher_whose_outputs_are_nan_is_refused(workspace, student_argv, tea
     argv = [*student_argv, "--path-t", str(damaged), "--experiments_name", "nan"]
     with pytest.raises(UserError, match="not all finite"):
         train_student.main(argv)
+
+
+# Faults at the end of a run and around its folder
+
+
+def finished_copy(student, name):
+    """A copy of a finished run that a test may damage."""
+    return Path(shutil.copytree(student[0], folder_of(name)))
+
+
+def test_missing_files_of_a_finished_run_are_written_again(student, student_argv):
+    folder = finished_copy(student, "incomplete")
+    metrics, curves = ((folder / name).read_bytes() for name in ("metrics.csv", "curves.png"))
+    (folder / "metrics.csv").unlink()
+    (folder / "curves.png").unlink()
+    train_student.main([*student_argv, "--experiments_name", "incomplete", "--resume"])
+    assert (folder / "metrics.csv").read_bytes() == metrics
+    assert (folder / "curves.png").read_bytes() == curves
+
+
+def test_killed_between_result_and_final_checkpoint(student, student_argv, monkeypatch):
+    argv = [*student_argv, "--experiments_name", "almost"]
+    with monkeypatch.context() as patch:
+        interrupt(patch, Run, "_drop_optimizer", 1, kill)
+        with pytest.raises(Killed):
+            train_student.main(argv)
+    assert (folder_of("almost") / "result.json").exists()
+    train_student.main([*argv, "--resume"])
+    assert_same_run(folder_of("almost"), student[0])
+
+
+def test_one_run_folder_for_one_process(student_argv, monkeypatch):
+    """While a run is going on, a second process is refused and named the first."""
+    argv = [*student_argv, "--experiments_name", "locked"]
+    second = []
+
+    def start_second(*arguments):
+        done = subprocess.run(
+            [sys.executable, ROOT / "train_student.py", *argv, "--learning_rate", "0.2"],
+            capture_output=True,
+            text=True,
+        )
+        second.append((done.returncode, done.stderr))
+
+    with monkeypatch.context() as patch:
+        interrupt(patch, train_student, "update", 1, start_second)
+        train_student.main(argv)
+    (code, message), *_ = second
+    assert code == 2 and f"process {os.getpid()} " in message and "locked" in message
+    assert not (folder_of("locked") / ".lock").exists()
+
+
+def test_another_number_of_processes_is_noted(student_argv, monkeypatch):
+    argv = [*student_argv, "--experiments_name", "processes"]
+    with monkeypatch.context() as patch:
+        interrupt(patch, Run, "end_epoch", 1, kill)
+        with pytest.raises(Killed):
+            train_student.main(argv)
+    folder = folder_of("processes")
+    assert json.loads((folder / "config.json").read_text())["processes"] == 1
+    state = checkpoints.load(folder / "resnet8_latest.pth")
+    checkpoints.save(folder / "resnet8_latest.pth", {**state, "processes": 2})
+    train_student.main([*argv, "--resume"])
+    assert "started on 2 processes" in (folder / "train.log").read_text()
+
+
+def test_a_damaged_config_and_a_lost_line_of_the_log_are_restored(student_argv, monkeypatch):
+    argv = [*student_argv, "--experiments_name", "damaged"]
+    with monkeypatch.context() as patch:
+        interrupt(patch, Run, "end_epoch", 1, kill)
+        with pytest.raises(Killed):
+            train_student.main(argv)
+    folder = folder_of("damaged")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text('{"flags": {')
+    log = (folder / "train.log").read_text()
+    line = next(line for line in log.splitlines() if "epoch 1/2" in line).split(" ", 2)[2]
+    (folder / "train.log").write_text(log.replace(line, ""))
+    train_student.main([*argv, "--resume"])
+    assert json.loads((folder / "config.json").read_text())["flags"] == config["flags"]
+    log = (folder / "train.log").read_text()
+    assert "config.json" in log and line in log

@@ -1,6 +1,4 @@
-"""train_dit.py: the diffusion objective, the network, both stages, resuming, the pipeline
-folder.
-"""
+"""train_dit.py: diffusion objective, network, stages, resuming, pipeline folder."""
 
 import csv
 import json
@@ -17,15 +15,15 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from safetensors import safe_open
+from safetensors.torch import load_file
 
 import train_dit
 from dataset import fashion_mnist, folders
 from diffusion.build import build_dit, build_vae, separate_embedders
-from diffusion.loss import TrainingChain, drop_labels, moving_average
-from helper import checkpoints, loops
+from diffusion.loss import GaussianDiffusion, drop_labels, moving_average
+from helper import checkpoints
 from helper.errors import UserError
-from helper.run_old import RunFolder
+from helper.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 BETAS = np.linspace(1e-4, 0.02, 1000)
@@ -35,13 +33,11 @@ BETAS = np.linspace(1e-4, 0.02, 1000)
 
 
 def chain_of(betas=BETAS):
-    return TrainingChain(torch.tensor(betas))
+    return GaussianDiffusion(torch.tensor(betas))
 
 
 def random_step(t, seed=0, shape=(2, 4, 4)):
-    """Returns numpy x0 and noise (N, C, H, W) and the network's output (N, 2C, H, W) for steps
-    `t`.
-    """
+    """Returns numpy x0 and noise (N, C, H, W) and an output (N, 2C, H, W) for timesteps `t`."""
     rng = np.random.default_rng(seed)
     x0, noise = (rng.normal(size=(len(t), *shape)) for _ in range(2))
     eps = noise + 0.3 * rng.normal(size=noise.shape)
@@ -49,9 +45,7 @@ def random_step(t, seed=0, shape=(2, 4, 4)):
 
 
 def independent_losses(output, x0, noise, t, betas=BETAS):
-    """(mse, bound in bits) of one sample in numpy, the posterior by Bayes' rule from the two
-    Gaussians in it.
-    """
+    """(mse, bound in bits) of one sample in numpy; the posterior follows by Bayes' rule."""
     eps, v = np.split(output, 2)
     bar = np.cumprod(1 - betas)
     before = bar[t - 1] if t else 1.0
@@ -122,9 +116,8 @@ def test_first_step_is_a_likelihood():
 def test_a_perfect_prediction_costs_nothing():
     t = [1, 50, 700]
     x0, noise, output = random_step(t)
-    output = np.concatenate(
-        [noise, -np.ones_like(noise)], axis=1
-    )  # the noise itself, and the posterior's variance
+    # The noise itself, and the variance of the posterior
+    output = np.concatenate([noise, -np.ones_like(noise)], axis=1)
     mse, bound = torch_losses(chain_of(), output, x0, noise, t)
     assert mse.abs().max() < 1e-10 and bound.abs().max() < 1e-4
 
@@ -175,23 +168,20 @@ def test_the_moving_average_starts_without_lagging():
         assert float(averaged.module.weight.detach()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_labels_are_dropped_once_a_sample():
+def test_labels_are_dropped_once_per_sample():
     labels = torch.arange(10).repeat(2000)
     torch.manual_seed(0)
     dropped = drop_labels(labels, 10, 0.1)
     changed = dropped != labels
-    assert (
-        set(dropped[changed].tolist()) == {10} and labels.max() == 9
-    )  # the null class's index; labels left alone
+    assert set(dropped[changed].tolist()) == {10}  # index of the null class
+    assert labels.max() == 9  # not changed in place
     assert float(changed.float().mean()) == pytest.approx(0.1, abs=0.01)
     assert all(
         float(changed[labels == c].float().mean()) == pytest.approx(0.1, abs=0.03)
         for c in range(10)
     )
-    assert (
-        torch.equal(drop_labels(labels, 10, 0.0), labels)
-        and (drop_labels(labels, 10, 1.0) == 10).all()
-    )
+    assert torch.equal(drop_labels(labels, 10, 0.0), labels)
+    assert (drop_labels(labels, 10, 1.0) == 10).all()
 
 
 # The network
@@ -240,10 +230,8 @@ def test_initialisation_is_zero_where_the_official_one_is():
     assert float(embedder.timestep_embedder.linear_1.weight.detach().std()) == pytest.approx(
         0.02, rel=0.1
     )
-    assert embedder.class_embedder.embedding_table.weight.shape == (
-        4,
-        16,
-    )  # three classes and the null class
+    classes = embedder.class_embedder.embedding_table.weight
+    assert classes.shape == (4, 16)  # three classes and the null class
     assert model(*inputs()).sample.shape == (6, 4, 4, 4)
 
 
@@ -252,9 +240,7 @@ def test_one_embedder_serves_all_blocks_and_is_copied_for_saving():
     assert len({id(block.norm1.emb) for block in model.transformer_blocks}) == 1
     copy = separate_embedders(model).eval()
     assert len({id(block.norm1.emb) for block in copy.transformer_blocks}) == 3
-    assert (
-        len({id(block.norm1.emb) for block in model.transformer_blocks}) == 1
-    )  # the model itself stays as it was
+    assert len({id(block.norm1.emb) for block in model.transformer_blocks}) == 1  # unchanged
     embedder = sum(p.numel() for p in model.transformer_blocks[0].norm1.emb.parameters())
     assert (
         sum(p.numel() for p in copy.parameters())
@@ -282,11 +268,11 @@ def test_the_blocks_own_label_dropout_is_off():
         first = model(x, t, labels).sample
         for _ in range(3):
             assert torch.equal(model(x, t, labels).sample, first)
-        model.train()  # as it would be otherwise: labels are dropped in each block
+        model.train()  # every block drops labels
         assert not torch.equal(model(x, t, labels).sample, first)
 
 
-def test_an_autoencoder_that_cannot_be_is_refused():
+def test_impossible_autoencoders_are_refused():
     assert sum(p.numel() for p in build_vae([8, 16], 4, 32).parameters()) < 100_000
     with torch.no_grad():
         assert build_vae([8, 8, 16], 3, 32).encode(
@@ -302,7 +288,7 @@ def test_an_autoencoder_that_cannot_be_is_refused():
             build_vae(channels, 4, size)
 
 
-# Both stages
+# The stages
 
 
 COMMON = ["--vae_channels", "8,8,16", "--batch_size", "32", "--device", "cpu", "--seed", "1"]
@@ -344,7 +330,7 @@ def autoencoder(tmp_path_factory, data):
 
 
 def beside(autoencoder, name):
-    """Returns a new folder with the same autoencoder."""
+    """Returns a new folder with a copy of the autoencoder."""
     folder = autoencoder.parent / name
     (folder / "train_vae").mkdir(parents=True)
     (folder / "train_vae/vae_latest.pth").write_bytes(
@@ -355,7 +341,7 @@ def beside(autoencoder, name):
 
 @pytest.fixture(scope="module")
 def pipeline(autoencoder, data):
-    """(folder, result) of a DiT that was never interrupted."""
+    """(folder, result) of an uninterrupted run of stage dit."""
     folder = beside(autoencoder, "whole")
     return folder, train_dit.main([*data, *DIT, "--save_dir", str(folder)])
 
@@ -410,7 +396,7 @@ def test_pipeline_folder_is_diffusers_own(pipeline, capfd):
         if key != "n_averaged"
     }
     assert weights.keys() == averaged.keys()
-    for key, value in averaged.items():  # the averaged weights, not the last
+    for key, value in averaged.items():  # the averaged weights, not the last ones
         torch.testing.assert_close(weights[key].float(), value.half().float())
     assert any(not torch.equal(value, averaged[key]) for key, value in state["model"].items())
     config = loaded.transformer.config
@@ -431,8 +417,8 @@ def test_pipeline_folder_is_diffusers_own(pipeline, capfd):
     }
     assert expected.items() <= dict(loaded.scheduler.config).items()
     for part in ("transformer", "vae"):
-        with safe_open(folder / part / "diffusion_pytorch_model.safetensors", "pt") as file:
-            assert {str(file.get_slice(key).get_dtype()) for key in file} == {"F16"}
+        weights = load_file(folder / part / "diffusion_pytorch_model.safetensors")
+        assert {weight.dtype for weight in weights.values()} == {torch.float16}
     info = json.loads((folder / "generator.json").read_text())
     expected = {
         "cfg_channels": 4,
@@ -465,9 +451,9 @@ def test_the_null_branch_is_trained(pipeline, autoencoder, data):
     folder, result = pipeline
     null = [float(row["val_mse_null"]) for row in rows_of(folder / "train_dit")]
     given = [float(row["val_mse"]) for row in rows_of(folder / "train_dit")]
-    assert null[0] > null[-1] and null[-1] < 0.97  # 1 is what a network gets that predicts nothing
+    assert null[0] > null[-1] and null[-1] < 0.97  # 1: a network that predicts zeros
     assert given[0] > given[-1] and result["val_mse"] == pytest.approx(given[-1], rel=1e-5)
-    # Its embedding moves, and stays where it was without dropped labels.
+    # Its embedding changes, but not without label dropout.
     never = beside(autoencoder, "never_dropped")
     train_dit.main([*data, *DIT, "--epochs", "1", "--label_dropout", "0", "--save_dir", str(never)])
     tables = [checkpoints.load(f / "train_dit/dit_latest.pth")["model"] for f in (folder, never)]
@@ -490,26 +476,16 @@ def _kill():
     raise Killed
 
 
+def _terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.parametrize(
     "name, target, function, call, action, state",
     [
-        (
-            "middle",
-            loops,
-            "gradient_step",
-            14,
-            lambda: os.kill(os.getpid(), signal.SIGTERM),
-            (1, 4),
-        ),
-        ("boundary", RunFolder, "end_epoch", 2, _kill, (2, 0)),
-        (
-            "end",
-            RunFolder,
-            "end_epoch",
-            3,
-            _kill,
-            (3, 0),
-        ),  # trained, and the pipeline not yet written
+        ("middle", train_dit, "update", 14, _terminate, (1, 4)),
+        ("boundary", Run, "end_epoch", 2, _kill, (2, 0)),
+        ("end", Run, "end_epoch", 3, _kill, (3, 0)),  # before the pipeline is written
     ],
 )
 def test_interrupted_and_resumed_is_never_interrupted(
@@ -548,11 +524,11 @@ def test_interrupted_and_resumed_is_never_interrupted(
 def test_fewer_images(autoencoder, data, tmp_path):
     argv = [*data, *VAE, "--data_amount", "70", "--save_dir", str(tmp_path)]
     assert train_dit.main(argv)["image_steps"] == 2 * 32  # whole batches
-    with pytest.raises(UserError, match="needs .* images in class"):
+    with pytest.raises(UserError, match="1000000 .*class"):
         train_dit.main([*data, *VAE, "--data_amount", "1m", "--save_dir", str(tmp_path / "more")])
 
 
-def test_reconstructed_images_lie_by_class(autoencoder, data, tiny_fashion_mnist):
+def test_reconstructions_are_sorted_by_class(autoencoder, data, tiny_fashion_mnist):
     argv = [
         *data,
         *VAE,
@@ -585,7 +561,7 @@ def test_reconstructed_images_lie_by_class(autoencoder, data, tiny_fashion_mnist
 
 
 def test_a_pipeline_without_its_training_gives_the_same_reconstructions(pipeline, data, tmp_path):
-    """The shipped weights have no checkpoints beside them."""
+    """Shipped pipelines come without training checkpoints."""
     argv = [*data, *DIT, "--stage", "reconstruct", "--data_amount", "10", "--save_dir"]
     alone = tmp_path / "alone"
     shutil.copytree(pipeline[0], alone, ignore=shutil.ignore_patterns("train_*", "reconstructed"))
@@ -593,7 +569,7 @@ def test_a_pipeline_without_its_training_gives_the_same_reconstructions(pipeline
     images = folders.read_training(written, 10)
     assert len(images) == 10
     vae = AutoencoderKL.from_pretrained(alone / "vae").eval()
-    from_checkpoint = train_dit.load_vae(train_dit.parse_option([*argv, str(pipeline[0])]))
+    from_checkpoint = train_dit.load_vae(pipeline[0], [8, 8, 16], 4, 32)
     for name, value in vae.state_dict().items():  # a pipeline's weights are in half precision
         torch.testing.assert_close(value, from_checkpoint.state_dict()[name], rtol=1e-3, atol=1e-6)
 
@@ -605,9 +581,11 @@ def test_a_finished_stage_reads_no_image_and_writes_nothing(
     folder, argv = (autoencoder, VAE) if stage == "vae" else (pipeline[0], DIT)
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with monkeypatch.context() as patch:
-        patch.setattr(train_dit.real, "load_split", None)
+        patch.setattr(train_dit.real.RealData, "split", None)
         result = train_dit.main([*data, *argv, "--save_dir", str(folder), "--resume"])
-        with pytest.raises(UserError, match="learning_rate was"):
+        with pytest.raises(
+            UserError, match="learning_rate 0.01" if stage == "dit" else "learning_rate 0.003"
+        ):
             train_dit.main(
                 [*data, *argv, "--save_dir", str(folder), "--resume", "--learning_rate", "0.5"]
             )
@@ -617,20 +595,20 @@ def test_a_finished_stage_reads_no_image_and_writes_nothing(
 
 
 def test_interrupted_autoencoder(autoencoder, data, monkeypatch, tmp_path):
-    real, calls = loops.gradient_step, []
+    real, calls = train_dit.update, []
 
     def interrupted(*arguments):
         real(*arguments)
         calls.append(1)
         if len(calls) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            _terminate()
 
     argv = [*data, *VAE, "--save_dir", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(loops, "gradient_step", interrupted)
+        patch.setattr(train_dit, "update", interrupted)
         with pytest.raises(SystemExit):
             train_dit.main(argv)
-    with pytest.raises(UserError, match="is of an unfinished run"):
+    with pytest.raises(UserError, match="unfinished run.* --stage vae --resume"):
         train_dit.main([*data, *DIT, "--save_dir", str(tmp_path)])
     train_dit.main([*argv, "--resume"])
     one, other = (
@@ -641,9 +619,7 @@ def test_interrupted_autoencoder(autoencoder, data, monkeypatch, tmp_path):
 
 
 def test_two_processes_in_bf16(autoencoder, data):
-    """The same stage under torchrun: rank 0 alone speaks and writes, the loss falls, the folder is
-    a pipeline.
-    """
+    """Under torchrun only rank 0 prints and writes, and the loss falls."""
     folder = beside(autoencoder, "two")
     command = [
         sys.executable,

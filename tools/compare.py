@@ -1,8 +1,9 @@
-"""How far two folders of generated images are apart, pixel by pixel: `python -m tools.compare
-FOLDER FOLDER`.
+"""Compares two folders of generated images pixel by pixel.
 
-The same settings on another device, or with another batch size, round differently: most pixels are
-equal and a few differ by one grey level. Larger differences say that something else differs.
+    python -m tools.compare FOLDER FOLDER
+
+With the same settings on another device, or with another batch size, most values are equal and a
+few differ by one level because of rounding. Larger differences have another cause.
 """
 
 import sys
@@ -11,57 +12,66 @@ from pathlib import Path
 import numpy as np
 
 from dataset.image_set import decode
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from helper.options import Parser
 
 
-def differences(first, second):
-    """Returns how often each absolute difference of pixels occurs, int64 (256,), over the images
-    that both have.
+def differences(folder, other_folder):
+    """Histogram, int64 (256,), of the absolute differences between the images of two folders.
 
-    Images are paired by their path below the folder. Raises UserError if no image has a partner or
-    sizes differ.
+    Images are paired by their path below the folder; those in one folder only are ignored. Raises
+    UserError if there are no pairs, or the images of a pair differ in size.
     """
-    first, second = Path(first), Path(second)
-    pairs = [(path, second / path.relative_to(first)) for path in sorted(first.glob("*/*.*"))]
-    pairs = [pair for pair in pairs if pair[1].is_file()]
-    if not pairs:
+    folder, other_folder = Path(folder), Path(other_folder)
+    paths = [path.relative_to(folder) for path in sorted(folder.glob("*/*.*"))]
+    paths = [path for path in paths if (other_folder / path).is_file()]
+    if not paths:
         raise UserError(
-            f"{first} and {second} have no image in common: give two sets of the same classes"
+            f"{folder} and {other_folder} have no images in common: give two folders of the same "
+            "classes"
         )
-    counts = np.zeros(256, np.int64)
-    for a, b in pairs:
-        one, other = (np.asarray(decode(path), np.int16) for path in (a, b))
-        if one.shape != other.shape:
+    histogram = np.zeros(256, np.int64)
+    for path in paths:
+        image = np.asarray(decode(folder / path), np.int16)
+        other = np.asarray(decode(other_folder / path), np.int16)
+        if image.shape != other.shape:
             raise UserError(
-                f"{a} and {b} differ in size: {one.shape[1]} and {other.shape[1]} pixels wide"
+                f"{folder / path} and {other_folder / path} differ in size: {image.shape[1]} and "
+                f"{other.shape[1]} pixels wide"
             )
-        counts += np.bincount(np.abs(one - other).ravel(), minlength=256)
-    return counts
+        histogram += np.bincount(np.abs(image - other).ravel(), minlength=256)
+    return histogram
 
 
 def main(argv=None):
-    """Prints the shares; the exit code is 2 if more than --tolerance of the values differ by more
-    than one level.
+    """Prints and returns the fraction of values for each difference.
+
+    Raises UserError if more than --tolerance of the values differ by more than one level.
     """
     parser = Parser(__doc__)
     parser.add_argument("folders", nargs=2, metavar="FOLDER")
-    parser.add_argument("--tolerance", type=float, default=0.01, help="share (default: 0.01)")
-    options = parser.parse_args(argv)
-    counts = differences(*options.folders)
-    shares = counts / counts.sum()
-    print(
-        f"equal {shares[0]:.2%}, one level apart {shares[1]:.2%}, more {shares[2:].sum():.3%}, "
-        f"at most {np.flatnonzero(counts)[-1]} levels"
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.01,
+        help="accepted fraction of values that differ by more than one level, exit code 2 above "
+        "it (default: %(default)s)",
     )
-    if shares[2:].sum() > options.tolerance:
+    options = parser.parse_args(argv)
+    histogram = differences(*options.folders)
+    fractions = histogram / histogram.sum()
+    print(
+        f"equal {fractions[0]:.2%}, one level apart {fractions[1]:.2%}, more "
+        f"{fractions[2:].sum():.3%}, at most {np.flatnonzero(histogram)[-1]} levels"
+    )
+    if fractions[2:].sum() > options.tolerance:
         raise UserError(
             f"{options.folders[0]} and {options.folders[1]} differ in more than "
-            f"{options.tolerance:.0%} of "
-            "the pixels' values: other settings, other weights, or a faulty device"
+            f"{options.tolerance:.0%} of the values: other settings, other weights, or a faulty "
+            "device"
         )
-    return shares
+    return fractions
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

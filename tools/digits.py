@@ -1,10 +1,10 @@
-"""Handwritten digits as a folder of images: real ones of other classes, to Fashion-MNIST what
-Places365 is to ImageNet.
+"""Writes handwritten digits as an image folder, one folder per digit.
 
     python -m tools.digits true_dataset/digits
 
-Writes the 1,797 scans of 8×8 pixels that scikit-learn ships (pip install scikit-learn), enlarged to
-32×32, a folder a digit. `train_student.py --train_data FOLDER --ignore_labels` trains on them.
+The 1,797 scans of scikit-learn, 8×8 pixels, are enlarged to 32×32. As real images of other classes
+they are to Fashion-MNIST what Places365 is to ImageNet: train on them with
+`train_student.py --train_data FOLDER --ignore_labels`.
 """
 
 import sys
@@ -14,44 +14,40 @@ import numpy as np
 from PIL import Image
 
 from dataset.image_writer import ImageWriter
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from helper.files import make_folder
 from helper.options import Parser
 
 SIZE = 32  # pixels
-_BRIGHTEST = 16  # of the scans' grey levels
+MAX_LEVEL = 16  # white in the scans
 
 
-def write(folder):
-    """Writes the digits below `folder`, grey PNG files as `3/00012.png`, and returns how many there
-    are.
+def write_digits(folder):
+    """Writes the digits as grey PNG files, such as 3/00012.png, and returns their number.
 
     Raises UserError if scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise UserError(
-            "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
-        ) from None
+        raise UserError("the digits are a part of scikit-learn: pip install scikit-learn") from None
     scans, labels = load_digits(return_X_y=True)
-    scans = (scans.reshape(-1, 8, 8) * (255 / _BRIGHTEST)).round().astype(np.uint8)
+    scans = (scans.reshape(-1, 8, 8) * (255 / MAX_LEVEL)).round().astype(np.uint8)
     with ImageWriter("png") as writer:
         for label in range(10):
-            own = make_folder(Path(folder) / str(label))
+            class_folder = make_folder(Path(folder) / str(label))
             for index, scan in enumerate(scans[labels == label]):
                 image = Image.fromarray(scan).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-                writer.put(own / f"{index:05d}.png", np.asarray(image))
+                writer.put(class_folder / f"{index:05d}.png", np.asarray(image))
     return len(scans)
 
 
 def main(argv=None):
-    """Writes the folder and says so."""
     parser = Parser(__doc__)
-    parser.add_argument("folder", metavar="FOLDER")
+    parser.add_argument("folder", metavar="FOLDER", help="folder to write")
     options = parser.parse_args(argv)
-    print(f"{options.folder}: {write(options.folder)} digits")
+    print(f"{options.folder}: {write_digits(options.folder)} digits")
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

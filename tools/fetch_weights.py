@@ -1,4 +1,4 @@
-"""Fetches published ImageNet weights into save/models/<name>/<name>.pth, the layout of the released
+"""Download published ImageNet weights to save/models/<name>/<name>.pth, the layout of the released
 teachers.
 
 python -m tools.fetch_weights ResNet18
@@ -8,16 +8,14 @@ import sys
 from pathlib import Path
 
 from helper import checkpoints
-from helper.errors import run
+from helper.errors import run_script
 from helper.files import make_folder
 from helper.options import Parser
 from models.architectures import ARCHITECTURES, create_model
 
 
 def main(argv=None):
-    """Downloads the weights through torchvision and returns the checkpoint's path; one that is
-    there is kept.
-    """
+    """Downloads torchvision's weights unless the file exists, and returns its path."""
     parser = Parser(__doc__)
     published = [name for name, architecture in ARCHITECTURES.items() if architecture.torchvision]
     parser.add_argument("name", choices=published)
@@ -28,7 +26,7 @@ def main(argv=None):
 
     path = options.root / options.name / f"{options.name.lower()}.pth"
     if path.exists():
-        print(f"{path} is there already")
+        print(f"{path} already exists")
         return path
     net = create_model(options.name, 1000, pretrained=True)
     make_folder(path.parent)
@@ -38,4 +36,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

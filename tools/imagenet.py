@@ -1,11 +1,11 @@
-"""ImageNet's images made ready: writes the list true_dataset/imagenet_val.txt, a line `path label`
-an image.
+"""Writes true_dataset/imagenet_val.txt, the list of ImageNet's validation images, one `path label`
+line per image.
 
-    python -m tools.imagenet                                  # the archives in true_dataset/imagenet/, unpacked there
-    python -m tools.imagenet --images FOLDER                  # one folder a class, named by synset
-    python -m tools.imagenet --images FOLDER --solution LOC_val_solution.csv    # Kaggle's flat validation folder
+    python -m tools.imagenet                    # unpacks the archives in true_dataset/imagenet/
+    python -m tools.imagenet --images FOLDER    # one folder per class, named by synset
+    python -m tools.imagenet --images FOLDER --solution LOC_val_solution.csv   # Kaggle's folder
 
-Images stay where they are. The label is the synset's place in ImageNet's order, 0…999.
+The images are not copied. A label is the index of the synset in ImageNet-1K, 0…999.
 """
 
 import csv
@@ -17,92 +17,86 @@ from pathlib import Path
 import numpy as np
 
 from dataset.class_list import IMAGENET_CLASSES, imagenet_synsets
-from dataset.folders import read_validation
+from dataset.folders import read_labelled
 from dataset.lists import write_list
 from dataset.paths import Paths, image_names
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from helper.files import make_folder
 from helper.options import Parser
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 ARCHIVES = {"val": "ILSVRC2012_img_val.tar", "train": "ILSVRC2012_img_train.tar"}
-WHOLE = {"val": 50_000, "train": 1_281_167}  # images
+IMAGE_COUNTS = {"val": 50_000, "train": 1_281_167}
 
 
 def parse_option(argv=None):
     parser = Parser(__doc__)
     parser.add_argument(
-        "--split", choices=list(ARCHIVES), default="val", help="which images (default: val)"
+        "--split", choices=list(ARCHIVES), default="val", help="default: %(default)s"
     )
     parser.add_argument(
-        "--images", default=None, metavar="FOLDER", help="images that are unpacked already"
+        "--images", default=None, metavar="FOLDER", help="folder of images already unpacked"
     )
     parser.add_argument(
         "--solution",
         default=None,
         metavar="CSV",
-        help="LOC_val_solution.csv of Kaggle's copy, which has the classes of a flat folder",
+        help="LOC_val_solution.csv of Kaggle's copy, which has the labels of a flat folder",
     )
     parser.add_argument(
-        "--root", default="true_dataset", help="where the list goes (default: true_dataset)"
+        "--root",
+        default="true_dataset",
+        help="folder of the data sets, to which the list is written (default: %(default)s)",
     )
     options = parser.parse_args(argv)
     if options.solution is not None and options.images is None:
-        raise UserError(
-            "--solution says the classes of the images in a folder: give that with --images"
-        )
+        raise UserError("--solution needs --images FOLDER, the folder whose images it labels")
     return options
 
 
 def unpack(home, split):
-    """Unpacks the archives of `split` in `home` to `home`/val or train, one folder a synset, and
-    returns that folder.
+    """Unpacks the archives of `split` to home/val or home/train, one folder per synset.
 
-    The folder appears when all is in it; one that is there is left as it is. torchvision does the
-    work. Raises UserError if scipy or an archive is missing or damaged.
+    The folder appears only when it is complete, and is not changed if it exists. torchvision does
+    the unpacking. Raises UserError if scipy or an archive is missing, or an archive is damaged.
     """
     folder = home / split
     if folder.is_dir():
         return folder
-    absent = [str(home / name) for name in (ARCHIVES[split], DEVKIT) if not (home / name).is_file()]
-    if absent:
+    archives = [home / ARCHIVES[split], home / DEVKIT]
+    missing = [str(archive) for archive in archives if not archive.is_file()]
+    if missing:
         raise UserError(
-            f"{' and '.join(absent)} not found: put the archives there (www.image-net.org), or "
-            "give "
-            "--images FOLDER for images that are unpacked"
+            f"{' and '.join(missing)} not found: download the archives from www.image-net.org, or "
+            "give --images FOLDER for images already unpacked"
         )
     try:
-        import scipy.io  # noqa: F401, for torchvision: the devkit's class table is a .mat file
+        import scipy.io  # noqa: F401, torchvision reads a .mat file of the devkit
     except ImportError:
-        raise UserError(
-            "unpacking ImageNet takes scipy, which is not installed: pip install scipy"
-        ) from None
+        raise UserError("unpacking ImageNet needs scipy: pip install scipy") from None
     from torchvision.datasets import ImageNet
 
     scratch = home / f"{split}.part"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    for name in (ARCHIVES[split], DEVKIT):
-        (scratch / name).symlink_to((home / name).resolve())
-    print(f"unpacking {home / ARCHIVES[split]}", flush=True)
+    for archive in archives:
+        (scratch / archive.name).symlink_to(archive.resolve())
+    print(f"unpacking {archives[0]}", flush=True)
     try:
         ImageNet(scratch, split)
         os.replace(scratch / split, folder)
-    except RuntimeError:  # torchvision compares the archives' MD5 with the published ones
-        raise UserError(
-            f"{home / ARCHIVES[split]} or {home / DEVKIT} is damaged: fetch it again"
-        ) from None
+    except RuntimeError:  # torchvision compares the MD5 sums of the archives
+        raise UserError(f"{archives[0]} or {archives[1]} is damaged: download it again") from None
     finally:
         shutil.rmtree(scratch)
     return folder
 
 
 def read_solution(folder, solution):
-    """Returns (Paths, int64 labels (N,)) of a flat folder whose images' classes are in Kaggle's
-    CSV.
+    """Reads a flat folder with Kaggle's CSV of its labels: (Paths, int64 labels (N,)).
 
-    Its lines: image name, then the synset and box of each object. Raises UserError if it is no such
-    file, names an unknown synset, or an image is missing.
+    A line of the CSV has an image name, and the synset and box of each object. Raises UserError if
+    it is another file or has an unknown synset, or an image is missing.
     """
     index_of = {synset: index for index, synset in enumerate(imagenet_synsets())}
     label_of = {}
@@ -112,62 +106,59 @@ def read_solution(folder, solution):
                 synset = row["PredictionString"].split()[0]
                 if synset not in index_of:
                     raise UserError(
-                        f"{solution}, line {line}: {synset} is no synset of ImageNet-1K"
+                        f"{solution}, line {line}: {synset} is not a synset of ImageNet-1K"
                     )
                 label_of[row["ImageId"]] = index_of[synset]
     except FileNotFoundError:
-        raise UserError(f"{solution} not found: it comes with Kaggle's copy of ImageNet") from None
+        raise UserError(f"{solution} not found: it is a part of Kaggle's ImageNet") from None
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, csv.Error):
         label_of = {}
     if not label_of:
         raise UserError(
-            f"{solution} is not LOC_val_solution.csv, whose columns are ImageId and "
-            "PredictionString: "
-            "give Kaggle's file"
+            f"{solution} is not Kaggle's LOC_val_solution.csv with the columns ImageId and "
+            "PredictionString"
         )
-    names = {os.fsdecode(name).rpartition(".")[0]: name for name in image_names(folder)}
-    lacking = [stem for stem in label_of if stem not in names]
-    if lacking:
+    name_of = {os.fsdecode(name).rpartition(".")[0]: name for name in image_names(folder)}
+    missing = [stem for stem in label_of if stem not in name_of]
+    if missing:
         raise UserError(
-            f"{folder} lacks {len(lacking)} of the {len(label_of)} images of {solution}, "
-            f"{lacking[0]} "
-            "among them: complete it"
+            f"{folder} lacks {len(missing)} of the {len(label_of)} images of {solution}, such as "
+            f"{missing[0]}: complete the folder"
         )
     stems = sorted(label_of)
-    return Paths.in_folders({folder: [names[stem] for stem in stems]}), np.array(
-        [label_of[stem] for stem in stems]
-    )
+    paths = Paths.in_folders({folder: [name_of[stem] for stem in stems]})
+    return paths, np.array([label_of[stem] for stem in stems])
 
 
 def main(argv=None):
-    """Writes the list, says what is in it, and returns its path."""
+    """Writes the list and returns its path."""
     options = parse_option(argv)
-    file = make_folder(options.root) / f"imagenet_{options.split}.txt"
-    folder = (
-        Path(options.images)
-        if options.images
-        else unpack(Path(options.root) / "imagenet", options.split)
-    )
+    list_file = make_folder(options.root) / f"imagenet_{options.split}.txt"
+    if options.images:
+        folder = Path(options.images)
+    else:
+        folder = unpack(Path(options.root) / "imagenet", options.split)
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: give the images' folder with --images")
+        raise UserError(f"{folder} is not a folder: give the folder of the images with --images")
     if options.solution is not None:
         paths, labels = read_solution(folder, options.solution)
     else:
-        images = read_validation(folder, IMAGENET_CLASSES)
+        images = read_labelled(folder, IMAGENET_CLASSES)
         paths, labels = images.images, images.labels
-    write_list(file, paths, labels)
+    write_list(list_file, paths, labels)
     counts = np.bincount(labels, minlength=IMAGENET_CLASSES)
     print(
-        f"{file}: {len(paths)} images of {np.count_nonzero(counts)} classes, {counts.min()} to "
-        f"{counts.max()} each"
+        f"{list_file}: {len(paths)} images of {np.count_nonzero(counts)} classes, {counts.min()} "
+        f"to {counts.max()} per class"
     )
-    if len(paths) != WHOLE[options.split]:
+    complete = IMAGE_COUNTS[options.split]
+    if len(paths) != complete:
         print(
-            f"note: the whole set has {WHOLE[options.split]} images: accuracies on this one are "
+            f"note: ImageNet has {complete} images in this split: accuracies on {len(paths)} are "
             "not comparable"
         )
-    return file
+    return list_file
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

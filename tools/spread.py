@@ -1,4 +1,4 @@
-"""Accuracies of the same distillation with several seeds: `python -m tools.spread
+"""Prints the accuracies of distillations with several seeds: `python -m tools.spread
 RUN_FOLDER...`.
 """
 
@@ -6,19 +6,18 @@ import statistics
 import sys
 from pathlib import Path
 
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from helper.files import read_json
 from report.tables import spread
 
-SOURCES = {"DM-KD": "generated images", "KD": "real images"}
+IMAGES_OF = {"DM-KD": "generated images", "KD": "real images"}
 
 
 def main(argv=None):
-    """Prints the last epoch's accuracies by the kind of training images and, given both kinds, how
-    far they are apart.
+    """Prints the last epoch's accuracies for each kind of training images, and their difference.
 
-    Returns {kind: [top-1 in percent]}. Raises UserError without runs, or if they were measured on
-    different images.
+    Returns {kind: [top-1 in percent]}. Raises UserError without runs, or if they were not measured
+    on the same images.
     """
     folders = sys.argv[1:] if argv is None else argv
     if not folders:
@@ -31,18 +30,17 @@ def main(argv=None):
         raise UserError(f"the runs were measured on different images: {sorted(splits)}")
     accuracies = {}
     for result in sorted(results, key=lambda result: result["seed"]):
-        accuracies.setdefault(SOURCES.get(result["method"], result["method"]), []).append(
-            result["top1_last"]
-        )
+        kind = IMAGES_OF.get(result["method"], result["method"])
+        accuracies.setdefault(kind, []).append(result["top1_last"])
     ((dataset, split, count),) = splits
     print(f"\nstudent's top-1 (%), last epoch, on {count} real {split} images of {dataset}:")
     for kind, values in accuracies.items():
         print(f"{kind:17} {spread(values)}   ({', '.join(f'{value:.2f}' for value in values)})")
-    if accuracies.keys() == set(SOURCES.values()):
-        generated, real = (statistics.mean(accuracies[kind]) for kind in SOURCES.values())
+    if accuracies.keys() == set(IMAGES_OF.values()):
+        generated, real = (statistics.mean(accuracies[kind]) for kind in IMAGES_OF.values())
         print(f"real − generated  {real - generated:.2f}", flush=True)
     return accuracies
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

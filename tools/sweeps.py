@@ -1,58 +1,55 @@
-"""Writes OUT.csv, OUT.md and OUT.png from finished runs: `python -m tools.sweeps OUT LABEL
-VALUE=RUN_FOLDER...`.
+"""Writes the table and plot of a sweep, OUT.csv, OUT.md and OUT.png, from finished runs.
 
-LABEL, a name of report.sweeps.LABELS or a text, says what the values are, the first is the
-baseline, and runs of one value differ in their seeds.
+    python -m tools.sweeps OUT LABEL VALUE=RUN_FOLDER...
+
+LABEL says what the values are: a name in report.sweeps.LABELS or any text. The first value is the
+baseline. Runs with the same value differ in their seeds.
 """
 
 import sys
 from pathlib import Path
 
-from helper.errors import UserError, run
+from helper.errors import UserError, run_script
 from helper.files import file_stem, read_json
 from report.results import read_run
 from report.sweeps import LABELS, read_figures, record_of, write
 
 
 def main(argv=None):
-    """Writes the sweep of `argv`; returns its records. Figures that evaluate_images.py put beside
-    the images, by the run's own teacher, join them. Raises UserError for runs that cannot be
+    """Writes the sweep of `argv`; returns its records, with the figures that evaluate_images.py
+    wrote for the images of a run by its own teacher. Raises UserError for runs that cannot be
     compared.
     """
     arguments = sys.argv[1:] if argv is None else argv
     pairs = [text.partition("=") for text in arguments[2:]]
     if not pairs or not all(value and folder for value, _, folder in pairs):
-        raise UserError("usage: python -m report.sweeps OUT LABEL VALUE=RUN_FOLDER...")
+        raise UserError("usage: python -m tools.sweeps OUT LABEL VALUE=RUN_FOLDER...")
     out, label = Path(arguments[0]), LABELS.get(arguments[1], arguments[1])
-    records, places = [], set()
+    records, datasets, seeds = [], set(), set()
     for value, _, folder in pairs:
-        found = read_run(folder)
-        if found is None:
-            raise UserError(f"{folder} is no classifier's run")
-        if (value, found.seed) in places:
-            raise UserError(
-                f"{folder}: value {value} has a run of seed {found.seed} already: give each once"
-            )
-        places.add((value, found.seed))
+        result = read_run(folder)
+        if result is None:
+            raise UserError(f"{folder} is not a classifier's run")
+        if (value, result.seed) in seeds:
+            raise UserError(f"{folder}: there is another run of value {value}, seed {result.seed}")
+        seeds.add((value, result.seed))
+        datasets.add((result.dataset, result.val_split))
         source = read_json(Path(folder) / "result.json", "result").get("source") or "real"
-        figures = read_figures(
-            Path(source) / f"fidelity_{found.dataset}_{file_stem(found.teacher or '')}.json"
-        )
-        records.append(record_of(found, value, out.name, figures))
-    same = {(record["val_split"], found.dataset) for record in records}
-    if len(same) > 1:
-        raise UserError(f"the runs were measured on different images: {sorted(same)}")
+        figures = Path(source) / f"fidelity_{result.dataset}_{file_stem(result.teacher or '')}.json"
+        records.append(record_of(result, value, out.name, read_figures(figures)))
+    if len(datasets) > 1:
+        raise UserError(f"the runs were evaluated on different images: {sorted(datasets)}")
     networks = " and ".join(dict.fromkeys(record["student"] for record in records))
     write(
         out,
         records,
         records[0]["value"],
         label,
-        f"{found.dataset}, {label}: {networks}",
-        f"A line a run: [{out.name}.csv]({out.name}.csv).",
+        f"{result.dataset}, {label}: {networks}",
+        note=f"One line per run: [{out.name}.csv]({out.name}.csv).",
     )
     return records
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_script(main))

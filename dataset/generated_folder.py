@@ -1,0 +1,147 @@
+"""A folder of generated images, which may be unfinished, damaged, or grow.
+
+    with GeneratedFolder(path, settings, request, world, origin) as folder:
+        for batch in folder.missing_batches(32):        # lists of (class, index)
+            folder.write(batch, pixels)                 # a uint8 tensor
+
+Batches are cut from the whole list of requested images, whatever is missing, and the last one is
+padded: so an image is always computed beside the same others. If an image depends only on its
+batch, the files are the same for any number of processes and interruptions.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dataset.contact_sheet import sheet_beside, write_contact_sheet
+from dataset.folder_layouts import layout_of
+from dataset.image_writer import ImageWriter, image_bytes
+from helper.cost import Pace
+from helper.files import check_free_space, make_folder
+
+BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total} images [{elapsed}<{remaining}, {rate_fmt}]"
+
+
+class GeneratedFolder:
+    """Context manager; leaving it draws the contact sheet and completes the manifest.
+
+    settings: everything that changes an image (`format`, `image_size` and `grey` among them); those
+    of an existing folder must be equal.
+    request: {class: images}, a SeedRange, or the number of unlabelled images.
+    origin: further content of the manifest; `class_names` also label the contact sheet.
+
+    missing: the requested images (class, index) without a file.
+    result: folder, images, made (images of this run), seconds; available afterwards.
+    """
+
+    def __init__(self, path, settings, request, world, origin):
+        self.path, self.settings, self.request = Path(path), settings, request
+        self.sheet = sheet_beside(path)
+        self.world, self.origin = world, origin
+
+    def __enter__(self):
+        """Compares the request with the folder.
+
+        Raises UserError if the folder was generated with other settings or in another layout, holds
+        images of unknown origin, or the disk has too little space.
+        """
+        self._start = time.monotonic()
+        self._layout = self.world.from_main(self._prepare)
+        self.missing = self._layout.missing
+        self._writer, self._bar = ImageWriter(self.settings["format"]), None
+        if self._layout.complete:
+            self._print(f"{self.path} is complete: {self._layout.summary}, nothing to do")
+        elif self.missing:
+            self._print(
+                f"{self.path}: generating {len(self.missing)} of {self._layout.images} images on "
+                f"{self.world.size} × {self.world.device}"
+            )
+        return self
+
+    def __exit__(self, exception, *details):
+        if self._bar:
+            self._bar.close()
+        self._writer.__exit__(exception, *details)
+        if exception:
+            return
+        if not self._layout.complete:
+            self.world.barrier()
+            self.world.from_main(self._complete)
+        seconds = time.monotonic() - self._start
+        images, made = self._layout.images, len(self.missing)
+        self.result = {
+            "folder": str(self.path),
+            "images": images,
+            "made": made,
+            "seconds": seconds,
+        }
+        if not self._layout.complete:
+            sheet = f"; {self.sheet}" if self._can_write_sheet else ""
+            self._print(f"{self.path}: {images} images, {made} generated in {seconds:.0f} s{sheet}")
+
+    def missing_batches(self, batch_size, order=None):
+        """The batches of this process, lists of (class, index), in which images are missing.
+
+        order: the images to divide into batches, by default those of the request. A short last
+        batch is padded with its last item. Starts the progress bar.
+        """
+        items = self._layout.items if order is None else order
+        batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+        batches = [batch for batch in batches if self.missing.intersection(batch)]
+        batches = [batch + batch[-1:] * (batch_size - len(batch)) for batch in batches]
+        # The processes advance together: missing images of a batch in each of them
+        size = self.world.size
+        counts = [len(self.missing.intersection(batch)) for batch in batches]
+        self._counts = [sum(counts[start : start + size]) for start in range(0, len(counts), size)]
+        self._done, self._pace = 0, Pace(len(self.missing), "image")
+        self._bar = tqdm(
+            total=len(self.missing), unit="image", bar_format=BAR, disable=not self.world.is_main
+        )
+        return batches[self.world.rank :: size]
+
+    def write(self, batch, pixels):
+        """Writes the missing images of a batch; files appear whole.
+
+        pixels: uint8 tensor (N, S, S, 3), or (N, S, S) for grey images. Encoding goes on in threads
+        after the return. Raises OSError if an image could not be written, for example when the disk
+        is full.
+        """
+        pixels = pixels.cpu().numpy()  # waits for the device
+        for item in dict.fromkeys(batch):
+            if item in self.missing:
+                self._writer.put(self._layout.file(item), pixels[batch.index(item)])
+        images = self._counts.pop(0)
+        self._done += images
+        self._bar.update(images)
+        line = self._pace.batch(self._done)
+        if line and self.world.is_main:
+            self._bar.write(line)
+
+    def _prepare(self):
+        """Opens the folder and returns its layout (rank 0)."""
+        layout = layout_of(make_folder(self.path), self.settings, self.request)
+        check_free_space(self.path, len(layout.missing) * image_bytes(self.settings))
+        earlier_sheet = self.path / "contact_sheet.png"  # where earlier versions wrote it
+        if earlier_sheet.exists() and self._can_write_sheet:
+            earlier_sheet.replace(self.sheet)
+        if not layout.complete:
+            layout.write_manifest(self.origin, complete=False)
+        return layout
+
+    def _complete(self):
+        """Draws the contact sheet and completes the manifest (rank 0)."""
+        if self._can_write_sheet:
+            rows = self._layout.sheet_rows(self.origin.get("class_names"))
+            write_contact_sheet(self.sheet, rows)
+        self._layout.write_manifest(self.origin, complete=True)
+
+    @property
+    def _can_write_sheet(self):
+        """False for a mounted folder below one that is not writable."""
+        return os.access(self.sheet.parent, os.W_OK)
+
+    def _print(self, line):
+        if self.world.is_main:
+            print(line, flush=True)
