@@ -115,7 +115,12 @@ class Run:
 
     def _restore(self):
         """Restores parts and progress from the latest checkpoint; returns notes for the log."""
-        state = checkpoints.load(self.latest)
+        try:
+            state = checkpoints.load(self.latest)
+        except UserError as error:
+            raise UserError(
+                f"{error}\nDelete {self.latest} to start this run from the beginning"
+            ) from None
         if not isinstance(state, dict) or "progress" not in state:
             raise UserError(f"{self.latest} is not the checkpoint of a run: choose another folder")
         for key, value in self.settings.items():
@@ -438,8 +443,8 @@ def lock_folder(folder):
 def unlock_folder(folder):
     """Releases the lock of a run folder and removes its file."""
     path = Path(folder, ".lock").absolute()
+    path.unlink(missing_ok=True)
     if path in _LOCKS:
-        path.unlink(missing_ok=True)
         _LOCKS.pop(path).close()
 
 

@@ -1216,3 +1216,27 @@ def test_a_damaged_config_and_a_lost_line_of_the_log_are_restored(student_argv, 
     assert json.loads((folder / "config.json").read_text())["flags"] == config["flags"]
     log = (folder / "train.log").read_text()
     assert "config.json" in log and line in log
+
+
+def test_advice_for_a_damaged_checkpoint_works(student, student_argv):
+    folder = finished_copy(student, "truncated")
+    latest = folder / "resnet8_latest.pth"
+    latest.write_bytes(latest.read_bytes()[:1000])
+    argv = [*student_argv, "--experiments_name", "truncated"]
+    with pytest.raises(UserError, match="--resume"):
+        train_student.main(argv)
+    with pytest.raises(UserError, match=f"(?s){latest}.*Delete {latest}"):
+        train_student.main([*argv, "--resume"])
+    latest.unlink()
+    train_student.main([*argv, "--resume"])
+    assert_same_run(folder, student[0])
+
+
+def test_a_run_folder_that_is_deleted_meanwhile(student_argv, monkeypatch):
+    def delete():
+        shutil.rmtree(folder_of("deleted"))
+
+    with monkeypatch.context() as patch:
+        interrupt(patch, train_student, "evaluate_classifier", 2, delete)
+        with pytest.raises(UserError, match="deleted"):
+            train_student.main([*student_argv, "--experiments_name", "deleted"])
