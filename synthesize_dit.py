@@ -28,7 +28,7 @@ from dataset.generated_folder import GeneratedFolder
 from dataset.image_writer import image_bytes, to_pixels
 from diffusion import official
 from diffusion.pipeline import load_pipeline, named_pipeline, operations, read_pipeline
-from diffusion.sampler import Sampler, batch_noise, check_steps, prefetch
+from diffusion.sampler import SAMPLERS, Sampler, batch_noise, check_steps, prefetch
 from helper import options as flags
 from helper.cost import with_prefix
 from helper.device import autocast
@@ -71,9 +71,7 @@ def parse_option(argv=None):
         "else official)",
     )
     group = parser.add_argument_group("sampling")
-    group.add_argument(
-        "--sampler", choices=["ddpm", "ddim", "dpmsolver++"], default="ddpm", help="(default: ddpm)"
-    )
+    group.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help="(default: ddpm)")
     group.add_argument(
         "--num-sampling-steps",
         type=flags.positive_int,

@@ -16,6 +16,7 @@ import torch
 from helper.errors import UserError
 from helper.seeds import image_generator
 
+SAMPLERS = ("ddpm", "ddim", "dpmsolver++")
 SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
@@ -93,8 +94,8 @@ def check_steps(name, steps, schedule):
 class Sampler:
     """DDPM (ancestral), DDIM (η = 0) or DPM-Solver++ (second order) with `steps` steps.
 
-    name: ddpm, ddim or dpmsolver++; schedule: num_train_timesteps and the betas, as in
-    scheduler_config.json of a pipeline.
+    name: one of SAMPLERS; schedule: num_train_timesteps and the betas, as in scheduler_config.json
+    of a pipeline.
     noise_steps: number of noise tensors per image besides the starting latent.
     """
 

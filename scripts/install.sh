@@ -9,4 +9,4 @@ REQUIREMENTS=requirements.txt
 . scripts/setup.sh
 
 "$PYTHON" -c 'import sys; from helper import distributed, errors
-sys.exit(errors.run(lambda _: print("torch computes on", distributed.choose_device("auto"))))'
+sys.exit(errors.run_script(lambda _: print("torch computes on", distributed.choose_device("auto"))))'

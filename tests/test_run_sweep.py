@@ -517,8 +517,8 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = add_run("a"), add_run("b", val_split="test", seed=1)
     for arguments, words in (
-        (["out", "s"], "usage"),
-        (["out", "s", first], "usage"),
+        (["out", "s"], "RUN_FOLDER"),
+        (["out", "s", first], "RUN_FOLDER"),
         (["out", "s", f"1={first}", f"1={first}"], "value 1, seed 0"),
         (["out", "s", f"1={first}", f"2={second}"], "different images"),
         (["out", "s", "1=save/none"], "save/none"),

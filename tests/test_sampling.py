@@ -10,7 +10,15 @@ from reference_dit import CHAINS, guided, official_names, time_features
 
 from dataset.image_writer import to_pixels
 from diffusion.pipeline import Denoiser, load_pipeline, use_official_embedding
-from diffusion.sampler import Sampler, batch_noise, check_steps, ddpm_step, guide, prefetch
+from diffusion.sampler import (
+    SAMPLERS,
+    Sampler,
+    batch_noise,
+    check_steps,
+    ddpm_step,
+    guide,
+    prefetch,
+)
 from helper.cost import forward_operations
 from helper.errors import UserError
 
@@ -169,7 +177,7 @@ def test_guidance_leaves_other_channels_and_the_variance_to_the_conditional_bran
     assert guided[0, :, 0, 0].tolist() == [-8.0] * 3 + [1.0] * 5
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmsolver++"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_both_branches_are_one_pass(name):
     sampler, calls = Sampler(name, 5, SCHEDULE), []
     noise = batch_noise(0, ITEMS, SHAPE, sampler.noise_steps)
@@ -177,7 +185,7 @@ def test_both_branches_are_one_pass(name):
     assert calls == [6] * 5
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmsolver++"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_without_guidance_no_null_branch_is_computed(name):
     sampler, calls = Sampler(name, 5, SCHEDULE), []
     noise = batch_noise(0, ITEMS, SHAPE, sampler.noise_steps)
@@ -185,7 +193,7 @@ def test_without_guidance_no_null_branch_is_computed(name):
     assert calls == [3] * 5
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmsolver++"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_no_step_reads_a_value_from_the_device(name):
     """Tensors on the meta device have no values: whatever waited for one would raise."""
     sampler = Sampler(name, 5, SCHEDULE)

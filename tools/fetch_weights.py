@@ -1,4 +1,4 @@
-"""Download published ImageNet weights to save/models/<name>/<name>.pth, the layout of the released
+"""Downloads published ImageNet weights to save/models/<name>/<name>.pth, the layout of the released
 teachers.
 
 python -m tools.fetch_weights ResNet18

@@ -1,5 +1,6 @@
-"""Prints the accuracies of distillations with several seeds: `python -m tools.spread
-RUN_FOLDER...`.
+"""Prints the accuracies of distillations with several seeds.
+
+python -m tools.spread RUN_FOLDER...
 """
 
 import statistics
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from helper.errors import UserError, run_script
 from helper.files import read_json
+from helper.options import Parser
 from report.tables import spread
 
 IMAGES_OF = {"DM-KD": "generated images", "KD": "real images"}
@@ -19,9 +21,9 @@ def main(argv=None):
     Returns {kind: [top-1 in percent]}. Raises UserError without runs, or if they were not measured
     on the same images.
     """
-    folders = sys.argv[1:] if argv is None else argv
-    if not folders:
-        raise UserError("usage: python -m tools.spread RUN_FOLDER...")
+    parser = Parser(__doc__)
+    parser.add_argument("folders", nargs="+", metavar="RUN_FOLDER")
+    folders = parser.parse_args(argv).folders
     results = [
         read_json(Path(folder) / "result.json", "result of the distillation") for folder in folders
     ]

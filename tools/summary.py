@@ -7,16 +7,19 @@ import sys
 from pathlib import Path
 
 from dataset.contact_sheet import sheet_beside
-from helper.errors import UserError, run_script
+from helper.errors import run_script
 from helper.files import read_json
+from helper.options import Parser
 
 
 def main(argv=None):
     """Prints the accuracies and files of a distillation; SECONDS is the time of the command."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if len(arguments) != 3:
-        raise UserError("usage: python -m tools.summary RUN_FOLDER IMAGE_FOLDER SECONDS")
-    run_folder, images, seconds = Path(arguments[0]), Path(arguments[1]), float(arguments[2])
+    parser = Parser(__doc__)
+    parser.add_argument("run_folder", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("images", type=Path, metavar="IMAGE_FOLDER")
+    parser.add_argument("seconds", type=float, metavar="SECONDS")
+    options = parser.parse_args(argv)
+    run_folder, images, seconds = options.run_folder, options.images, options.seconds
     result = read_json(run_folder / "result.json", "result of the distillation")
     is_real = result["source"] == "real"
     test_set = f"of {result['val_images']} real {result['val_split']} images"
