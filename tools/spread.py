@@ -1,5 +1,6 @@
-"""Prints the accuracies of distillations with several seeds: `python -m tools.spread
-RUN_FOLDER...`.
+"""Prints the accuracies of distillations with several seeds.
+
+python -m tools.spread RUN_FOLDER...
 """
 
 import statistics
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from helper.errors import UserError, run_script
 from helper.files import read_json
+from helper.options import Parser
 from report.tables import spread
 
 IMAGES_OF = {"DM-KD": "generated images", "KD": "real images"}
@@ -16,18 +18,18 @@ IMAGES_OF = {"DM-KD": "generated images", "KD": "real images"}
 def main(argv=None):
     """Prints the last epoch's accuracies for each kind of training images, and their difference.
 
-    Returns {kind: [top-1 in percent]}. Raises UserError without runs, or if they were not measured
-    on the same images.
+    Returns {kind: [top-1 in percent]}. Raises UserError if the runs were not evaluated on the same
+    images.
     """
-    folders = sys.argv[1:] if argv is None else argv
-    if not folders:
-        raise UserError("usage: python -m tools.spread RUN_FOLDER...")
+    parser = Parser(__doc__)
+    parser.add_argument("folders", nargs="+", metavar="RUN_FOLDER")
+    folders = parser.parse_args(argv).folders
     results = [
         read_json(Path(folder) / "result.json", "result of the distillation") for folder in folders
     ]
     splits = {(result["dataset"], result["val_split"], result["val_images"]) for result in results}
     if len(splits) > 1:
-        raise UserError(f"the runs were measured on different images: {sorted(splits)}")
+        raise UserError(f"the runs were evaluated on different images: {sorted(splits)}")
     accuracies = {}
     for result in sorted(results, key=lambda result: result["seed"]):
         kind = IMAGES_OF.get(result["method"], result["method"])

@@ -7,18 +7,21 @@ import sys
 from pathlib import Path
 
 from dataset.contact_sheet import sheet_beside
-from helper.errors import UserError, run_script
+from helper.errors import run_script
 from helper.files import read_json
+from helper.options import Parser
 
 
 def main(argv=None):
-    """Prints the accuracies and files of a distillation; SECONDS is the time of the command."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if len(arguments) != 3:
-        raise UserError("usage: python -m tools.summary RUN_FOLDER IMAGE_FOLDER SECONDS")
-    run_folder, images, seconds = Path(arguments[0]), Path(arguments[1]), float(arguments[2])
-    result = read_json(run_folder / "result.json", "result of the distillation")
+    """Prints the accuracies and files of a distillation."""
+    parser = Parser(__doc__)
+    parser.add_argument("run_folder", metavar="RUN_FOLDER", type=Path)
+    parser.add_argument("images", metavar="IMAGE_FOLDER", type=Path, help="training images")
+    parser.add_argument("seconds", metavar="SECONDS", type=float, help="time of the quickstart")
+    options = parser.parse_args(argv)
+    result = read_json(options.run_folder / "result.json", "result of the distillation")
     is_real = result["source"] == "real"
+    minutes = options.seconds / 60
     test_set = f"of {result['val_images']} real {result['val_split']} images"
     training_set = "real images" if is_real else "generated images and no real ones"
     rows = [
@@ -29,11 +32,11 @@ def main(argv=None):
             f"trained on {result['images']} {training_set}",
         ),
         ("agreement", f"both predict the same class for {result['agreement']:.2f} % {test_set}"),
-        ("minutes", f"{seconds / 60:.1f} in total; {result['seconds'] / 60:.1f} of distillation"),
-        ("curves", run_folder / "curves.png"),
+        ("minutes", f"{minutes:.1f} in total; {result['seconds'] / 60:.1f} of distillation"),
+        ("curves", options.run_folder / "curves.png"),
     ]
     if not is_real:
-        rows.append(("images", sheet_beside(images)))
+        rows.append(("images", sheet_beside(options.images)))
     print("\n" + "\n".join(f"{name:10} {text}" for name, text in rows))
 
 
