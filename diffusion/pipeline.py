@@ -91,7 +91,7 @@ def named_pipeline(model, image_size=None, num_classes=None):
     """
     dit = official.from_name(model, image_size, num_classes)
     name = f"{model.replace('/', '-')}-{image_size or official.IMAGE_SIZE}"
-    return _describe(name, None, dit.config(), None, official.VAE_CONFIG)
+    return _describe(name, (None, dit.config()), (None, official.VAE_CONFIG))
 
 
 def read_pipeline(model, checkpoint=None, vae=None, image_size=None, num_classes=None, say=print):
@@ -160,7 +160,8 @@ def _read_folder(path_or_name, vae):
         )
     info_file = folder / "generator.json"
     info = read_json(info_file, "generator description") if info_file.exists() else {}
-    return _describe(name, folder / "transformer", config, vae_path, vae_config, schedule, info)
+    transformer, vae = (folder / "transformer", config), (vae_path, vae_config)
+    return _describe(name, transformer, vae, schedule, info)
 
 
 def _read_official(model, checkpoint, vae):
@@ -176,15 +177,16 @@ def _read_official(model, checkpoint, vae):
         )
     name = f"{model.replace('/', '-')}-{config['sample_size'] * official.VAE_FACTOR}"
     info = {"time_embedding": "official"}
-    return _describe(name, checkpoint, config, vae_path, vae_config, info=info)
+    return _describe(name, (checkpoint, config), (vae_path, vae_config), info=info)
 
 
-def _describe(
-    name, transformer_path, transformer_config, vae_path, vae_config, schedule=None, info=None
-):
-    """Builds a PipelineDescription. Raises UserError if the latents of the VAE do not fit the
-    transformer.
+def _describe(name, transformer, vae, schedule=None, info=None):
+    """Builds a PipelineDescription.
+
+    transformer, vae: (path, configuration); the paths are None for a pipeline without files.
+    Raises UserError if the VAE and the transformer differ in their latent channels.
     """
+    (transformer_path, transformer_config), (vae_path, vae_config) = transformer, vae
     channels = transformer_config.get("in_channels", 4)
     latent_size = transformer_config.get("sample_size", 32)
     vae_channels = vae_config.get("latent_channels", 4)
