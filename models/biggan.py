@@ -390,10 +390,11 @@ def _check(state, shapes, path):
     Other tensors are ignored, except those of further layers: the file of a larger network.
     """
     for name, shape in shapes.items():
-        found = tuple(state[name].shape) if name in state else "missing"
-        if found != shape:
+        actual = tuple(state[name].shape) if name in state else "missing"
+        if actual != shape:
             raise UserError(
-                f"{path} does not match the {CONFIG} beside it: {name} is {found}, expected {shape}"
+                f"{path} does not match the {CONFIG} beside it: {name} is {actual}, expected "
+                f"{shape}"
             )
     layers = {name.split(".")[2] for name in shapes if name.startswith("generator.layers.")}
     for name in state:
@@ -405,10 +406,10 @@ def _check(state, shapes, path):
             )
 
 
-def _for_sampling(published, wanted):
-    """The published tensors with the names and shapes of the state dict `wanted`."""
+def _for_sampling(published, target):
+    """The published tensors with the names and shapes of the state dict `target`."""
     state = {}
-    for name, tensor in wanted.items():
+    for name, tensor in target.items():
         if _is_spectral(name, tensor):
             weight, u, v = (published[f"{name}_{part}"].double() for part in ("orig", "u", "v"))
             value = weight / (u @ weight.flatten(1) @ v)
