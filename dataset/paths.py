@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
-CONTACT_SHEET = "contact_sheet.png"  # files whose names end so are not images of the set
+CONTACT_SHEET = "contact_sheet.png"  # files with this ending are not part of a set
 _CHUNK = 1 << 16  # file names parsed at once
 _MAX_DIGITS = 18  # of a number that fits an int64
 _NO_NAMES = np.empty(0, "S1")

@@ -126,7 +126,7 @@ class Pool:
 
 
 class RepeatedLoader:
-    """Epochs of `steps` steps, each with as many passes over the images of `loader` as it takes.
+    """Epochs of `steps` steps, each with as many passes over the images of `loader` as needed.
 
     The passes are the epochs of `loader`, numbered so that none occurs twice in a run.
     """

@@ -13,6 +13,7 @@ from torch import nn
 
 from diffusion import official
 from diffusion.schedule import DEFAULT_SCHEDULE
+from helper.checkpoints import PRETRAINED_MODELS
 from helper.cost import forward_operations
 from helper.errors import UserError
 from helper.files import read_json, sha256
@@ -99,7 +100,7 @@ def read_pipeline(model, checkpoint=None, vae=None, image_size=None, num_classes
 
     model: a pipeline folder, a name on the Hugging Face hub, or an official name (DiT-XL/2). The
     weights of an official name are `checkpoint`, or pretrained_models/DiT-XL-2-256x256.pt, or those
-    on the hub; `say` is told which.
+    on the hub; `say` prints which.
     vae: 'ema', 'mse', the folder of an AutoencoderKL or a pipeline, or a name on the hub; by
     default the pipeline's own, or 'mse' for official names.
     image_size, num_classes: expected values.
@@ -261,7 +262,7 @@ def _find_official_weights(model, image_size, say):
         raise UserError(
             f"there are no published weights of {model} for {size} pixels: give --ckpt FILE"
         )
-    file = Path("pretrained_models") / f"{model.replace('/', '-')}-{size}x{size}.pt"
+    file = PRETRAINED_MODELS / f"{model.replace('/', '-')}-{size}x{size}.pt"
     if file.is_file():
         say(f"{model}: {file}")
         return file, model
