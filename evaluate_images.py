@@ -154,10 +154,10 @@ def main(argv=None):
             images = folders.read_training(
                 path,
                 num_classes,
-                options.data_amount,
-                data.class_list,
-                options.ignore_labels,
-                data.grey,
+                amount=options.data_amount,
+                class_list=data.class_list,
+                ignore_labels=options.ignore_labels,
+                grey=data.grey,
             )
             image_sets.append(images)
         if with_real:
@@ -176,14 +176,14 @@ def main(argv=None):
                 workers=options.num_workers,
             )
             return fidelity.classifier_outputs(
-                classifier, loader, world, dimension, options.amp, source_of(images)
+                classifier, loader, world, dimension, options.amp, origin_of(images)
             )
 
         real_outputs = real_facts = None
         if with_real:
             real_outputs = outputs_for(real_images)
             real_facts = {
-                "source": source_of(real_images),
+                "source": origin_of(real_images),
                 "images": len(real_images),
                 "label_top1": real_outputs.top1,
                 "entropy": real_outputs.entropy,
@@ -233,19 +233,19 @@ def main(argv=None):
         return results
 
 
-def read_real(data, source):
-    """Returns the ImageSet of `--real`; the images of a path have no labels.
+def read_real(data, split_or_path):
+    """The ImageSet of `--real`; the images of a path have no labels.
 
     Raises UserError as `dataset.real` and `dataset.folders` do.
     """
-    if source in ("train", "holdout"):
-        return data.split(source)
-    if source == "test":
+    if split_or_path in ("train", "holdout"):
+        return data.split(split_or_path)
+    if split_or_path == "test":
         return data.validation()
-    return folders.read_training(source, None, ignore_labels=True, grey=data.grey)
+    return folders.read_training(split_or_path, None, ignore_labels=True, grey=data.grey)
 
 
-def source_of(images):
+def origin_of(images):
     """The path of an ImageSet, or the name and split of its data set."""
     origin = images.origin
     return origin.get("source") or f"{origin['dataset']} ({origin['split']})"
@@ -270,7 +270,7 @@ def check_amount(images, minima):
     for measure, (count, remedy) in minima.items():
         if len(images) < count:
             raise UserError(
-                f"{source_of(images)} holds {len(images)} images, too few for {measure}, which "
+                f"{origin_of(images)} holds {len(images)} images, too few for {measure}, which "
                 f"needs at least {count} of each set: use more images, or {remedy}"
             )
 
@@ -291,7 +291,7 @@ def measures(outputs, real_outputs, skip, neighbours):
 
 
 def default_file(path, dataset, name):
-    """Where the figures of a set go: into its folder, or beside its list."""
+    """The output file for a set: in its folder, or beside its list."""
     path, ending = Path(path), f"fidelity_{dataset}_{file_stem(name)}.json"
     return path / ending if path.is_dir() else path.with_name(f"{path.stem}_{ending}")
 

@@ -57,7 +57,7 @@ def parse_option(argv=None):
 
 
 def main(argv=None):
-    """Prints and writes the tables; returns {table: the lines of its CSV, as dicts}."""
+    """Prints and writes the tables; returns {table: records of its CSV}."""
     options = parse_option(argv)
 
     # The tables of the paper, and the runs that belong to each
@@ -107,7 +107,7 @@ def runs_by_table(runs, paper_tables):
 
 
 def write(out, name, page_text, entries):
-    """Prints a table's page, writes it and its CSV, and returns the lines of the CSV as dicts."""
+    """Prints a table's page, writes it and its CSV, and returns the records of the CSV."""
     records = [tables.csv_record(name, slot, group) for slot, group in entries]
     write_text(out / f"{name}.md", page_text)
     write_text(out / f"{name}.csv", csv_text(tables.COLUMNS, records))
@@ -137,8 +137,14 @@ def cifar100(published):
             elif method == "Student":
                 teachers = ()
             slots.append(Slot(leading_cells, heading, "cifar100", method, teachers, student, top1))
-    name, title, leading = "table1_cifar100", "Table 1: CIFAR-100", ("method", "synthesis")
-    return Table(name, title, ("cifar100",), leading, decimals=2, slots=tuple(slots))
+    return Table(
+        name="table1_cifar100",
+        title="Table 1: CIFAR-100",
+        datasets=("cifar100",),
+        leading=("method", "synthesis"),
+        decimals=2,
+        slots=tuple(slots),
+    )
 
 
 def imagenet(published):
@@ -158,13 +164,18 @@ def imagenet(published):
                     teachers,
                     student,
                     top1,
-                    flags.amount(images),
-                    epochs,
+                    images=flags.amount(images),
+                    epochs=epochs,
                 )
             )
-    name, title = "table2_imagenet", "Table 2: ImageNet-1K"
-    leading = ("method", "synthesis", "images", "epochs")
-    return Table(name, title, ("imagenet",), leading, decimals=2, slots=tuple(slots))
+    return Table(
+        name="table2_imagenet",
+        title="Table 2: ImageNet-1K",
+        datasets=("imagenet",),
+        leading=("method", "synthesis", "images", "epochs"),
+        decimals=2,
+        slots=tuple(slots),
+    )
 
 
 def other_sets(published):
@@ -179,12 +190,14 @@ def other_sets(published):
             method, network = heading.split()
             teachers = () if method == "Teacher" else (teacher,)
             slots.append(Slot(leading_cells, heading, dataset, method, teachers, network[2:], top1))
-    name, title, datasets = (
-        "table3_other",
-        "Table 3: other data sets",
-        ("imagenet100", "flowers102"),
+    return Table(
+        name="table3_other",
+        title="Table 3: other data sets",
+        datasets=("imagenet100", "flowers102"),
+        leading=("data set", "classes"),
+        decimals=1,
+        slots=tuple(slots),
     )
-    return Table(name, title, datasets, ("data set", "classes"), decimals=1, slots=tuple(slots))
 
 
 def paper_page(table, entries):

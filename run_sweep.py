@@ -31,8 +31,10 @@ import evaluate_images
 import synthesize_dit
 import train_student
 from dataset import fashion_mnist
+from dataset.class_list import IMAGENET_CLASSES
 from diffusion.pipeline import read_pipeline
 from diffusion.sampler import check_steps
+from diffusion.schedule import DEFAULT_SCHEDULE
 from helper import options as flags
 from helper.cost import duration
 from helper.errors import UserError, run_script
@@ -219,7 +221,7 @@ class Cell:
 
 
 def parse_option(argv=None):
-    """Reads the flags. Raises UserError for a wrong one."""
+    """Parses and checks the flags. Raises UserError."""
     parser = flags.Parser(__doc__)
     parser.add_argument(
         "--dataset", choices=list(SETTINGS), default="fashion_mnist", help="(default: %(default)s)"
@@ -280,9 +282,7 @@ def parse_option(argv=None):
 
 
 def read_sweep(options):
-    """Converts the flags to a Sweep. Raises UserError for values, seeds or settings that it cannot
-    have.
-    """
+    """Converts the flags to a Sweep. Raises UserError for invalid values, seeds or settings."""
     dataset, name = options.dataset, options.sweep
     if name not in VALUES[dataset]:
         raise UserError(
@@ -295,10 +295,10 @@ def read_sweep(options):
         seeds = [0, 1, 2] if dataset == "fashion_mnist" else [0]
     for flag, items in (("values", [short_name(value) for value in values]), ("seeds", seeds)):
         if not items:
-            raise UserError(f"--{flag}: there are none: separate them by commas")
+            raise UserError(f"--{flag} is empty: give at least one, separated by commas")
         if len(set(items)) < len(items):
             raise UserError(
-                f"--{flag}: one is given twice: give each once (checkpoints are named by their "
+                f"--{flag}: one is given twice: list each once (checkpoints are named by their "
                 "folders)"
             )
     baseline = options.baseline
@@ -308,14 +308,14 @@ def read_sweep(options):
         raise UserError(f"--baseline {baseline} is not one of the values {', '.join(values)}")
     settings = SETTINGS[dataset] | default.settings
     for flag in SETTINGS["fashion_mnist"]:
-        given = getattr(options, flag)
-        if given is None:
+        setting = getattr(options, flag)
+        if setting is None:
             continue
         if flag in FLAGS[name]:
             raise UserError(f"--{flag} is what the sweep {name} varies: use --values")
         if flag not in settings:
             raise UserError(f"--{flag}: for {dataset} see scripts/{dataset}_distill.sh")
-        settings[flag] = given
+        settings[flag] = setting
     return Sweep(
         dataset,
         name,
@@ -338,7 +338,7 @@ def main(argv=None):
     options = parse_option(argv)
     sweep = read_sweep(options)
     cells = make_cells(sweep)
-    check_files(sweep, cells, options.fidelity)
+    check_files(sweep, options.fidelity)
     make_folder(options.out)
     runs = {cell: result for cell in cells if (result := finished_run(cell.run))}
     run_cells(sweep, cells, runs)
@@ -358,11 +358,11 @@ def short_name(value):
 
 
 def make_cells(sweep):
-    """The Cells of a sweep, seed by seed. Raises UserError for a value that its script refuses and
-    for a missing file.
+    """The Cells of a sweep, seed by seed.
+
+    Raises UserError for a value that its script rejects and for a missing file.
     """
-    hashes, generator = {}, None
-    cells = []
+    cells, generator = [], None
     for seed in sweep.seeds:
         for value in sweep.values:
             try:
@@ -370,13 +370,9 @@ def make_cells(sweep):
                 if sweep.by_recipe:
                     cells.append(recipe_cell(sweep, value, seed, settings))
                     continue
-                teacher = settings["path_t"]
-                if teacher not in hashes:
-                    hashes[teacher] = teacher_sha256(teacher)
                 if settings["train_data"] == "generated":
                     generator = generator or read_pipeline(sweep.generator)
-                cell = fashion_mnist_cell(sweep, value, seed, settings, hashes[teacher], generator)
-                cells.append(cell)
+                cells.append(fashion_mnist_cell(sweep, value, seed, settings, generator))
             except UserError as error:
                 raise UserError(
                     f"--sweep {sweep.name}, value {value}, seed {seed}: {error}"
@@ -403,23 +399,20 @@ def cell_settings(sweep, value):
     return settings
 
 
-def teacher_sha256(path):
-    if not Path(path).is_file():
-        raise UserError(f"checkpoint of the teacher not found: {path}: give --path-t")
-    return sha256(path)
-
-
 def command_line(settings, names):
     """The flags `names` with their settings."""
     return [word for name in names for word in (f"--{name}", settings[name])]
 
 
-def fashion_mnist_cell(sweep, value, seed, settings, teacher_sha256, generator):
-    """The Cell of a value on Fashion-MNIST; generator: a PipelineSource.
+def fashion_mnist_cell(sweep, value, seed, settings, generator):
+    """The Cell of a value on Fashion-MNIST.
 
-    The name of the run folder contains a digest of everything that the result depends on, so sweeps
-    share it.
+    generator: a PipelineDescription, None for real images. The name of the run folder contains a
+    digest of everything that the result depends on, so that sweeps share it.
     """
+    teacher = settings["path_t"]
+    if not Path(teacher).is_file():
+        raise UserError(f"checkpoint of the teacher not found: {teacher}: give --path-t")
     student_names = [name for name in settings if name not in SAMPLING_FLAGS]
     common = ["--seed", str(seed), "--device", sweep.device]
     sampling_line = [*command_line(settings, SAMPLING_FLAGS), *common]
@@ -429,23 +422,23 @@ def fashion_mnist_cell(sweep, value, seed, settings, teacher_sha256, generator):
     student_line += ["--val_split", sweep.val_split, "--table", "sweeps", "--resume"]
     student_line += ["--experiments_dir", "sweeps"]
 
-    # As the scripts read them, which checks them before any work.
+    # The scripts' own parsers check the flags before any work
     sampling = synthesize_dit.parse_option(
         [*sampling_line, "--data_amount", settings["data_amount"]]
     )
     student = train_student.parse_option(student_line)
 
-    source, images = "real", None
+    data, images = "real", None
     key = {name: getattr(student, name) for name in student_names}
-    key |= {"path_t": teacher_sha256, "val_split": student.val_split}
+    key |= {"path_t": sha256(teacher), "val_split": student.val_split}
     if settings["train_data"] == "generated":
         check_steps(sampling.sampler, sampling.num_sampling_steps, generator.schedule)
-        source = f"s{sampling.cfg_scale:g}_T{sampling.num_sampling_steps}"
-        images = Path(f"syn_dataset/sweep_{generator.name}_{sampling.sampler}_{source}_seed{seed}")
+        data = f"s{sampling.cfg_scale:g}_T{sampling.num_sampling_steps}"
+        images = Path(f"syn_dataset/sweep_{generator.name}_{sampling.sampler}_{data}_seed{seed}")
         key |= {name: getattr(sampling, name) for name in SAMPLING_FLAGS}
         key |= {"generator": generator.weights_sha256}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-    name = f"{source}_{student.data_amount}x{student.epochs}_{digest}_seed{seed}"
+    name = f"{data}_{student.data_amount}x{student.epochs}_{digest}_seed{seed}"
     batch = min(student.batch_size, student.data_amount)
     return Cell(
         short_name(value),
@@ -453,7 +446,7 @@ def fashion_mnist_cell(sweep, value, seed, settings, teacher_sha256, generator):
         Path("save/student_model/sweeps") / name,
         images,
         sampling=[*sampling_line, "--save_dir", str(images)],
-        student=[*student_line, "--train_data", str(images or source), "--experiments_name", name],
+        student=[*student_line, "--train_data", str(images or data), "--experiments_name", name],
         amount=student.data_amount,
         evaluations=evaluations_per_image(sampling),
         steps=student.epochs * (student.data_amount // batch) * batch,
@@ -462,13 +455,13 @@ def fashion_mnist_cell(sweep, value, seed, settings, teacher_sha256, generator):
 
 def recipe_cell(sweep, value, seed, settings):
     """The Cell of a value on ImageNet or CIFAR-100: variables of its recipes."""
-    # As the scripts read them, which checks them before any work.
+    # The scripts' own parsers check the flags before any work
     student_names = [name for name in settings if name not in SAMPLING_FLAGS]
     common = ["--seed", str(seed), "--data_amount", settings["data_amount"]]
     sampling = synthesize_dit.parse_option(
         [*command_line(settings, ("cfg_scale", "num_sampling_steps")), *common]
     )
-    check_steps("ddpm", sampling.num_sampling_steps, {"num_train_timesteps": 1000})
+    check_steps("ddpm", sampling.num_sampling_steps, DEFAULT_SCHEDULE)
     student = train_student.parse_option(
         [*command_line(settings, student_names), *common, "--dataset", sweep.dataset]
     )
@@ -541,7 +534,7 @@ def teacher_path(dataset, name):
     }[dataset]
 
 
-def check_files(sweep, cells, fidelity):
+def check_files(sweep, fidelity):
     """Raises UserError for missing files that would stop the sweep later."""
     if sweep.by_recipe:
         names = {cell_settings(sweep, value)["path_t"] for value in sweep.values}
@@ -553,10 +546,7 @@ def check_files(sweep, cells, fidelity):
                 )
         return
     if not fashion_mnist.is_complete(sweep.data_root):
-        raise UserError(
-            f"Fashion-MNIST is not in {fashion_mnist.folder(sweep.data_root)}: run  "
-            f"python -m tools.fashion_mnist --root {sweep.data_root}"
-        )
+        raise fashion_mnist.missing_error(sweep.data_root)
     if fidelity and not Path(sweep.settings["path_t"]).is_file():
         raise UserError(
             f"--fidelity measures with the teacher {sweep.settings['path_t']}, which does not "
@@ -568,8 +558,9 @@ def check_files(sweep, cells, fidelity):
 
 
 def finished_run(folder):
-    """The Run in a run folder, None if it is not finished. A damaged result is reported and
-    removed: the run then continues from its last checkpoint.
+    """The RunResult of a run folder, None if the run is not finished.
+
+    A damaged result is reported and removed: the run then continues from its last checkpoint.
     """
     path = folder / "result.json"
     if not path.exists():
@@ -587,7 +578,10 @@ def finished_run(folder):
 
 
 def run_cells(sweep, cells, runs):
-    """Runs the cells that are not in `runs` {Cell: Run} and adds them; prints cost and progress."""
+    """Runs the cells that are not in `runs` {Cell: RunResult} and adds them.
+
+    Prints cost and progress.
+    """
     todo = [cell for cell in cells if cell not in runs]
     # Fashion-MNIST's folders are filled at once for all cells: the batches, and so the images, do
     # not depend on what is finished. On ImageNet's scale each cell samples what it needs.
@@ -607,14 +601,14 @@ def run_cells(sweep, cells, runs):
     if todo and runs:
         earlier = sweeps.Clock()
         for result in runs.values():
-            earlier.trained(result.image_steps, result.seconds)
+            earlier.add_training(result.image_steps, result.seconds)
         estimate = duration(earlier.seconds(steps, 0)[0])
         print(f"at the speed of the finished cells: {estimate} of training", flush=True)
 
     sampled = {}  # image folder: images that have been sampled or checked
     for number, cell in enumerate(todo, 1):
         print(f"\n[{number}/{len(todo)}] {sweep.name} {cell.value}, seed {cell.seed}", flush=True)
-        # Also where no image is missing: the script checks that they are this generator's.
+        # Even if no image is missing: the script checks that they are this generator's.
         if cell.images and sampled.get(cell.images, 0) < amounts[cell]:
             start = time.monotonic()
             sample(cell, amounts[cell])
@@ -623,11 +617,11 @@ def run_cells(sweep, cells, runs):
             new_images = count - existing[cell.images]
             existing[cell.images] = count
             if new_images:
-                clock.sampled(new_images * cell.evaluations, time.monotonic() - start)
+                clock.add_sampling(new_images * cell.evaluations, time.monotonic() - start)
         start = time.monotonic()
         train(cell, sweep.dataset)
         runs[cell] = read_run(cell.run)
-        clock.trained(cell.steps, time.monotonic() - start)
+        clock.add_training(cell.steps, time.monotonic() - start)
 
         steps, _, evaluations = work_of(todo[number:], amounts, existing)
         training, sampling = clock.seconds(steps, evaluations)
@@ -661,7 +655,7 @@ def work_of(cells, amounts, existing):
 def sample(cell, amount):
     """Samples the images that are missing among the first `amount` of the cell's folder."""
     if isinstance(cell.sampling, dict):
-        per_class = -(-amount // 1000)
+        per_class = -(-amount // IMAGENET_CLASSES)
         run_recipe("imagenet_synthesize.sh", cell.sampling | {"IMAGES_PER_CLASS": str(per_class)})
     else:
         synthesize_dit.main([*cell.sampling, "--data_amount", str(amount)])
@@ -676,7 +670,7 @@ def train(cell, dataset):
 
 
 def run_recipe(script, variables):
-    """Runs a script of scripts/ with variables; leaves with its exit code if it fails."""
+    """Runs a script of scripts/ with variables; exits with its exit code if it fails."""
     environment = {"PYTHON": sys.executable, **os.environ, **variables}
     code = subprocess.run(["sh", ROOT / "scripts" / script], env=environment).returncode
     if code:
@@ -693,11 +687,12 @@ def image_count(folder):
 
 
 def measure(sweep, folders):
-    """Measures the image folders that have no figures by this teacher yet, as far as they are
-    large enough.
+    """Measures the image folders that have no figures by this teacher yet.
+
+    Measures for which a folder is too small are skipped.
     """
-    known = read_fidelity(sweep, folders)
-    new = [folder for folder in folders if folder not in known]
+    figures_of = read_fidelity(sweep, folders)
+    new = [folder for folder in folders if folder not in figures_of]
     if not new:
         return
     fewest, skipped = min(map(image_count, new)), []
@@ -719,9 +714,7 @@ def measure(sweep, folders):
 
 
 def teacher_of(sweep):
-    """The checkpoint that measures the images: the teacher of the settings, also where the sweep
-    varies it.
-    """
+    """The checkpoint that measures the images: the default teacher, even if the sweep varies it."""
     return teacher_path(sweep.dataset, sweep.settings["path_t"])
 
 
@@ -748,24 +741,24 @@ def read_fidelity(sweep, folders):
 
 
 def write_report(sweep, cells, runs, fidelity, out):
-    """Writes CSV, page and plot of the cells; returns the records. runs: {Cell: Run}."""
+    """Writes CSV, page and plot of the cells; returns the records. runs: {Cell: RunResult}."""
     records = [
         sweeps.record_of(runs[cell], cell.value, sweep.file_name, fidelity.get(cell.images))
         for cell in cells
     ]
     varied = FLAGS[sweep.name]
-    fixed = {
+    common = {
         name: short_name(value) for name, value in sweep.settings.items() if name not in varied
     }
     label = sweeps.LABELS[sweep.name]
     title = (
         f"{TITLES[sweep.dataset]}, {label}: {records[0]['student']} distilled from "
-        f"{fixed.get('path_t', 'each teacher')}"
+        f"{common.get('path_t', 'each teacher')}"
     )
     for name, word in (("data_amount", "images"), ("epochs", "epochs")):
-        if name in fixed:
-            title += f", {word}: {fixed[name]}"
-    settings = ", ".join(f"`--{name} {value}`" for name, value in fixed.items())
+        if name in common:
+            title += f", {word}: {common[name]}"
+    settings = ", ".join(f"`--{name} {value}`" for name, value in common.items())
     note = (
         "The seed sets the noise of the images and the initialisation of the student. Settings of "
         f"all cells: {settings}. One line per cell: [{sweep.file_name}.csv]({sweep.file_name}.csv)."
@@ -777,7 +770,7 @@ def write_report(sweep, cells, runs, fidelity, out):
         label,
         title,
         note=note,
-        # Panels of the images' figures, if the images differ.
+        # The images' figures are plotted only if the images differ
         fidelity=bool(set(varied) & set(SAMPLING_FLAGS)),
     )
     return records

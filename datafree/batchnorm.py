@@ -69,7 +69,7 @@ class BatchNormMatch:
     def distances(self):
         """The distance of each layer, in order, as 0-d tensors with a graph.
 
-        Raises RuntimeError if there was no forward pass since the context was entered.
+        Raises RuntimeError if there has been no forward pass since the context was entered.
         """
         if len(self._batch) != len(self.layers):
             raise RuntimeError(

@@ -176,7 +176,7 @@ class FastDFKD:
             betas=self.BETAS,
         )
         sums = [torch.zeros_like(leaf) for leaf in leaves]  # of the gradients
-        kept, lowest = None, torch.full((), float("inf"), device=self.world.device)
+        result, lowest = None, torch.full((), float("inf"), device=self.world.device)
         for _ in range(self.settings.k):
             if should_stop is not None and should_stop():
                 raise Stopped
@@ -186,10 +186,10 @@ class FastDFKD:
             self.world.average(gradients[:-1])
             with torch.no_grad():
                 images = images.detach().float()
-                if kept is None or self.settings.keep == "last":
-                    kept = images
+                if result is None or self.settings.keep == "last":
+                    result = images
                 else:  # chosen on the device: the host need not wait for it
-                    kept = torch.where(loss < lowest, images, kept)
+                    result = torch.where(loss < lowest, images, result)
                 lowest = torch.minimum(loss, lowest)
                 for leaf, gradient, total in zip(leaves, gradients, sums, strict=True):
                     leaf.grad = gradient
@@ -199,7 +199,7 @@ class FastDFKD:
         if self.noise is not None:
             end, total = (self.world.gather(value.detach()) for value in (noise, sums[-1]))
             self._meta_step(self.noise_optimizer, [self.noise], [end], [total])
-        return kept
+        return result
 
     def _meta_step(self, optimizer, starts, ends, sums):
         """One step of Adam on the tensors `starts` of a round: along the sum of its gradients

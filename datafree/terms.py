@@ -38,7 +38,7 @@ def divergences(teacher_logits, student_logits):
     return F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(1)
 
 
-def jensen_shannon(teacher_logits, student_logits, temperature=3.0):
+def jensen_shannon(teacher_logits, student_logits, temperature):
     """Jensen–Shannon divergence of the softened softmaxes, in [0, ln 2], averaged over the batch
     (arXiv 1912.08795, eq. 6–7).
     """

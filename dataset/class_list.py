@@ -39,8 +39,7 @@ class ClassList:
 def imagenet_synsets():
     """The 1000 synsets of ImageNet-1K in class order, read from the files of timm.
 
-    timm itself is not imported because it would import torch. Raises UserError if it is not
-    installed.
+    timm itself is not imported, which would take seconds. Raises UserError if it is not installed.
     """
     package = importlib.util.find_spec("timm")
     file = None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from dataset.paths import CONTACT_SHEET
 from helper.files import whole_file
 
 ROWS, COLUMNS = 10, 10
@@ -20,7 +21,7 @@ def sheet_beside(folder):
     folder = Path(folder)
     if folder.name in ("", ".."):
         folder = folder.resolve()
-    return folder.with_name(f"{folder.name}_contact_sheet.png")
+    return folder.with_name(f"{folder.name}_{CONTACT_SHEET}")
 
 
 def write_contact_sheet(path, rows):

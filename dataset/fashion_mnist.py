@@ -40,16 +40,13 @@ def folder(root):
 def load(root, split):
     """Reads 'train' (55,000 images), 'holdout' (5,000) or 'test' (10,000) as an ImageSet.
 
-    Raises UserError if the files are missing or truncated.
+    Raises UserError if its files are missing or truncated.
     """
     prefix = "t10k" if split == "test" else "train"
     images = _read_idx(folder(root) / f"{prefix}-images-idx3-ubyte")
     labels = _read_idx(folder(root) / f"{prefix}-labels-idx1-ubyte")
     if images is None or labels is None or len(images) != len(labels):
-        raise UserError(
-            f"Fashion-MNIST is not in {folder(root)}: run  python -m tools.fashion_mnist --root "
-            f"{root}"
-        )
+        raise missing_error(root)
     first_holdout = len(images) - len(images) // HOLDOUT_DIVISOR
     if split == "train":
         images, labels = images[:first_holdout], labels[:first_holdout]
@@ -62,6 +59,13 @@ def load(root, split):
         CLASS_NAMES,
         grey=True,
         origin={"dataset": "fashion_mnist", "split": split},
+    )
+
+
+def missing_error(root):
+    """The UserError for missing or truncated files below `root`."""
+    return UserError(
+        f"Fashion-MNIST is not in {folder(root)}: run  python -m tools.fashion_mnist --root {root}"
     )
 
 

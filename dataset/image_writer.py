@@ -39,9 +39,7 @@ def is_whole(path, image_size, mode):
         with Image.open(path) as image:
             image.load()
             return image.size == (image_size, image_size) and image.mode == mode
-    except FileNotFoundError:
-        return False
-    except Exception:  # Pillow raises many types for damaged files
+    except Exception:  # missing, or damaged: Pillow raises many types
         return False
 
 

@@ -36,8 +36,8 @@ def read_list(path, roots=()):
     folder_of, names, labels, line_of = (
         np.concatenate(column) for column in zip(*chunks, strict=True)
     )
-    listed = Paths([os.fsdecode(folder) for folder in folder_ids], folder_of, names)
-    paths = _locate(listed, line_of, path, roots)
+    list_paths = Paths([os.fsdecode(folder) for folder in folder_ids], folder_of, names)
+    paths = _locate(list_paths, line_of, path, roots)
     unlabelled = np.flatnonzero(labels < 0)
     if len(unlabelled) == 0:
         return paths, labels
@@ -100,26 +100,26 @@ def _parse(lines, first_number, path, folder_ids):
     return folder_of, names, labels, (first_number + filled).astype(np.int32)
 
 
-def _locate(listed, line_of, path, roots):
+def _locate(list_paths, line_of, path, roots):
     """Finds the images of a list: the Paths under which they exist.
 
-    Each folder is listed once instead of looking up a million files. listed: the Paths in the list;
-    line_of: their line numbers, for the error message.
+    Each folder is listed once instead of looking up a million files. list_paths: as the list has
+    them; line_of: their line numbers, for the error message.
     """
     bases = ["", os.path.join(path.parent, ""), *(os.path.join(root, "") for root in roots)]
-    folders, folder_of, missing = [], np.empty(len(listed), np.int32), []
-    by_folder = np.argsort(listed.folder_of, kind="stable")
-    ends = np.cumsum(np.bincount(listed.folder_of))
-    for listed_folder, indices in zip(listed.folders, np.split(by_folder, ends[:-1]), strict=True):
+    names, missing = list_paths.names, []
+    folders, folder_of = [], np.empty(len(names), np.int32)
+    by_folder = np.argsort(list_paths.folder_of, kind="stable")
+    ends = np.cumsum(np.bincount(list_paths.folder_of))
+    groups = np.split(by_folder, ends[:-1])
+    for list_folder, indices in zip(list_paths.folders, groups, strict=True):
         for base in bases:
-            folder = os.path.join(base, listed_folder.lstrip("/") if base else listed_folder)
-            existing = _file_names(folder)
-            found = np.fromiter(
-                map(existing.__contains__, listed.names[indices]), bool, len(indices)
-            )
-            folder_of[indices[found]] = len(folders)
+            folder = os.path.join(base, list_folder.lstrip("/") if base else list_folder)
+            files = _file_names(folder)
+            exists = np.fromiter(map(files.__contains__, names[indices]), bool, len(indices))
+            folder_of[indices[exists]] = len(folders)
             folders.append(folder)
-            indices = indices[~found]
+            indices = indices[~exists]
             if not len(indices):
                 break
         else:
@@ -127,10 +127,10 @@ def _locate(listed, line_of, path, roots):
     if missing:
         index = min(missing)
         raise UserError(
-            f"{path}, line {line_of[index]}: image not found: {listed[index]} (searched in the "
+            f"{path}, line {line_of[index]}: image not found: {list_paths[index]} (searched in the "
             f"working directory and below {', '.join(bases[1:])})"
         )
-    return Paths(folders, folder_of, listed.names)
+    return Paths(folders, folder_of, names)
 
 
 def _file_names(folder):

@@ -74,9 +74,9 @@ def keep_in_memory(images, shrink, limit=MEMORY_LIMIT):
 
     # Threads are sufficient: Pillow releases the GIL while it decodes and resizes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        finished = pool.map(read, range(len(images)))
+        jobs = pool.map(read, range(len(images)))
         for _ in tqdm(
-            finished, total=len(images), desc="reading", unit="image", leave=False, mininterval=1
+            jobs, total=len(images), desc="reading", unit="image", leave=False, mininterval=1
         ):
             pass
     return replace(images, images=array, shrunk=True)

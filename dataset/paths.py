@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
-CONTACT_SHEET = b"contact_sheet.png"  # not an image of the set
+CONTACT_SHEET = "contact_sheet.png"  # files with this ending are not part of a set
 _CHUNK = 1 << 16  # file names parsed at once
 _MAX_DIGITS = 18  # of a number that fits an int64
 _NO_NAMES = np.empty(0, "S1")
@@ -77,11 +77,11 @@ class Paths(Sequence):
 
 def image_names(folder):
     """Sorted file names (bytes) of the images in `folder`, without contact sheets."""
-    extensions = tuple(os.fsencode(extension) for extension in EXTENSIONS)
+    extensions, sheet = tuple(map(os.fsencode, EXTENSIONS)), os.fsencode(CONTACT_SHEET)
     return sorted(
         name
         for name in os.listdir(os.fsencode(folder))
-        if name.lower().endswith(extensions) and not name.endswith(CONTACT_SHEET)
+        if name.lower().endswith(extensions) and not name.endswith(sheet)
     )
 
 

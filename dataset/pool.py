@@ -1,7 +1,7 @@
 """A folder of images that grows while a student trains on them.
 
-FOLDER/manifest.json               what made the images, and how many there are of each class
-FOLDER/0003/00017.png              intended class / index within the class
+FOLDER/manifest.json     settings of the method, and the number of images of each class
+FOLDER/0003/00017.png    intended class / index within the class
 """
 
 from collections import Counter
@@ -26,8 +26,8 @@ class Pool:
 
     `rounds` counts the additions. Rank 0 writes; all processes have the same images, small ones in
     memory.
-    manifest: what makes the images; its `run` identifies the run that owns the folder.
-    beside: an ImageSet to train on besides, before the pool's own images, already at their size.
+    manifest: settings of the method; its `run` identifies the run that owns the folder.
+    beside: a further ImageSet to train on, of the same size; it comes before the pool's own images.
     """
 
     def __init__(self, folder, image_size, grey, world, manifest, beside=None):
@@ -106,7 +106,7 @@ class Pool:
                 writer.put(self.folder / name, image)
 
     def write_manifest(self, complete):
-        """Writes manifest.json for the present images (rank 0)."""
+        """Writes manifest.json for the current images (rank 0)."""
         classes = {str(label): self._counts[label] for label in sorted(self._counts)}
         write_json(
             self.folder / "manifest.json",
@@ -114,7 +114,7 @@ class Pool:
         )
 
     def images(self):
-        """The present ImageSet without labels: the images beside, then the pool's own in order."""
+        """The current ImageSet without labels: `beside`, then the pool's own images in order."""
         if self._in_memory:
             self._arrays = [np.concatenate(self._arrays)]  # once, not again at every epoch
             arrays = self._arrays if self.beside is None else [self.beside.images, *self._arrays]
@@ -126,7 +126,7 @@ class Pool:
 
 
 class RepeatedLoader:
-    """Epochs of `steps` steps, each with as many passes over the images of `loader` as it takes.
+    """Epochs of `steps` steps, each with as many passes over the images of `loader` as needed.
 
     The passes are the epochs of `loader`, numbered so that none occurs twice in a run.
     """

@@ -11,7 +11,7 @@ from dataset.class_list import FOLDER, read_class_list
 from dataset.image_set import ImageSet
 from dataset.paths import Paths, image_names
 from helper.errors import UserError
-from helper.image_size import is_small
+from helper.image_size import SMALL, is_small
 from helper.options import positive_int
 
 IMAGENET_STATS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -77,7 +77,7 @@ def add_flags(parser):
         type=positive_int,
         default=None,
         help="batch size of the evaluation over all processes (default: --batch_size; on a GPU at "
-        "least 512 per process for images up to 64 pixels)",
+        f"least 512 per process for images up to {SMALL} pixels)",
     )
     group.add_argument(
         "--image_size",
@@ -274,8 +274,8 @@ def _read_flowers102(root, train):
         ) from None
     names = [b"image_%05d.jpg" % number for number in numbers]
     image_folder = folder / "jpg"
-    existing = image_names(image_folder) if image_folder.is_dir() else []
-    missing = set(names).difference(existing)
+    files = image_names(image_folder) if image_folder.is_dir() else []
+    missing = set(names).difference(files)
     if missing:
         raise UserError(
             f"{image_folder} lacks {len(missing)} images of flowers102, such as "

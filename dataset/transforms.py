@@ -16,7 +16,7 @@ from PIL import Image
 
 from dataset.colour import change, draw_jitter
 from helper.errors import UserError
-from helper.image_size import is_small
+from helper.image_size import SMALL, is_small
 
 _DRAWS = 3  # random numbers per small image: top, left, flip
 
@@ -178,8 +178,8 @@ def training(size, colour=False):
     if is_small(size):
         if colour:
             raise UserError(
-                f"--augment colour is for images of more than 64 pixels and --image_size is {size}"
-                ": use --augment usual"
+                f"--augment colour is for images of more than {SMALL} pixels and --image_size is "
+                f"{size}: use --augment usual"
             )
         return Small(size)
     return LargeColour(size) if colour else Large(size)

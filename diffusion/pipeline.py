@@ -13,6 +13,7 @@ from torch import nn
 
 from diffusion import official
 from diffusion.schedule import DEFAULT_SCHEDULE
+from helper.checkpoints import PRETRAINED_MODELS
 from helper.cost import forward_operations
 from helper.errors import UserError
 from helper.files import read_json, sha256
@@ -91,7 +92,7 @@ def named_pipeline(model, image_size=None, num_classes=None):
     """
     dit = official.from_name(model, image_size, num_classes)
     name = f"{model.replace('/', '-')}-{image_size or official.IMAGE_SIZE}"
-    return _describe(name, None, dit.config(), None, official.VAE_CONFIG)
+    return _describe(name, (None, dit.config()), (None, official.VAE_CONFIG))
 
 
 def read_pipeline(model, checkpoint=None, vae=None, image_size=None, num_classes=None, say=print):
@@ -99,7 +100,7 @@ def read_pipeline(model, checkpoint=None, vae=None, image_size=None, num_classes
 
     model: a pipeline folder, a name on the Hugging Face hub, or an official name (DiT-XL/2). The
     weights of an official name are `checkpoint`, or pretrained_models/DiT-XL-2-256x256.pt, or those
-    on the hub; `say` is told which.
+    on the hub; `say` prints which.
     vae: 'ema', 'mse', the folder of an AutoencoderKL or a pipeline, or a name on the hub; by
     default the pipeline's own, or 'mse' for official names.
     image_size, num_classes: expected values.
@@ -160,7 +161,8 @@ def _read_folder(path_or_name, vae):
         )
     info_file = folder / "generator.json"
     info = read_json(info_file, "generator description") if info_file.exists() else {}
-    return _describe(name, folder / "transformer", config, vae_path, vae_config, schedule, info)
+    transformer, vae = (folder / "transformer", config), (vae_path, vae_config)
+    return _describe(name, transformer, vae, schedule, info)
 
 
 def _read_official(model, checkpoint, vae):
@@ -176,15 +178,16 @@ def _read_official(model, checkpoint, vae):
         )
     name = f"{model.replace('/', '-')}-{config['sample_size'] * official.VAE_FACTOR}"
     info = {"time_embedding": "official"}
-    return _describe(name, checkpoint, config, vae_path, vae_config, info=info)
+    return _describe(name, (checkpoint, config), (vae_path, vae_config), info=info)
 
 
-def _describe(
-    name, transformer_path, transformer_config, vae_path, vae_config, schedule=None, info=None
-):
-    """Builds a PipelineDescription. Raises UserError if the latents of the VAE do not fit the
-    transformer.
+def _describe(name, transformer, vae, schedule=None, info=None):
+    """Builds a PipelineDescription.
+
+    transformer, vae: (path, configuration); the paths are None for a pipeline without files.
+    Raises UserError if the VAE and the transformer differ in their latent channels.
     """
+    (transformer_path, transformer_config), (vae_path, vae_config) = transformer, vae
     channels = transformer_config.get("in_channels", 4)
     latent_size = transformer_config.get("sample_size", 32)
     vae_channels = vae_config.get("latent_channels", 4)
@@ -259,7 +262,7 @@ def _find_official_weights(model, image_size, say):
         raise UserError(
             f"there are no published weights of {model} for {size} pixels: give --ckpt FILE"
         )
-    file = Path("pretrained_models") / f"{model.replace('/', '-')}-{size}x{size}.pt"
+    file = PRETRAINED_MODELS / f"{model.replace('/', '-')}-{size}x{size}.pt"
     if file.is_file():
         say(f"{model}: {file}")
         return file, model

@@ -27,6 +27,8 @@ SAFE_CLASSES = [
     *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
 ]
 
+PRETRAINED_MODELS = Path("pretrained_models")  # published weights of generators
+
 # Keys of the weights in training checkpoints, and prefixes that wrappers add to parameter names
 WEIGHTS_KEYS = ("model", "state_dict", "state", "net")
 PREFIXES = ("module.", "_orig_mod.")

@@ -36,8 +36,8 @@ def run_script(main, argv=None):
     """Runs a script's `main(argv)` and returns the exit code: 0, 2 for a user's error, 130 for ^C.
 
     With several processes rank 0 prints the message. Another rank waits before it does so: if all
-    ranks meet the same error, torchrun ends it meanwhile. Any other exception is a bug and keeps
-    its traceback.
+    ranks raise the same error, torchrun has ended it by then. Any other exception is a bug and
+    keeps its traceback.
     """
     try:
         main(argv)

@@ -62,7 +62,7 @@ def read_json(path, what):
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise UserError(f"{what} not found: {path}") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not JSON, or not text
         raise UserError(
             f"{what} {path} is not valid JSON ({error}): restore or delete it"
         ) from None

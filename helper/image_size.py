@@ -4,5 +4,5 @@ SMALL = 64  # pixels; images up to this size are small
 
 
 def is_small(size):
-    """Whether images of `size` pixels are augmented, kept in memory and generated as CIFAR's."""
+    """Whether images of `size` pixels are augmented, stored and synthesised like CIFAR's."""
     return size <= SMALL

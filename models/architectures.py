@@ -114,8 +114,7 @@ def create_model(name, num_classes, checkpoint=None, pretrained=False, new_head=
     short names these are torchvision's first version (V1), the paper's teachers; otherwise the
     library's default.
     new_head: accept weights for another number of classes and initialise the last layer randomly;
-    `new_head` is a function that is called with a line that says so. By default such weights are an
-    error.
+    `new_head` is a function, called with a message about it. By default such weights are an error.
 
     Raises UserError for an unknown name, for `pretrained` without published weights, and for a
     checkpoint that cannot be read or does not fit.
@@ -152,8 +151,8 @@ def create_model(name, num_classes, checkpoint=None, pretrained=False, new_head=
     elif pretrained and library == "torchvision":
         with libraries.downloading(name):
             state = published.get_state_dict(progress=True, check_hash=True)
-        source = f"torchvision's file {published.url}"
-        _load_weights(net, name, num_classes, state, source, new_head)
+        origin = f"torchvision's file {published.url}"
+        _load_weights(net, name, num_classes, state, origin, new_head)
     return net.train()
 
 
@@ -206,8 +205,8 @@ def _new_head_line(name, classes, num_classes):
     )
 
 
-def _load_weights(net, name, num_classes, state, source, new_head):
-    """Copies a state dict into `net`. `source` says in messages where it comes from.
+def _load_weights(net, name, num_classes, state, origin, new_head):
+    """Copies a state dict into `net`. `origin` names its file in messages.
 
     Raises UserError if keys or shapes differ.
     """
@@ -220,12 +219,12 @@ def _load_weights(net, name, num_classes, state, source, new_head):
         state = {key: value for key, value in state.items() if shapes.get(key) == expected.get(key)}
     elif classes is not None and shapes != expected:
         raise UserError(
-            f"{source} is a {name} for {classes} classes, {num_classes} are needed: choose the "
+            f"{origin} is a {name} for {classes} classes, {num_classes} are needed: choose the "
             "dataset it was trained on, or another checkpoint"
         )
     elif shapes != expected:
         difference = layouts.describe_difference(expected, shapes)
-        raise UserError(f"{source} is not a {name}: {difference}{_describe_weights(shapes)}")
+        raise UserError(f"{origin} is not a {name}: {difference}{_describe_weights(shapes)}")
     layouts.copy_weights(net, state)
 
 
@@ -254,9 +253,7 @@ def architecture_with(state):
 
 
 def _recognise(shapes):
-    """The name in ARCHITECTURES whose network has these shapes and its number of classes, or (None,
-    None).
-    """
+    """(name, number of classes) of the architecture with these shapes, or (None, None)."""
     for name in ARCHITECTURES:
         classes = layouts.class_count(_shapes_of(name), shapes)
         if classes is not None:

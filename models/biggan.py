@@ -26,7 +26,6 @@ from helper.seeds import image_generator
 
 PUBLISHED = ("biggan-deep-128", "biggan-deep-256", "biggan-deep-512")
 CONFIG, WEIGHTS = "config.json", ("pytorch_model.bin", "model.safetensors")
-FOLDER = Path("pretrained_models")
 _URL = "https://s3.amazonaws.com/models.huggingface.co/biggan/{name}-{file}"
 
 FIRST_SIZE = 4  # pixels of the first features
@@ -299,34 +298,34 @@ def check_truncation(truncation):
         raise UserError(f"truncation {truncation:g} is not in (0, 1]")
 
 
-def find_biggan(source, say=print):
-    """The folder of `source`, a folder or a published name.
+def find_biggan(path_or_name, say=print):
+    """The folder of a BigGAN, given as a path or a published name.
 
     Published files that are missing in pretrained_models/NAME are downloaded; `say` prints it.
     Raises UserError if there is no such folder or the download fails.
     """
-    if Path(source).is_dir():
-        return Path(source)
-    if str(source) not in PUBLISHED:
+    if Path(path_or_name).is_dir():
+        return Path(path_or_name)
+    if str(path_or_name) not in PUBLISHED:
         raise UserError(
-            f"no such folder: {source}; give a folder with {CONFIG} and {WEIGHTS[0]}, or one of "
-            f"{', '.join(PUBLISHED)}"
+            f"no such folder: {path_or_name}; give a folder with {CONFIG} and {WEIGHTS[0]}, or one "
+            f"of {', '.join(PUBLISHED)}"
         )
-    folder = FOLDER / source
+    folder = checkpoints.PRETRAINED_MODELS / path_or_name
     missing = [] if (folder / CONFIG).is_file() else [CONFIG]
     missing += [] if _weights_in(folder) else [WEIGHTS[0]]
     for file in missing:
-        _download(source, file, make_folder(folder), say)
+        _download(path_or_name, file, make_folder(folder), say)
     return folder
 
 
-def load_biggan(source, say=print):
-    """Loads the BigGan of `source` (see `find_biggan`) on the CPU in float32.
+def load_biggan(path_or_name, say=print):
+    """Loads a BigGan, given as for `find_biggan`, on the CPU in float32.
 
     Raises UserError if a file is missing or damaged, or if the weights do not match the
     configuration; the message names the first tensor that differs.
     """
-    folder = find_biggan(source, say)
+    folder = find_biggan(path_or_name, say)
     config, path = read_config(folder / CONFIG), _weights_in(folder)
     if path is None:
         raise UserError(f"{folder} has no weights: {' or '.join(WEIGHTS)} is missing")
@@ -390,10 +389,11 @@ def _check(state, shapes, path):
     Other tensors are ignored, except those of further layers: the file of a larger network.
     """
     for name, shape in shapes.items():
-        found = tuple(state[name].shape) if name in state else "missing"
-        if found != shape:
+        actual = tuple(state[name].shape) if name in state else "missing"
+        if actual != shape:
             raise UserError(
-                f"{path} does not match the {CONFIG} beside it: {name} is {found}, expected {shape}"
+                f"{path} does not match the {CONFIG} beside it: {name} is {actual}, expected "
+                f"{shape}"
             )
     layers = {name.split(".")[2] for name in shapes if name.startswith("generator.layers.")}
     for name in state:
@@ -405,10 +405,10 @@ def _check(state, shapes, path):
             )
 
 
-def _for_sampling(published, wanted):
-    """The published tensors with the names and shapes of the state dict `wanted`."""
+def _for_sampling(published, target):
+    """The published tensors with the names and shapes of the state dict `target`."""
     state = {}
-    for name, tensor in wanted.items():
+    for name, tensor in target.items():
         if _is_spectral(name, tensor):
             weight, u, v = (published[f"{name}_{part}"].double() for part in ("orig", "u", "v"))
             value = weight / (u @ weight.flatten(1) @ v)

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from helper.errors import UserError
+from helper.image_size import is_small
 
-VECTOR_NOISE_SIZE = 64  # up to this image size z is a vector, above it a map of 1/16 of the size
 SLOPE = 0.2  # of LeakyReLU
 RESET_STD = 0.02
 
@@ -26,19 +26,20 @@ def make_generator(z_dim, image_size, grey=False):
 
 def _divisor(image_size):
     """Image size / size of the first feature map."""
-    return 4 if image_size <= VECTOR_NOISE_SIZE else 16
+    return 4 if is_small(image_size) else 16
 
 
 class Generator(nn.Module):
     """Noise (N, *z_shape) from N(0, 1) → images (N, 3, S, S) in [0, 1].
 
-    Each doubling stage upsamples its input by two. With `grey` the three channels are equal.
+    z is a vector for small images and a map of 1/16 of the image size for large ones. Each doubling
+    stage upsamples its input by two. With `grey` the three channels are equal.
     """
 
     def __init__(self, z_dim, image_size, grey=False):
         super().__init__()
         side = image_size // _divisor(image_size)
-        if image_size <= VECTOR_NOISE_SIZE:
+        if is_small(image_size):
             self.z_shape, widths = (z_dim,), (128, 128, 64)
             self.first = nn.Linear(z_dim, 128 * side**2)
             self.before_norm = nn.Unflatten(1, (128, side, side))

@@ -189,10 +189,9 @@ def classifier_outputs(classifier, loader, world, dimension, amp="off", title="i
             batch_features = last.value
             moments.update(batch_features)
             batch_rows = rows[start : start + len(images)]
-            sampled = np.flatnonzero(batch_rows >= 0)
-            destination = torch.from_numpy(batch_rows[sampled]).to(device)
-            source = torch.from_numpy(sampled).to(device)
-            features[destination] = batch_features[source].double()
+            in_sample = np.flatnonzero(batch_rows >= 0)
+            sample_rows = torch.from_numpy(batch_rows[in_sample]).to(device)
+            features[sample_rows] = batch_features[torch.from_numpy(in_sample).to(device)].double()
             log_probabilities = F.log_softmax(logits, 1)
             entropy -= (log_probabilities.exp() * log_probabilities).sum(dtype=torch.float64)
             correct += (logits.argmax(1) == labels).sum()

@@ -162,10 +162,10 @@ def draw(records, panels, title, label, path):
         figures = by_value(records, column)
         values = list(figures)
         for number, seed in enumerate(sorted({record["seed"] for record in records})):
-            present = [index for index, value in enumerate(values) if seed in figures[value]]
+            indices = [index for index, value in enumerate(values) if seed in figures[value]]
             axis.plot(
-                present,
-                [figures[values[index]][seed] for index in present],
+                indices,
+                [figures[values[index]][seed] for index in indices],
                 color="0.65",
                 marker=".",
                 linewidth=0.8,
@@ -200,16 +200,17 @@ def draw(records, panels, title, label, path):
 def record_of(result, value, name, figures=None):
     """The record of a report.results.RunResult in the sweep `name`: a dict of COLUMNS.
 
-    figures: of its images, by column of FIDELITY.
+    figures: of its images, {column of FIDELITY: number}.
     """
     columns = {column: getattr(result, column) for column in COLUMNS if hasattr(result, column)}
-    figures = {column: (figures or {}).get(column) for column in FIDELITY}
-    return {**columns, **figures, "sweep": name, "value": value, "run": result.folder}
+    fidelity = {column: (figures or {}).get(column) for column in FIDELITY}
+    return {**columns, **fidelity, "sweep": name, "value": value, "run": result.folder}
 
 
 def read_figures(path):
-    """What evaluate_images.py wrote to `path`, None if it does not exist. Raises UserError for a
-    damaged file.
+    """The figures that evaluate_images.py wrote to `path`, None if it does not exist.
+
+    Raises UserError for a damaged file.
     """
     if not Path(path).exists():
         return None
@@ -260,13 +261,13 @@ class Clock:
         self.cells, self.steps, self.training = 0, 0, 0.0
         self.evaluations, self.sampling = 0, 0.0
 
-    def trained(self, steps, seconds):
+    def add_training(self, steps, seconds):
         """Adds a cell of `steps` image-steps."""
         self.cells += 1
         self.steps += steps
         self.training += seconds
 
-    def sampled(self, evaluations, seconds):
+    def add_sampling(self, evaluations, seconds):
         """Adds images that took `evaluations` network evaluations."""
         self.evaluations += evaluations
         self.sampling += seconds

@@ -153,7 +153,7 @@ def test_accuracies_on_different_images_are_not_averaged(tmp_path):
             )
         )
     assert spread.main([str(tmp_path / "one")]) == {"real images": [50.0]}
-    with pytest.raises(UserError, match="measured on different images"):
+    with pytest.raises(UserError, match="different images"):
         spread.main([str(tmp_path / "one"), str(tmp_path / "other")])
     with pytest.raises(UserError, match="RUN_FOLDER"):
         spread.main([])

@@ -166,9 +166,9 @@ def test_paired_difference_by_hand():
 def test_clock_gives_each_kind_of_work_its_speed():
     clock = sweeps.Clock()
     assert clock.seconds(10, 10) == (None, None)
-    clock.sampled(400, 20.0)
-    clock.trained(1000, 50.0)
-    clock.trained(3000, 110.0)
+    clock.add_sampling(400, 20.0)
+    clock.add_training(1000, 50.0)
+    clock.add_training(3000, 110.0)
     assert clock.seconds(500, 100) == (pytest.approx(20.0), pytest.approx(5.0))
     assert clock.cells_per_hour == pytest.approx(2 * 3600 / 180)
 
@@ -517,8 +517,8 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = add_run("a"), add_run("b", val_split="test", seed=1)
     for arguments, words in (
-        (["out", "s"], "RUN_FOLDER"),
-        (["out", "s", first], "RUN_FOLDER"),
+        (["out", "s"], "VALUE=RUN_FOLDER"),
+        (["out", "s", first], "VALUE=RUN_FOLDER"),
         (["out", "s", f"1={first}", f"1={first}"], "value 1, seed 0"),
         (["out", "s", f"1={first}", f"2={second}"], "different images"),
         (["out", "s", "1=save/none"], "save/none"),

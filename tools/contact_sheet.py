@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from dataset.contact_sheet import COLUMNS, ROWS, write_contact_sheet
-from dataset.paths import EXTENSIONS
+from dataset.paths import CONTACT_SHEET, EXTENSIONS
 from helper.errors import UserError, run_script
 from helper.options import Parser
 
@@ -20,7 +20,7 @@ def evenly_spaced(folder):
     files = sorted(
         path
         for path in Path(folder).rglob("*")
-        if path.suffix.lower() in EXTENSIONS and not path.name.endswith("contact_sheet.png")
+        if path.suffix.lower() in EXTENSIONS and not path.name.endswith(CONTACT_SHEET)
     )
     if len(files) < COLUMNS:
         raise UserError(

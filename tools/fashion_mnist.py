@@ -23,9 +23,9 @@ DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
 
 
 def prepare(root, seconds=120):
-    """Puts the files below `root` and returns a description of where they came from.
+    """Puts the files below `root` and returns a description of their origin.
 
-    seconds: time limit of each download. Raises UserError if the files cannot be found.
+    seconds: time limit of each download. Raises UserError if all fail.
     """
     if is_complete(root):
         return "already there"

@@ -1,5 +1,5 @@
-"""Downloads published ImageNet weights to save/models/<name>/<name>.pth, the layout of the released
-teachers.
+"""Downloads published ImageNet weights to save/models/<name>/<name>.pth, the layout of the
+released teachers.
 
 python -m tools.fetch_weights ResNet18
 """
@@ -7,6 +7,7 @@ python -m tools.fetch_weights ResNet18
 import sys
 from pathlib import Path
 
+from dataset.class_list import IMAGENET_CLASSES
 from helper import checkpoints
 from helper.errors import run_script
 from helper.files import make_folder
@@ -20,7 +21,10 @@ def main(argv=None):
     published = [name for name, architecture in ARCHITECTURES.items() if architecture.torchvision]
     parser.add_argument("name", choices=published)
     parser.add_argument(
-        "--root", type=Path, default=Path("save/models"), help="(default: save/models)"
+        "--root",
+        type=Path,
+        default=Path("save/models"),
+        help="folder of the checkpoints (default: %(default)s)",
     )
     options = parser.parse_args(argv)
 
@@ -28,7 +32,7 @@ def main(argv=None):
     if path.exists():
         print(f"{path} already exists")
         return path
-    net = create_model(options.name, 1000, pretrained=True)
+    net = create_model(options.name, IMAGENET_CLASSES, pretrained=True)
     make_folder(path.parent)
     checkpoints.save(path, net.state_dict())
     print(f"{options.name}: {path}")

@@ -18,8 +18,8 @@ IMAGES_OF = {"DM-KD": "generated images", "KD": "real images"}
 def main(argv=None):
     """Prints the last epoch's accuracies for each kind of training images, and their difference.
 
-    Returns {kind: [top-1 in percent]}. Raises UserError without runs, or if they were not measured
-    on the same images.
+    Returns {kind: [top-1 in percent]}. Raises UserError if the runs were not evaluated on the same
+    images.
     """
     parser = Parser(__doc__)
     parser.add_argument("folders", nargs="+", metavar="RUN_FOLDER")
@@ -29,7 +29,7 @@ def main(argv=None):
     ]
     splits = {(result["dataset"], result["val_split"], result["val_images"]) for result in results}
     if len(splits) > 1:
-        raise UserError(f"the runs were measured on different images: {sorted(splits)}")
+        raise UserError(f"the runs were evaluated on different images: {sorted(splits)}")
     accuracies = {}
     for result in sorted(results, key=lambda result: result["seed"]):
         kind = IMAGES_OF.get(result["method"], result["method"])

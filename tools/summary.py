@@ -13,15 +13,15 @@ from helper.options import Parser
 
 
 def main(argv=None):
-    """Prints the accuracies and files of a distillation; SECONDS is the time of the command."""
+    """Prints the accuracies and files of a distillation."""
     parser = Parser(__doc__)
-    parser.add_argument("run_folder", type=Path, metavar="RUN_FOLDER")
-    parser.add_argument("images", type=Path, metavar="IMAGE_FOLDER")
-    parser.add_argument("seconds", type=float, metavar="SECONDS")
+    parser.add_argument("run_folder", metavar="RUN_FOLDER", type=Path)
+    parser.add_argument("images", metavar="IMAGE_FOLDER", type=Path, help="training images")
+    parser.add_argument("seconds", metavar="SECONDS", type=float, help="time of the quickstart")
     options = parser.parse_args(argv)
-    run_folder, images, seconds = options.run_folder, options.images, options.seconds
-    result = read_json(run_folder / "result.json", "result of the distillation")
+    result = read_json(options.run_folder / "result.json", "result of the distillation")
     is_real = result["source"] == "real"
+    minutes = options.seconds / 60
     test_set = f"of {result['val_images']} real {result['val_split']} images"
     training_set = "real images" if is_real else "generated images and no real ones"
     rows = [
@@ -32,11 +32,11 @@ def main(argv=None):
             f"trained on {result['images']} {training_set}",
         ),
         ("agreement", f"both predict the same class for {result['agreement']:.2f} % {test_set}"),
-        ("minutes", f"{seconds / 60:.1f} in total; {result['seconds'] / 60:.1f} of distillation"),
-        ("curves", run_folder / "curves.png"),
+        ("minutes", f"{minutes:.1f} in total; {result['seconds'] / 60:.1f} of distillation"),
+        ("curves", options.run_folder / "curves.png"),
     ]
     if not is_real:
-        rows.append(("images", sheet_beside(images)))
+        rows.append(("images", sheet_beside(options.images)))
     print("\n" + "\n".join(f"{name:10} {text}" for name, text in rows))
 
 

@@ -17,21 +17,22 @@ from report.sweeps import LABELS, read_figures, record_of, write
 
 
 def main(argv=None):
-    """Writes the sweep of `argv`; returns its records, with the figures that evaluate_images.py
-    wrote for the images of a run by its own teacher. Raises UserError for runs that cannot be
-    compared.
+    """Writes the sweep and returns its records.
+
+    They include the figures that evaluate_images.py measured on a run's images with its teacher.
+    Raises UserError for runs that cannot be compared.
     """
     parser = Parser(__doc__)
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("label", metavar="LABEL")
     parser.add_argument("runs", nargs="+", metavar="VALUE=RUN_FOLDER")
     options = parser.parse_args(argv)
-    pairs = [text.partition("=") for text in options.runs]
-    if not all(value and folder for value, _, folder in pairs):
-        raise UserError("each run is VALUE=RUN_FOLDER (see --help)")
+    pairs = [text.partition("=")[::2] for text in options.runs]
+    if not all(value and folder for value, folder in pairs):
+        raise UserError(f"the runs are given as VALUE=RUN_FOLDER, not {' '.join(options.runs)}")
     out, label = options.out, LABELS.get(options.label, options.label)
     records, datasets, seeds = [], set(), set()
-    for value, _, folder in pairs:
+    for value, folder in pairs:
         result = read_run(folder)
         if result is None:
             raise UserError(f"{folder} is not a classifier's run")
