@@ -32,7 +32,7 @@ from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
 from helper.evaluate import evaluate_classifier, warn_about_chance
-from helper.files import file_stem, make_folder, sha256
+from helper.files import file_stem, make_folder, remove_parts, sha256
 from helper.image_size import is_small
 from helper.losses import kd_loss
 from helper.optim import make_optimizer, update
@@ -407,6 +407,7 @@ def synthesis_cost(method, image_steps, generated, training):
 def write_samples(images, folder, grey):
     """Writes images (N, 3, S, S) in [0, 1] to `folder` as 00000.png, 00001.png, …"""
     folder = make_folder(folder)
+    remove_parts(folder)
     pixels = to_pixels(2 * images - 1, grey).cpu().numpy()
     with ImageWriter("png") as writer:
         for index, image in enumerate(pixels):
