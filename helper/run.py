@@ -97,8 +97,7 @@ class Run:
         self.settings = dict(sorted(settings.items()))
         refuse_existing(self.folder, self.name, resume)
         notes = self._restore() if resume and self.latest.exists() else None
-        if not (self.folder / "result.json").exists():
-            self.world.from_main(lock_folder, self.folder)
+        self.world.from_main(self._lock)
         if self.world.is_main:
             remove_parts(self.folder)
             config = {**config, "processes": self.world.size, "flags": self.settings}
@@ -112,6 +111,10 @@ class Run:
             self.log(f"note: {note}")
         self.world.barrier()
         self._clock = time.monotonic()
+
+    def _lock(self):
+        if not (self.folder / "result.json").exists():
+            lock_folder(self.folder)
 
     def _restore(self):
         """Restores parts and progress from the latest checkpoint; returns notes for the log."""
@@ -317,6 +320,7 @@ class Run:
         """Logs where SIGTERM stopped the run and exits with code 143."""
         self.log(f"stopped by SIGTERM {where}, continue with --resume")
         self.stop.restore()
+        self.world.barrier()  # torchrun would kill rank 0, which may still be writing
         raise SystemExit(SIGTERM_EXIT)
 
     def add(self, count, **values):
