@@ -129,6 +129,11 @@ def parse_option(argv=None):
         "--no_tf32", action="store_true", default=None, help="do not use TF32 on a GPU"
     )
     group.add_argument("--estimate", action="store_true", help="print the estimated cost and exit")
+    group.add_argument(
+        "--verify",
+        action="store_true",
+        help="check every image of the folder and repair it, its manifest and its contact sheet",
+    )
     flags.add_process_flags(parser)
     options = parser.parse_args(argv)
     check_flags(options)
@@ -293,7 +298,7 @@ def main(argv=None):
         origin = {"method": ROWS[options.method], **environment()}
         origin["versions"] |= {package: importlib.metadata.version(package) for package in packages}
 
-        with GeneratedFolder(path, settings, request, world, origin) as folder:
+        with GeneratedFolder(path, settings, request, world, origin, options.verify) as folder:
             if folder.missing:
                 cost = generation_cost(len(folder.missing), operations, settings, path)
                 say(description(cost, path))

@@ -121,6 +121,11 @@ def parse_option(argv=None):
     group.add_argument("--no_tf32", action="store_true", help="do not use TF32 on a GPU")
     group.add_argument("--compile", action="store_true", help="torch.compile the network")
     group.add_argument("--estimate", action="store_true", help="print the estimated cost and exit")
+    group.add_argument(
+        "--verify",
+        action="store_true",
+        help="check every image of the folder and repair it, its manifest and its contact sheet",
+    )
     flags.add_process_flags(parser)
     options = parser.parse_args(argv)
     requested_images.check_flags(options)
@@ -188,7 +193,7 @@ def main(argv=None):
         }
         origin["versions"] |= {"diffusers": importlib.metadata.version("diffusers")}
 
-        with GeneratedFolder(path, settings, request, world, origin) as folder:
+        with GeneratedFolder(path, settings, request, world, origin, options.verify) as folder:
             if folder.missing:
                 if world.is_main:
                     cost = sampling_cost(len(folder.missing), source, settings, path)

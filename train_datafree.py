@@ -32,7 +32,7 @@ from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
 from helper.evaluate import evaluate_classifier, warn_about_chance
-from helper.files import file_stem, make_folder, sha256
+from helper.files import file_stem, make_folder, remove_parts, sha256
 from helper.image_size import is_small
 from helper.losses import kd_loss
 from helper.optim import make_optimizer, update
@@ -74,6 +74,13 @@ SETTINGS = (
 )
 # The loss in the terms of train_student.py's flags, for config.json.
 LOSS = {"alpha": 1.0, "gamma": 0.0, "no_tau2": False, "use_aug": "none", "mix_beta": None}
+
+
+PANELS = {
+    "distillation loss": ["loss"],
+    "agreement with the teacher (%)": ["train_agreement", "agreement"],
+    "accuracy on real images (%)": ["top1"],
+}
 
 
 def parse_option(argv=None):
@@ -239,7 +246,7 @@ def main(argv=None):
             },
             options.resume,
         )
-        if result := run.finished_result(options.epochs):
+        if result := run.finished_result(options.epochs, PANELS):
             return result
         if has_pool:
             pool.open()
@@ -367,14 +374,7 @@ def main(argv=None):
             "generator_steps": generator_steps,
             "student_steps": student_steps,
         }
-        run.finish(
-            result,
-            {
-                "distillation loss": ["loss"],
-                "agreement with the teacher (%)": ["train_agreement", "agreement"],
-                "accuracy on real images (%)": ["top1"],
-            },
-        )
+        run.finish(result, PANELS)
         run.log(
             f"student: top-1 {result['top1_last']:.2f} % (last epoch), best "
             f"{result['top1_best']:.2f} %; teacher {result['teacher_top1']:.2f} %: {folder}"
@@ -407,6 +407,7 @@ def synthesis_cost(method, image_steps, generated, training):
 def write_samples(images, folder, grey):
     """Writes images (N, 3, S, S) in [0, 1] to `folder` as 00000.png, 00001.png, …"""
     folder = make_folder(folder)
+    remove_parts(folder)
     pixels = to_pixels(2 * images - 1, grey).cpu().numpy()
     with ImageWriter("png") as writer:
         for index, image in enumerate(pixels):

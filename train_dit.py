@@ -166,7 +166,7 @@ def main(argv=None):
         run = Run(folder, stage, {}, world)
         if run.latest.exists():
             run.open(settings, {}, options.resume)
-            if result := run.finished_result(options.epochs):
+            if result := run.finished_result(options.epochs, PANELS[stage]):
                 return result
 
         # Networks and data

@@ -46,6 +46,13 @@ SETTINGS = (
 )
 
 
+PANELS = {
+    "distillation loss": ["loss"],
+    "agreement with the teacher (%)": ["train_agreement", "agreement"],
+    "accuracy on real images (%)": ["top1"],
+}
+
+
 def parse_option(argv=None):
     """Parses and checks the flags. Raises UserError."""
     parser = flags.Parser(__doc__)
@@ -286,7 +293,7 @@ def main(argv=None):
             },
             options.resume,
         )
-        if result := run.finished_result(options.epochs):
+        if result := run.finished_result(options.epochs, PANELS):
             return result
         origin = images.origin.get("source", "real")
         run.log(
@@ -369,14 +376,7 @@ def main(argv=None):
             "image_steps": options.epochs * len(train_loader) * train_loader.batch_size,
             "seconds": run.seconds,
         }
-        run.finish(
-            result,
-            {
-                "distillation loss": ["loss"],
-                "agreement with the teacher (%)": ["train_agreement", "agreement"],
-                "accuracy on real images (%)": ["top1"],
-            },
-        )
+        run.finish(result, PANELS)
         run.log(
             f"student: top-1 {result['top1_last']:.2f} % (last epoch), best "
             f"{result['top1_best']:.2f} %; teacher {result['teacher_top1']:.2f} %: {folder}"

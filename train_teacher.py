@@ -36,6 +36,9 @@ SETTINGS = (
 )
 
 
+PANELS = {"cross-entropy": ["loss", "val_loss"], "accuracy (%)": ["train_top1", "top1"]}
+
+
 def parse_option(argv=None):
     """Parses the flags. Raises UserError."""
     parser = flags.Parser(__doc__)
@@ -160,7 +163,7 @@ def main(argv=None):
         }
         settings = flags.values_of(options, SETTINGS) | {"images": len(images)}
         run.open(settings, config, options.resume)
-        if result := run.finished_result(options.epochs):
+        if result := run.finished_result(options.epochs, PANELS):
             return result
         run.log(
             f"{options.model} on {len(images)} images of "
@@ -210,9 +213,7 @@ def main(argv=None):
             "image_steps": options.epochs * len(loader) * loader.batch_size,
             "seconds": run.seconds,
         }
-        run.finish(
-            result, {"cross-entropy": ["loss", "val_loss"], "accuracy (%)": ["train_top1", "top1"]}
-        )
+        run.finish(result, PANELS)
         return result
 
 

@@ -22,6 +22,7 @@ The settings of a folder never change; classes and numbers of images may grow. A
 
 import contextlib
 import fcntl
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -30,21 +31,22 @@ from dataset.contact_sheet import COLUMNS, ROWS
 from dataset.image_writer import FORMATS, THREADS, is_whole
 from dataset.requested_images import IMAGES_PER_SEED, SeedRange
 from helper.errors import UserError
-from helper.files import read_json, remove_parts, write_json
+from helper.files import remove_parts, write_json
 
 SHARD = 10_000  # unlabelled images per subfolder
 
 
-def layout_of(path, settings, request):
+def layout_of(path, settings, request, verify=False):
     """The layout of an existing folder `path` for a request.
 
     Files of an unfinished request are decoded, and damaged ones are missing; of finished requests
     only the names are compared. Removes partial files that killed runs left behind.
+    verify: decode all files, and accept images whose manifest is missing or damaged.
     Raises UserError if the folder has another layout or other settings, or images of unknown
     origin.
     """
     kind = {dict: ClassFolders, int: UnlabelledFolders, SeedRange: FlatFiles}[type(request)]
-    return kind(path, settings, request)
+    return kind(path, settings, request, verify)
 
 
 class Layout:
@@ -56,8 +58,8 @@ class Layout:
     complete: whether there is nothing to do.
     """
 
-    def __init__(self, path, settings):
-        self.path, self.settings = path, settings
+    def __init__(self, path, settings, verify):
+        self.path, self.settings, self.verify = path, settings, verify
 
     def file(self, item):
         return self.path / (self.name(item) + FORMATS[self.settings["format"]])
@@ -106,10 +108,10 @@ class Layout:
 class ClassFolders(Layout):
     """Layout of a request {class: images}."""
 
-    def __init__(self, path, settings, request):
-        super().__init__(path, settings)
+    def __init__(self, path, settings, request, verify=False):
+        super().__init__(path, settings, verify)
         new = {"complete": False, "classes": {}, "finished": {}}
-        manifest = read_manifest(path, settings, new)
+        manifest = read_manifest(path, settings, new, verify)
         if "ranges" in manifest:
             raise UserError(
                 f"{path} holds flat files: give --start_seed and --end_seed, or another --save_dir"
@@ -124,11 +126,12 @@ class ClassFolders(Layout):
             label: max(request.get(label, 0), earlier.get(label, 0)) for label in request | earlier
         }
         present = self.files_in_subfolders()
-        self.finished = finished if present.issuperset(class_items(finished)) else {}
+        trusted = present.issuperset(class_items(finished)) and not verify
+        self.finished = finished if trusted else {}
         self.items = class_items(self.amounts, self.finished)
-        self.missing = self.find_missing(present, present if was_complete else ())
+        self.missing = self.find_missing(present, present if was_complete and not verify else ())
         self.images = sum(self.amounts.values())
-        self.complete = was_complete and not self.missing and self.amounts == earlier
+        self.complete = was_complete and not verify and not self.missing and self.amounts == earlier
 
     @staticmethod
     def name(item):
@@ -155,19 +158,20 @@ class ClassFolders(Layout):
 class UnlabelledFolders(Layout):
     """Layout of a number of unlabelled images; an item is (subfolder, index)."""
 
-    def __init__(self, path, settings, request):
-        super().__init__(path, settings)
+    def __init__(self, path, settings, request, verify=False):
+        super().__init__(path, settings, verify)
         new = {"complete": False, "images": 0, "finished": 0}
-        manifest = read_manifest(path, settings, new)
+        manifest = read_manifest(path, settings, new, verify)
         with _checked(path):
             earlier, finished = int(manifest["images"]), int(manifest["finished"])
             was_complete = manifest["complete"]
         self.images = max(request, earlier)
         present = self.files_in_subfolders()
-        self.finished = finished if present.issuperset(unlabelled_items(0, finished)) else 0
+        trusted = present.issuperset(unlabelled_items(0, finished)) and not verify
+        self.finished = finished if trusted else 0
         self.items = unlabelled_items(self.finished, self.images)
-        self.missing = self.find_missing(present, present if was_complete else ())
-        self.complete = was_complete and not self.missing and self.images == earlier
+        self.missing = self.find_missing(present, present if was_complete and not verify else ())
+        self.complete = was_complete and not verify and not self.missing and self.images == earlier
 
     name = staticmethod(ClassFolders.name)
 
@@ -197,14 +201,16 @@ class UnlabelledFolders(Layout):
 class FlatFiles(Layout):
     """Layout of a SeedRange. Other runs may write other ranges into the folder meanwhile."""
 
-    def __init__(self, path, settings, request):
-        super().__init__(path, settings)
+    def __init__(self, path, settings, request, verify=False):
+        super().__init__(path, settings, verify)
         self.request, self.items = request, request.items()
         names = set(os.listdir(path))
         self.finished = [
             seeds
             for seeds, is_complete in self._read_ranges()
-            if is_complete and all(self.file(item).name in names for item in seeds.items())
+            if is_complete
+            and not verify
+            and all(self.file(item).name in names for item in seeds.items())
         ]
         files = {self.file(item).name: item for item in self.items}
         for name in names:
@@ -248,7 +254,7 @@ class FlatFiles(Layout):
 
     def _read_ranges(self):
         """[(SeedRange, whether it is complete), …] of the manifest."""
-        manifest = read_manifest(self.path, self.settings, {"ranges": []})
+        manifest = read_manifest(self.path, self.settings, {"ranges": []}, self.verify)
         if "classes" in manifest:
             raise UserError(
                 f"{self.path} holds class folders: omit --start_seed and the like, or give another "
@@ -276,20 +282,28 @@ def unlabelled_items(start, end):
     return [(index // SHARD, index) for index in range(start, end)]
 
 
-def read_manifest(path, settings, new):
+def read_manifest(path, settings, new, verify=False):
     """The manifest of a folder, or `new` if the folder is empty.
 
-    Raises UserError if it has other settings, or there are images without a manifest.
+    verify: return `new` for a missing or damaged manifest, too.
+    Raises UserError if it has other settings or is damaged, or there are images without a manifest.
     """
     file = path / "manifest.json"
+    remedy = (
+        "--verify checks the images and writes it again, if they were generated with these "
+        "settings; or choose another --save_dir"
+    )
     if not file.exists():
         files = (image for pattern in ("*", "*/*") for image in path.glob(pattern))
-        if any(image.suffix in FORMATS.values() for image in files):
-            raise UserError(
-                f"{path} holds images but no manifest.json: choose another --save_dir, or empty it"
-            )
+        if not verify and any(image.suffix in FORMATS.values() for image in files):
+            raise UserError(f"{path} holds images but no manifest.json: {remedy}")
         return new
-    manifest = read_json(file, "manifest")
+    try:
+        manifest = json.loads(file.read_text())
+    except ValueError:
+        if verify:
+            return new
+        raise UserError(f"{file} is damaged: {remedy}") from None
     with _checked(path):
         earlier = dict(manifest["settings"])
     for name, value in settings.items():

@@ -9,7 +9,9 @@ padded: so an image is always computed beside the same others. If an image depen
 batch, the files are the same for any number of processes and interruptions.
 """
 
+import glob
 import os
+import struct
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from dataset.contact_sheet import sheet_beside, write_contact_sheet
 from dataset.folder_layouts import layout_of
 from dataset.image_writer import ImageWriter, image_bytes
 from helper.cost import Pace
+from helper.errors import UserError
 from helper.files import check_free_space, make_folder
 
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total} images [{elapsed}<{remaining}, {rate_fmt}]"
@@ -31,13 +34,15 @@ class GeneratedFolder:
     of an existing folder must be equal.
     request: {class: images}, a SeedRange, or the number of unlabelled images.
     origin: further content of the manifest; `class_names` also label the contact sheet.
+    verify: decode all files of a complete folder, too; repair them and the manifest.
 
     missing: the requested images (class, index) without a file.
     result: folder, images, made (images of this run), seconds; available afterwards.
     """
 
-    def __init__(self, path, settings, request, world, origin):
+    def __init__(self, path, settings, request, world, origin, verify=False):
         self.path, self.settings, self.request = Path(path), settings, request
+        self.verify = verify
         self.sheet = sheet_beside(path)
         self.world, self.origin = world, origin
 
@@ -121,20 +126,38 @@ class GeneratedFolder:
 
     def _prepare(self):
         """Opens the folder and returns its layout (rank 0)."""
-        layout = layout_of(make_folder(self.path), self.settings, self.request)
+        layout = layout_of(make_folder(self.path), self.settings, self.request, self.verify)
         check_free_space(self.path, len(layout.missing) * image_bytes(self.settings))
+        for part in self.sheet.parent.glob(f"{glob.escape(self.sheet.name)}.*.part"):
+            part.unlink(missing_ok=True)  # of a killed run
         earlier_sheet = self.path / "contact_sheet.png"  # where earlier versions wrote it
         if earlier_sheet.exists() and self._can_write_sheet:
             earlier_sheet.replace(self.sheet)
+        self._layout = layout
         if not layout.complete:
             layout.write_manifest(self.origin, complete=False)
+        elif not self.sheet.exists():
+            self._write_sheet()
         return layout
+
+    def _write_sheet(self):
+        if not self._can_write_sheet:
+            return
+        rows = self._layout.sheet_rows(self.origin.get("class_names"))
+        try:
+            write_contact_sheet(self.sheet, rows)
+        except (OSError, SyntaxError, struct.error) as error:  # Pillow's, for damaged files
+            if getattr(error, "errno", None):
+                raise
+            raise UserError(
+                f"{self.path} holds a damaged image ({error}): run again with --verify, which "
+                "checks all images and repairs them"
+            ) from None
 
     def _complete(self):
         """Draws the contact sheet and completes the manifest (rank 0)."""
-        if self._can_write_sheet:
-            rows = self._layout.sheet_rows(self.origin.get("class_names"))
-            write_contact_sheet(self.sheet, rows)
+        self._write_sheet()
+        os.sync()  # a power cut must not empty files of a set that is called complete
         self._layout.write_manifest(self.origin, complete=True)
 
     @property

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from PIL import Image
 
+from helper.errors import UserError
 from helper.files import whole_file
 
 FORMATS = {"png": ".png", "jpeg": ".jpg"}
@@ -46,7 +47,13 @@ def to_pixels(images, grey=False):
     """Rounds images (N, 3, H, W) in [−1, 1] half up to uint8 (N, H, W, 3).
 
     grey: the mean of the channels instead, (N, H, W).
+    Raises UserError if a value is not finite.
     """
+    if not images.isfinite().all():
+        raise UserError(
+            "a generated image has values that are not finite: check the weights of the model, the "
+            "guidance scale (--cfg-scale) and the precision"
+        )
     images = images.float().mean(dim=1) if grey else images.float().permute(0, 2, 3, 1)
     return (255 * (images / 2 + 0.5)).clamp(0, 255).add(0.5).floor().to(torch.uint8).contiguous()
 

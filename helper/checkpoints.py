@@ -1,6 +1,7 @@
 """Saving checkpoints, and loading them without executing code that they may contain."""
 
 import argparse
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -35,8 +36,11 @@ PREFIXES = ("module.", "_orig_mod.")
 
 def save(path, state):
     """Saves tensors, numbers, lists and dicts with torch.save; the file is written atomically."""
-    with whole_file(path) as file:
-        torch.save(state, file)
+    # Given a file, torch's zip writer hides the error of a full disk.
+    content = io.BytesIO()
+    torch.save(state, content)
+    with whole_file(path, sync=True) as file:
+        file.write(content.getbuffer())
 
 
 def load(path, mmap=False):
@@ -50,6 +54,8 @@ def load(path, mmap=False):
     if not path.is_file():
         raise UserError(f"checkpoint not found: {path}")
     try:
+        if not mmap and zipfile.is_zipfile(path):
+            _check_crc(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         with torch.serialization.safe_globals(SAFE_CLASSES):
@@ -71,6 +77,13 @@ def load(path, mmap=False):
             f"checkpoint {path} is truncated or not a checkpoint ({type(error).__name__}): "
             "download it again"
         ) from None
+
+
+def _check_crc(path):
+    """Raises zipfile.BadZipFile if a file of the archive differs from its CRC-32."""
+    with zipfile.ZipFile(path) as archive:
+        if name := archive.testzip():
+            raise zipfile.BadZipFile(name)
 
 
 def _is_pickle(path):

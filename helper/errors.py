@@ -12,6 +12,7 @@ REMEDIES = {
     errno.EACCES: "no permission: choose another folder or change its permissions",
     errno.EPERM: "no permission: choose another folder or change its permissions",
     errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENOENT: "a folder of this path does not exist: was it deleted meanwhile?",
     errno.ENOTDIR: "a part of this path is a file: choose another folder",
 }
 RANK_PATIENCE = 3.0  # seconds; torchrun notices within tenths of a second that a process ended

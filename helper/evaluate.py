@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from helper.device import autocast, to_device
+from helper.errors import UserError
 
 
 @torch.no_grad()
@@ -12,6 +13,7 @@ def predict(model, loader, world, amp="off"):
     """Returns (logits (M, K) float32, labels (M,)) on the CPU for the images of this rank.
 
     The model is in eval mode meanwhile; its previous mode is restored.
+    Raises UserError if a logit is not finite.
     """
     was_training = model.training
     model.eval()
@@ -32,7 +34,13 @@ def predict(model, loader, world, amp="off"):
             labels.append(targets)
             bar.update(len(images) * world.size)
     model.train(was_training)
-    return torch.cat(logits).cpu(), torch.cat(labels).cpu()
+    logits = torch.cat(logits).cpu()
+    if not logits.isfinite().all():
+        raise UserError(
+            "the outputs of the classifier are not all finite: check its checkpoint, lower "
+            "--learning_rate, or give --amp off"
+        )
+    return logits, torch.cat(labels).cpu()
 
 
 def evaluate_classifier(model, loader, world, amp="off", teacher_classes=None):

@@ -15,14 +15,25 @@ from helper.errors import UserError
 
 
 @contextlib.contextmanager
-def whole_file(path, mode="wb"):
-    """Context manager: a file open for writing that becomes `path` if the block succeeds."""
+def whole_file(path, mode="wb", sync=False):
+    """Context manager: a file open for writing that becomes `path` if the block succeeds.
+
+    sync: write it to the disk before, so that a power cut cannot leave an empty file.
+    Raises UserError if the folder does not exist (any more).
+    """
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(part, mode) as file:
             yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(part, path)
+    except FileNotFoundError:
+        raise UserError(
+            f"cannot write {path}: the folder {path.parent} does not exist (was it deleted?)"
+        ) from None
     except OSError as error:
         # The error of a full disk does not name the file.
         error.filename = error.filename or str(path)
@@ -33,7 +44,7 @@ def whole_file(path, mode="wb"):
 
 def write_text(path, text):
     """Writes `text` to `path` atomically."""
-    with whole_file(path, "w") as file:
+    with whole_file(path, "w", sync=True) as file:
         file.write(text)
 
 

@@ -13,9 +13,12 @@ The folder holds config.json, train.log, metrics.csv, curves.png, result.json, <
 <name>_best.pth.
 """
 
-import csv
+import fcntl
+import json
+import math
 import os
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -41,6 +44,7 @@ from helper.files import (
 )
 from helper.seeds import seed_step
 
+_LOCKS = {}  # {path of a lock file: open file} of this process
 RESULT_SCHEMA = 1  # of result.json
 SIGTERM_EXIT = 143  # exit code that a shell reports for a process ended by SIGTERM
 # Flags that are younger than some runs, and the values that those runs used.
@@ -92,19 +96,34 @@ class Run:
         """
         self.settings = dict(sorted(settings.items()))
         refuse_existing(self.folder, self.name, resume)
-        if resume and self.latest.exists():
-            self._restore()
+        notes = self._restore() if resume and self.latest.exists() else None
+        self.world.from_main(self._lock)
         if self.world.is_main:
-            remove_parts(make_folder(self.folder))
-            if self.progress.epoch == 0 and self.progress.step == 0:
+            remove_parts(self.folder)
+            config = {**config, "processes": self.world.size, "flags": self.settings}
+            if notes is None:
                 write_text(self.folder / "train.log", "")
-                config = {**config, "flags": self.settings, **environment()}
-                write_json(self.folder / "config.json", config)
+                write_json(self.folder / "config.json", {**config, **environment()})
+            elif not is_json(self.folder / "config.json"):
+                write_json(self.folder / "config.json", {**config, **environment()})
+                notes.append("config.json was missing or damaged and has been written again")
+        for note in notes or []:
+            self.log(f"note: {note}")
         self.world.barrier()
         self._clock = time.monotonic()
 
+    def _lock(self):
+        if not (self.folder / "result.json").exists():
+            lock_folder(self.folder)
+
     def _restore(self):
-        state = checkpoints.load(self.latest)
+        """Restores parts and progress from the latest checkpoint; returns notes for the log."""
+        try:
+            state = checkpoints.load(self.latest)
+        except UserError as error:
+            raise UserError(
+                f"{error}\nDelete {self.latest} to start this run from the beginning"
+            ) from None
         if not isinstance(state, dict) or "progress" not in state:
             raise UserError(f"{self.latest} is not the checkpoint of a run: choose another folder")
         for key, value in self.settings.items():
@@ -119,27 +138,44 @@ class Run:
         for name, part in self.parts.items():
             if name in state:
                 part.load_state_dict(state[name])
+        notes, processes = [], state.get("processes", self.world.size)
+        if processes != self.world.size:
+            notes.append(
+                f"started on {processes} processes and resumed on {self.world.size}: the result "
+                "will differ from that of an uninterrupted run"
+            )
+        if self.progress.rows:
+            line = self._epoch_line(self.progress.rows[-1])
+            log = self.folder / "train.log"
+            if not log.exists() or line not in log.read_text(errors="replace"):
+                notes.append(f"the log of this epoch was lost: {line}")
+        return notes
 
-    def finished_result(self, epochs):
-        """Returns the content of result.json if all `epochs` are done, else None."""
+    def finished_result(self, epochs, panels):
+        """Returns the content of result.json if the run is finished, else None.
+
+        Other files of a finished run that are missing are written again.
+        panels: as in `finish`.
+        """
         path = self.folder / "result.json"
         if self.progress.epoch < epochs or not path.exists():
             return None
+        result = read_json(path, "result")
         if self.world.is_main:
+            self._write_curves(panels, again=False)
+            self._drop_optimizer()
+            unlock_folder(self.folder)
             print(f"{self.folder} is finished ({epochs} epochs): nothing to do", flush=True)
-        return read_json(path, "result")
+        return result
 
-    def save(self, finished=False):
-        """Writes the latest checkpoint; that of a finished run holds no optimizer."""
+    def save(self):
+        """Writes the latest checkpoint."""
         self._count_time()
         if not self.world.is_main:
             return
-        left_out = ("optimizer", "method") if finished else ()
-        state = {
-            name: part.state_dict() for name, part in self.parts.items() if name not in left_out
-        }
+        state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {**self.facts, "flags": self.settings, "progress": vars(self.progress)}
-        checkpoints.save(self.latest, state)
+        checkpoints.save(self.latest, {**state, "processes": self.world.size})
 
     def log(self, line):
         """Prints a line and appends it to train.log (rank 0)."""
@@ -149,13 +185,31 @@ class Run:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def finish(self, result, panels):
-        """Draws curves.png and writes result.json.
+        """Writes curves.png, result.json and the final checkpoint, without the optimizer.
 
+        Whatever else belongs to a finished run must exist before: result.json declares it finished.
         panels: {title: [columns of metrics.csv]}, one plot each.
         """
         if self.world.is_main:
-            draw_curves(self.folder / "metrics.csv", self.folder / "curves.png", panels)
+            self._write_curves(panels, again=True)
             write_json(self.folder / "result.json", {"schema": RESULT_SCHEMA, **result})
+            self._drop_optimizer()
+        unlock_folder(self.folder)
+
+    def _drop_optimizer(self):
+        """Removes what only training needs from the latest checkpoint of a finished run."""
+        state = checkpoints.load(self.latest)
+        if "optimizer" in state:
+            weights = {key: state[key] for key in state if key not in ("optimizer", "method")}
+            checkpoints.save(self.latest, weights)
+
+    def _write_curves(self, panels, again):
+        """Writes metrics.csv and curves.png, those that are missing or (`again`) all."""
+        metrics, curves = self.folder / "metrics.csv", self.folder / "curves.png"
+        if again or not metrics.exists():
+            self._write_metrics()
+        if again or not curves.exists():
+            draw_curves(self.progress.rows, curves, panels)
 
     def accuracies(self):
         """Returns the accuracies of a finished classifier for result.json, in percent."""
@@ -237,14 +291,14 @@ class Run:
             bar.update()
             shown = progress.step % self._print_freq == 0
             if shown:
-                loss = progress.totals["loss"] / progress.totals["count"]
-                bar.set_postfix(loss=f"{float(loss):.4f}")
+                bar.set_postfix(loss=f"{self._finite_loss():.4f}")
             self._log_pace((progress.epoch * steps + progress.step) * batch_size)
             # An epoch may have fewer steps than print_freq.
             if self.stop.agreed(world, shown or progress.step == steps):
                 stopped = True
                 break
         bar.close()
+        self._finite_loss()
         self._sum_over_processes()
         if stopped:
             self.save()
@@ -252,6 +306,7 @@ class Run:
         done = (steps - first_step) * batch_size
         self._images_per_second = done / (time.monotonic() - started)
         self._last_rate = self._schedule(progress.epoch + (steps - 1) / steps)
+        self.save()  # nothing is lost if the evaluation is killed
 
     def should_stop(self):
         """Whether SIGTERM asks the run to stop, for long work outside of `batches()`.
@@ -265,6 +320,7 @@ class Run:
         """Logs where SIGTERM stopped the run and exits with code 143."""
         self.log(f"stopped by SIGTERM {where}, continue with --resume")
         self.stop.restore()
+        self.world.barrier()  # torchrun would kill rank 0, which may still be writing
         raise SystemExit(SIGTERM_EXIT)
 
     def add(self, count, **values):
@@ -285,7 +341,7 @@ class Run:
 
         A run killed between two of these writes repeats the epoch and writes the same.
         """
-        progress, title = self.progress, self._title
+        progress = self.progress
         count = progress.totals.pop("count")
         means = {name: total / count for name, total in progress.totals.items()}
         row = {
@@ -303,9 +359,12 @@ class Run:
                 checkpoints.save(self.best, {**state, "epoch": progress.epoch, "score": score})
             self._write_metrics()
         progress.best = max(progress.best, score)
-        self.save(finished=progress.epoch == self._epochs)
+        self.save()
+        self.log(self._epoch_line(row))
+
+    def _epoch_line(self, row):
         values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-        self.log(f"{title}  {values}")
+        return f"epoch {row['epoch']}/{self.settings['epochs']}  {values}"
 
     @property
     def _title(self):
@@ -314,6 +373,21 @@ class Run:
     def _set_learning_rate(self, position):
         for group in self.parts["optimizer"].param_groups:
             group["lr"] = self._schedule(position)
+
+    def _finite_loss(self):
+        """Returns the mean loss of the epoch so far; waits for the device.
+
+        Raises UserError if it is not finite, so that no such network is evaluated or saved.
+        """
+        totals = self.progress.totals
+        loss = float(totals["loss"] / max(totals["count"], 1))
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{self._title}, at most {self._print_freq} steps before step "
+                f"{self.progress.step}: the loss is {loss}: lower --learning_rate, or check the "
+                "teacher's checkpoint and the images"
+            )
+        return loss
 
     def _sum_over_processes(self):
         totals = self.progress.totals
@@ -340,6 +414,51 @@ class Run:
             for row in self.progress.rows
         ]
         write_text(self.folder / "metrics.csv", csv_text(list(rows[0]), rows))
+
+
+def lock_folder(folder):
+    """Locks a run folder for this process, as far as its file system has locks.
+
+    `lockf` and not `flock`: a forked data loading process that outlives its parent must not keep
+    the lock. Raises UserError, naming the other process, if the folder is locked.
+    """
+    path = make_folder(folder).absolute() / ".lock"
+    if path in _LOCKS:
+        return
+    file = open(path, "a+")  # noqa: SIM115 (closing it releases the lock)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise UserError(
+            f"{folder} is in use by {owner}: wait until it has ended, or choose another folder"
+        ) from None
+    except OSError:  # a file system without locks
+        file.close()
+        return
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    _LOCKS[path] = file
+
+
+def unlock_folder(folder):
+    """Releases the lock of a run folder and removes its file."""
+    path = Path(folder, ".lock").absolute()
+    path.unlink(missing_ok=True)
+    if path in _LOCKS:
+        _LOCKS.pop(path).close()
+
+
+def is_json(path):
+    """Whether a file exists and holds valid JSON."""
+    try:
+        json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def latest_path(folder, name):
@@ -385,15 +504,13 @@ def git_commit():
     return done.stdout.strip() or None
 
 
-def draw_curves(metrics, path, panels):
-    """Draws columns of a metrics.csv over its epochs, one panel a title, side by side."""
+def draw_curves(rows, path, panels):
+    """Draws columns of the metrics `rows` over the epochs, one panel per title, side by side."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    with open(metrics) as file:
-        rows = list(csv.DictReader(file))
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(4.5 * len(panels), 3.5), layout="constrained", squeeze=False
     )

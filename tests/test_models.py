@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from helper import checkpoints
 from helper.errors import UserError
 from models.architectures import create_model, model_names
 from models.classifiers import Normalised, architecture_of, load_teacher, make_student
@@ -624,3 +625,13 @@ def test_student_is_trainable_and_depends_on_the_seed():
     assert students[0].net.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     first, same, other = (student.net.conv1.weight for student in students)
     assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+def test_a_flipped_byte_in_a_checkpoint_is_found(tmp_path):
+    path = tmp_path / "weights.pth"
+    checkpoints.save(path, {"weight": torch.arange(1000.0)})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="weights.pth"):
+        checkpoints.load(path)

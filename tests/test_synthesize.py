@@ -18,7 +18,7 @@ import helper.files
 import synthesize_dit
 from dataset.folders import read_training
 from dataset.requested_images import SeedRange, number_of_images, request_of
-from helper.errors import run_script
+from helper.errors import UserError, run_script
 
 ROOT = Path(__file__).parent.parent
 # 24 images in 5 batches, the last one filled up.
@@ -618,8 +618,8 @@ WRONG = {
     "unknown device": (None, ["--device", "abacus"], "--device abacus"),
     "other settings": (_make_set, [], "SET … cfg_scale 3.0, not 2.0"),
     "other manifest": (_write_other_manifest, [], "SET/manifest.json … --save_dir"),
-    "stray images": (_stray_image, [], "SET … no manifest.json"),
-    "damaged manifest": (_damage_manifest, [], "SET/manifest.json … JSON"),
+    "stray images": (_stray_image, [], "SET … no manifest.json … --verify"),
+    "damaged manifest": (_damage_manifest, [], "SET/manifest.json … --verify"),
     "flat folder": (_make_flat, [], "SET … flat files … --start_seed"),
     "class folders": (
         _make_classes,
@@ -716,3 +716,38 @@ def _assert_message(capsys, expected):
     message = capsys.readouterr().err
     assert all(part in message for part in expected.split(" … ")), message
     assert message.startswith("error: ") and message.count("\n") <= 2 and "Traceback" not in message
+
+
+# Checking and repairing a folder
+
+
+@pytest.mark.parametrize("damage", ["cut file", "no manifest", "cut manifest", "empty manifest"])
+def test_verify_repairs_a_complete_folder(tiny_pipeline, reference, copy, damage):
+    cut_file = copy / "0001/00003.png"
+    cut_file.write_bytes(cut_file.read_bytes()[:-40])
+    manifest_file = copy / "manifest.json"
+    if damage == "no manifest":
+        manifest_file.unlink()
+    elif damage != "cut file":
+        manifest_file.write_text(manifest_file.read_text()[: 100 if "cut" in damage else 0])
+    # The contact sheet is missing, too; drawing it finds a damaged image.
+    with pytest.raises(UserError, match="--verify"):
+        synthesize(tiny_pipeline, copy, *REFERENCE)
+    assert synthesize(tiny_pipeline, copy, *REFERENCE, "--verify")["made"] == 1
+    assert contents(copy) == contents(reference)
+    assert (
+        manifest(copy)["complete"] and manifest(copy)["classes"] == manifest(reference)["classes"]
+    )
+
+
+def test_a_missing_contact_sheet_is_drawn_again(tiny_pipeline, copy):
+    sheet = copy.parent / f"{copy.name}_contact_sheet.png"
+    assert not sheet.exists()
+    assert synthesize(tiny_pipeline, copy, *REFERENCE)["made"] == 0
+    assert sheet.exists()
+
+
+def test_images_that_are_not_finite_are_never_written(tiny_pipeline, tmp_path):
+    with pytest.raises(UserError, match="not finite"):
+        synthesize(tiny_pipeline, tmp_path / "set", *REFERENCE, "--cfg-scale", "1e38")
+    assert not list((tmp_path / "set").glob("*/*.png"))

@@ -319,7 +319,7 @@ def test_a_student_of_a_library_is_evaluated_by_its_own_name(workspace, data):
     parts = {"model": create_model("timm/resnet10t", 10)}
     run = Run(workspace / "library", "timm/resnet10t", parts, world)
     run.open({}, {}, resume=False)
-    run.save(finished=True)
+    run.save()
     assert run.latest == workspace / "library/timm_resnet10t_latest.pth"
     metrics = train_student.main([*data, "--evaluate", str(run.latest), "--device", "cpu"])
     assert 0 <= metrics["top1"] <= metrics["top5"] <= 100
@@ -681,8 +681,9 @@ INTERRUPTIONS = {
     "SIGTERM in the evaluation": (train_student, "evaluate_classifier", 2, sigterm, True, (1, 1)),
     "killed at an epoch boundary": (Run, "end_epoch", 1, kill, True, (1, 0)),
     "killed in the middle of an epoch": (train_student, "update", 10, kill, True, (1, 0)),
-    "killed after the best was written": (Run, "_write_metrics", 2, kill, False, (1, 0)),
-    "killed after the metrics were written": (Run, "save", 2, kill, False, (1, 0)),
+    "killed in the evaluation": (train_student, "evaluate_classifier", 3, kill, False, (1, 6)),
+    "killed after the best was written": (Run, "_write_metrics", 2, kill, False, (1, 6)),
+    "killed after the metrics were written": (Run, "save", 4, kill, False, (1, 6)),
     "killed before the result": (Run, "finish", 1, kill, False, (2, 0)),
 }
 
@@ -762,7 +763,7 @@ def test_sigkill(workspace, student_argv):
     process.kill()
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    assert 1 <= checkpoints.load(latest)["progress"]["epoch"] < 8
+    assert 0 <= checkpoints.load(latest)["progress"]["epoch"] < 8
     train_student.main([*argv, "--experiments_name", "shot", "--resume"])
     train_student.main([*argv, "--experiments_name", "alive"])
     assert_same_run(folder_of("shot"), folder_of("alive"))
@@ -1111,3 +1112,131 @@ FREE = {
 def test_every_flag_is_either_a_setting_of_the_run_or_free(script, argv):
     flags = vars(script.parse_option(argv)).keys()
     assert flags - FREE == set(script.SETTINGS)
+
+
+# Numbers that are not finite
+
+
+def test_a_diverging_run_stops_and_saves_nothing(student_argv):
+    argv = [*student_argv, "--learning_rate", "1e30", "--experiments_name", "diverging"]
+    with pytest.raises(UserError, match="--learning_rate"):
+        train_student.main(argv)
+    left = {file.name for file in folder_of("diverging").iterdir()}
+    assert not left & {"result.json", "metrics.csv", "resnet8_best.pth", "resnet8_latest.pth"}
+
+
+def test_a_teacher_whose_outputs_are_nan_is_refused(workspace, student_argv, teacher):
+    state = checkpoints.load(teacher)
+    state["model"]["fc.bias"][0] = float("nan")
+    damaged = workspace / "nan/resnet8/resnet8.pth"
+    damaged.parent.mkdir(parents=True)
+    checkpoints.save(damaged, state)
+    argv = [*student_argv, "--path-t", str(damaged), "--experiments_name", "nan"]
+    with pytest.raises(UserError, match="not all finite"):
+        train_student.main(argv)
+
+
+# Faults at the end of a run and around its folder
+
+
+def finished_copy(student, name):
+    """A copy of a finished run that a test may damage."""
+    return Path(shutil.copytree(student[0], folder_of(name)))
+
+
+def test_missing_files_of_a_finished_run_are_written_again(student, student_argv):
+    folder = finished_copy(student, "incomplete")
+    metrics, curves = ((folder / name).read_bytes() for name in ("metrics.csv", "curves.png"))
+    (folder / "metrics.csv").unlink()
+    (folder / "curves.png").unlink()
+    train_student.main([*student_argv, "--experiments_name", "incomplete", "--resume"])
+    assert (folder / "metrics.csv").read_bytes() == metrics
+    assert (folder / "curves.png").read_bytes() == curves
+
+
+def test_killed_between_result_and_final_checkpoint(student, student_argv, monkeypatch):
+    argv = [*student_argv, "--experiments_name", "almost"]
+    with monkeypatch.context() as patch:
+        interrupt(patch, Run, "_drop_optimizer", 1, kill)
+        with pytest.raises(Killed):
+            train_student.main(argv)
+    assert (folder_of("almost") / "result.json").exists()
+    train_student.main([*argv, "--resume"])
+    assert_same_run(folder_of("almost"), student[0])
+
+
+def test_one_run_folder_for_one_process(student_argv, monkeypatch):
+    """While a run is going on, a second process is refused and named the first."""
+    argv = [*student_argv, "--experiments_name", "locked"]
+    second = []
+
+    def start_second(*arguments):
+        done = subprocess.run(
+            [sys.executable, ROOT / "train_student.py", *argv, "--learning_rate", "0.2"],
+            capture_output=True,
+            text=True,
+        )
+        second.append((done.returncode, done.stderr))
+
+    with monkeypatch.context() as patch:
+        interrupt(patch, train_student, "update", 1, start_second)
+        train_student.main(argv)
+    (code, message), *_ = second
+    assert code == 2 and f"process {os.getpid()} " in message and "locked" in message
+    assert not (folder_of("locked") / ".lock").exists()
+
+
+def test_another_number_of_processes_is_noted(student_argv, monkeypatch):
+    argv = [*student_argv, "--experiments_name", "processes"]
+    with monkeypatch.context() as patch:
+        interrupt(patch, Run, "end_epoch", 1, kill)
+        with pytest.raises(Killed):
+            train_student.main(argv)
+    folder = folder_of("processes")
+    assert json.loads((folder / "config.json").read_text())["processes"] == 1
+    state = checkpoints.load(folder / "resnet8_latest.pth")
+    checkpoints.save(folder / "resnet8_latest.pth", {**state, "processes": 2})
+    train_student.main([*argv, "--resume"])
+    assert "started on 2 processes" in (folder / "train.log").read_text()
+
+
+def test_a_damaged_config_and_a_lost_line_of_the_log_are_restored(student_argv, monkeypatch):
+    argv = [*student_argv, "--experiments_name", "damaged"]
+    with monkeypatch.context() as patch:
+        interrupt(patch, Run, "end_epoch", 1, kill)
+        with pytest.raises(Killed):
+            train_student.main(argv)
+    folder = folder_of("damaged")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text('{"flags": {')
+    log = (folder / "train.log").read_text()
+    line = next(line for line in log.splitlines() if "epoch 1/2" in line).split(" ", 2)[2]
+    (folder / "train.log").write_text(log.replace(line, ""))
+    train_student.main([*argv, "--resume"])
+    assert json.loads((folder / "config.json").read_text())["flags"] == config["flags"]
+    log = (folder / "train.log").read_text()
+    assert "config.json" in log and line in log
+
+
+def test_advice_for_a_damaged_checkpoint_works(student, student_argv):
+    folder = finished_copy(student, "truncated")
+    latest = folder / "resnet8_latest.pth"
+    latest.write_bytes(latest.read_bytes()[:1000])
+    argv = [*student_argv, "--experiments_name", "truncated"]
+    with pytest.raises(UserError, match="--resume"):
+        train_student.main(argv)
+    with pytest.raises(UserError, match=f"(?s){latest}.*Delete {latest}"):
+        train_student.main([*argv, "--resume"])
+    latest.unlink()
+    train_student.main([*argv, "--resume"])
+    assert_same_run(folder, student[0])
+
+
+def test_a_run_folder_that_is_deleted_meanwhile(student_argv, monkeypatch):
+    def delete():
+        shutil.rmtree(folder_of("deleted"))
+
+    with monkeypatch.context() as patch:
+        interrupt(patch, train_student, "evaluate_classifier", 2, delete)
+        with pytest.raises(UserError, match="deleted"):
+            train_student.main([*student_argv, "--experiments_name", "deleted"])

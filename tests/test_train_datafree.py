@@ -469,6 +469,8 @@ def kill():
 INTERRUPTIONS = {
     "dafl in an epoch": ("dafl", train_datafree, "update", 6, sigterm, (1, 2, 0)),
     "dfq in an epoch": ("dfq", train_datafree, "update", 2, sigterm, (0, 2, 0)),
+    "dafl killed before its samples": ("dafl", train_datafree, "write_samples", 1, kill, (2, 0, 0)),
+    "dafl killed before its result": ("dafl", Run, "finish", 1, kill, (2, 0, 0)),
     "dfq killed": ("dfq", Run, "end_epoch", 1, kill, (1, 0, 0)),
     "fastdfkd in the warm-up": ("fastdfkd", fastdfkd.FastDFKD, "losses", 3, sigterm, (0, 0, 16)),
     "fastdfkd in a round": ("fastdfkd", fastdfkd.FastDFKD, "losses", 7, sigterm, (1, 0, 48)),
@@ -513,6 +515,11 @@ def test_resumed_run_equals_an_uninterrupted_one(reference, common, monkeypatch,
     torch.manual_seed(1234)  # the state of the generator does not matter
     train_datafree.main([*argv, "--resume"])
     assert_same_run(folder_of(name), folder)
+    samples = [
+        [file.read_bytes() for file in sorted((place / "samples").glob("*"))]
+        for place in (folder_of(name), folder)
+    ]
+    assert samples[0] == samples[1]
 
 
 def test_resume_with_other_settings_is_refused(reference, common):
