@@ -62,7 +62,7 @@ def parse_option(argv=None):
         help="labelled training images: an ImageFolder or a list of `path label` "
         "lines (default: those of the data set)",
     )
-    parser.add_argument("--label_smoothing", type=flags.share, default=0.0)
+    parser.add_argument("--label_smoothing", type=flags.fraction, default=0.0)
     parser.add_argument("--save_dir", default=None, help="default: save/models/<dataset>/<model>")
     parser.add_argument("--table", default=None, help="name of the results table, for result.json")
     parser.add_argument(

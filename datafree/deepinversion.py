@@ -16,13 +16,13 @@ from datafree.batchnorm import BatchNormMatch, evaluating
 from helper.errors import UserError
 from helper.image_size import is_small
 from helper.options import (
+    fraction,
     natural,
     nonnegative_float,
     one_of,
     positive_float,
     positive_int,
     setting,
-    share,
 )
 
 
@@ -34,8 +34,8 @@ class Settings:
     steps: int = setting(1000, positive_int, "steps per batch at full resolution")
     half_steps: int = setting(0, natural, "steps before these at half resolution")
     lr: float = setting(0.1, positive_float, "learning rate of the pixels")
-    beta1: float = setting(0.5, share, "beta1 of Adam, below 1")
-    beta2: float = setting(0.99, share, "beta2 of Adam, below 1")
+    beta1: float = setting(0.5, fraction, "beta1 of Adam, below 1")
+    beta2: float = setting(0.99, fraction, "beta2 of Adam, below 1")
     warmup: int = setting(0, natural, "steps of linear warm-up in each stage")
     decay: str = setting(
         "none", one_of("none", "cosine"), "learning rate schedule of each stage: none or cosine"
@@ -52,7 +52,7 @@ class Settings:
     jitter: int = setting(
         4, natural, "largest roll of the images in pixels; half of it at half resolution"
     )
-    flip: float = setting(0.5, share, "probability that a step mirrors the images")
+    flip: float = setting(0.5, fraction, "probability that a step mirrors the images")
 
     def check(self, size):
         """Raises UserError if these settings contradict each other or do not fit images of `size`

@@ -16,13 +16,13 @@ import torch
 from datafree import Stopped, per_process, terms, views
 from datafree.batchnorm import BatchNormMatch, evaluating
 from helper.options import (
+    fraction,
     natural,
     nonnegative_float,
     one_of,
     positive_float,
     positive_int,
     setting,
-    share,
 )
 from models.generators import make_generator
 
@@ -73,7 +73,9 @@ class Settings:
         nonnegative_float,
         "weight of the divergence from the student; 1.0 for VGG-11, 1.1 for WRN",
     )
-    bn_momentum: float = setting(0.9, share, "weight of earlier rounds in the BatchNorm statistics")
+    bn_momentum: float = setting(
+        0.9, fraction, "weight of earlier rounds in the BatchNorm statistics"
+    )
     view: str = setting(
         "crop",
         one_of("crop", "resized"),
@@ -154,7 +156,7 @@ class FastDFKD:
         """
         if self.rounds + 1 == self.settings.reset_round:
             self.generator.reset_first()
-            self.world.share(self.generator.parameters())  # each process has drawn its own
+            self.world.broadcast(self.generator.parameters())  # each process has drawn its own
         labels = torch.randint(self.num_classes, (self.count,), device=self.world.device)
         with evaluating(student), self.match:
             images = self._optimise(student, labels, should_stop)

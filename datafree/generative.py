@@ -41,7 +41,7 @@ class Generative:
         in eval mode meanwhile and its parameters get no gradients.
         """
         parameters = list(self.generator.parameters())
-        self.world.share_buffers(student)  # in training they differ between processes
+        self.world.broadcast_buffers(student)  # in training they differ between processes
         with evaluating(student):
             terms = self.losses(self.generator(self._noise(count)), student)
             loss = sum(terms.values())

@@ -98,15 +98,15 @@ class World:
         if self.size > 1:
             dist.barrier()
 
-    def share(self, tensors):
+    def broadcast(self, tensors):
         """Copies `tensors` from rank 0 to every process, in place."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
 
-    def share_buffers(self, module):
+    def broadcast_buffers(self, module):
         """Copies the buffers of a module (BatchNorm statistics) from rank 0 to every process."""
-        self.share(module.buffers())
+        self.broadcast(module.buffers())
 
     def close(self):
         if self.size > 1 and dist.is_initialized():

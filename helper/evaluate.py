@@ -50,7 +50,7 @@ def evaluate_classifier(model, loader, world, amp="off", teacher_classes=None):
     Returns ({top1, top5, val_loss and, with a teacher, agreement}, predictions (M,) of this rank);
     accuracies and agreement are in percent.
     """
-    world.share_buffers(model)
+    world.broadcast_buffers(model)
     logits, labels = predict(model, loader, world, amp)
     classes = logits.argmax(1)
     top5 = logits.topk(min(5, logits.shape[1])).indices

@@ -100,7 +100,7 @@ def nonnegative_float(text):
     return value
 
 
-def share(text):
+def fraction(text):
     """argparse type: a number in [0, 1]."""
     value = float(text)
     if not 0 <= value <= 1:
