@@ -353,8 +353,11 @@ def main(argv=None):
             if world.is_main:
                 pool.write_manifest(complete=True)
         elif world.is_main:
-            seed_step(options.seed, options.epochs, 0, 0)
-            write_samples(method.images(SAMPLES), folder / "samples", data.grey)
+            if "method" in run.absent_parts:
+                run.log("samples/ is left as it is: the checkpoint no longer has the generator")
+            else:
+                seed_step(options.seed, options.epochs, 0, 0)
+                write_samples(method.images(SAMPLES), folder / "samples", data.grey)
         result = {
             "table": options.table,
             "method": row,

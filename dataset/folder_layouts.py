@@ -98,10 +98,11 @@ class Layout:
         items = set()
         for folder in self.path.glob("[0-9]*/"):
             remove_parts(folder)
-            for file in folder.iterdir():
-                is_image = file.suffix == FORMATS[self.settings["format"]]
-                if is_image and file.stem.isdecimal() and folder.name.isdecimal():
-                    items.add((int(folder.name), int(file.stem)))
+            for entry in os.scandir(folder):
+                stem, suffix = os.path.splitext(entry.name)
+                is_image = suffix == FORMATS[self.settings["format"]] and entry.is_file()
+                if is_image and stem.isdecimal() and folder.name.isdecimal():
+                    items.add((int(folder.name), int(stem)))
         return items
 
 
@@ -304,6 +305,8 @@ def read_manifest(path, settings, new, verify=False):
         if verify:
             return new
         raise UserError(f"{file} is damaged: {remedy}") from None
+    if verify and not (isinstance(manifest, dict) and isinstance(manifest.get("settings"), dict)):
+        return new
     with _checked(path):
         earlier = dict(manifest["settings"])
     for name, value in settings.items():

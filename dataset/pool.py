@@ -4,6 +4,7 @@ FOLDER/manifest.json     settings of the method, and the number of images of eac
 FOLDER/0003/00017.png    intended class / index within the class
 """
 
+import json
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from dataset.image_writer import ImageWriter, to_pixels
 from dataset.loader import keep_in_memory
 from dataset.paths import Paths
 from helper.errors import UserError
-from helper.files import make_folder, read_json, remove_parts, write_json
+from helper.files import make_folder, remove_parts, write_json
 from helper.image_size import is_small
 
 
@@ -62,10 +63,13 @@ class Pool:
     def _clean(self):
         path = make_folder(self.folder) / "manifest.json"
         files = {str(file.relative_to(self.folder)) for file in self.folder.glob("*/*.png")}
-        manifest = read_json(path, "manifest") if path.exists() else {}
-        own = isinstance(manifest, dict) and manifest.get("run") == self.manifest["run"]
         extra, missing = files.difference(self._names), set(self._names) - files
-        if extra and (not own or manifest.get("complete")):
+        try:
+            manifest = json.loads(path.read_text())
+            own = manifest["run"] == self.manifest["run"] and not manifest.get("complete")
+        except (OSError, ValueError, TypeError, KeyError):
+            own = bool(self._names) and not missing  # the checkpoint knows these images
+        if extra and not own:
             raise UserError(
                 f"{self.folder} holds images of another run: choose another --pool, or empty it"
             )

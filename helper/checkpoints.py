@@ -51,6 +51,8 @@ def load(path, mmap=False):
     format, or contains objects that are not safe to unpickle.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the checkpoint file in it")
     if not path.is_file():
         raise UserError(f"checkpoint not found: {path}")
     try:

@@ -7,12 +7,14 @@ import time
 
 # Operating-system errors that the user can fix, and how.
 REMEDIES = {
-    errno.ENOSPC: "the disk is full: free some space, then run the same command again",
+    errno.ENOSPC: "the disk is full: free some space, then run the same command again "
+    "(a training with --resume)",
     errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again",
     errno.EACCES: "no permission: choose another folder or change its permissions",
     errno.EPERM: "no permission: choose another folder or change its permissions",
     errno.EROFS: "the file system is read-only: choose another folder",
     errno.ENOENT: "a folder of this path does not exist: was it deleted meanwhile?",
+    errno.EISDIR: "a folder has the name of this file: remove or rename it",
     errno.ENOTDIR: "a part of this path is a file: choose another folder",
 }
 RANK_PATIENCE = 3.0  # seconds; torchrun notices within tenths of a second that a process ended
@@ -49,6 +51,11 @@ def run_script(main, argv=None):
         message = describe_os_error(error)
         if message is None:
             raise
+    except RuntimeError as error:
+        # A collective operation fails when another process has ended, which says why itself.
+        if int(os.environ.get("RANK", 0)) == 0 or "closed by peer" not in str(error):
+            raise
+        message = "another process ended: see its message"
     except KeyboardInterrupt:
         return 130
     if int(os.environ.get("RANK", 0)) > 0:

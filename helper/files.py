@@ -31,6 +31,11 @@ def whole_file(path, mode="wb", sync=False):
                 os.fsync(file.fileno())
         os.replace(part, path)
     except FileNotFoundError:
+        if path.parent.is_dir():
+            raise UserError(
+                f"cannot write {path}: {part.name} has been removed, probably by another process "
+                "that writes to the same folder"
+            ) from None
         raise UserError(
             f"cannot write {path}: the folder {path.parent} does not exist (was it deleted?)"
         ) from None

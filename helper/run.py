@@ -75,6 +75,8 @@ class Run:
         self.folder, self.name, self.parts, self.world = Path(folder), name, parts, world
         self.facts = {"model_name": name, **(facts or {})}
         self.progress, self.settings = Progress(), {}
+        self.absent_parts = []  # parts that the restored checkpoint does not have
+        self.processes = world.size  # that the run was started on
         self._clock = time.monotonic()
 
     # Files
@@ -97,11 +99,13 @@ class Run:
         self.settings = dict(sorted(settings.items()))
         refuse_existing(self.folder, self.name, resume)
         notes = self._restore() if resume and self.latest.exists() else None
-        self.world.from_main(self._lock)
+        if not self._is_finished(self.settings.get("epochs")):
+            self.world.from_main(lock_folder, self.folder)
         if self.world.is_main:
             remove_parts(self.folder)
-            config = {**config, "processes": self.world.size, "flags": self.settings}
+            config = {**config, "processes": self.processes, "flags": self.settings}
             if notes is None:
+                (self.folder / "result.json").unlink(missing_ok=True)  # of an earlier run
                 write_text(self.folder / "train.log", "")
                 write_json(self.folder / "config.json", {**config, **environment()})
             elif not is_json(self.folder / "config.json"):
@@ -112,17 +116,20 @@ class Run:
         self.world.barrier()
         self._clock = time.monotonic()
 
-    def _lock(self):
-        if not (self.folder / "result.json").exists():
-            lock_folder(self.folder)
+    def _is_finished(self, epochs):
+        """Whether the run has its last epoch and its result, as rank 0 sees it."""
+        path = self.folder / "result.json"
+        done = epochs is not None and self.progress.epoch >= epochs
+        return self.world.from_main(lambda: done and path.exists())
 
     def _restore(self):
         """Restores parts and progress from the latest checkpoint; returns notes for the log."""
         try:
             state = checkpoints.load(self.latest)
-        except UserError as error:
+        except UserError:
             raise UserError(
-                f"{error}\nDelete {self.latest} to start this run from the beginning"
+                f"{self.latest} is damaged or cannot be read: restore a copy, or delete it to "
+                "start the run from the beginning"
             ) from None
         if not isinstance(state, dict) or "progress" not in state:
             raise UserError(f"{self.latest} is not the checkpoint of a run: choose another folder")
@@ -138,10 +145,12 @@ class Run:
         for name, part in self.parts.items():
             if name in state:
                 part.load_state_dict(state[name])
-        notes, processes = [], state.get("processes", self.world.size)
-        if processes != self.world.size:
+            else:
+                self.absent_parts.append(name)
+        notes, self.processes = [], state.get("processes", self.world.size)
+        if self.processes != self.world.size:
             notes.append(
-                f"started on {processes} processes and resumed on {self.world.size}: the result "
+                f"started on {self.processes} processes, now on {self.world.size}: the result "
                 "will differ from that of an uninterrupted run"
             )
         if self.progress.rows:
@@ -157,10 +166,12 @@ class Run:
         Other files of a finished run that are missing are written again.
         panels: as in `finish`.
         """
-        path = self.folder / "result.json"
-        if self.progress.epoch < epochs or not path.exists():
+        if not self._is_finished(epochs):
             return None
+        path = self.folder / "result.json"
         result = read_json(path, "result")
+        if not isinstance(result, dict):
+            raise UserError(f"{path} is damaged: delete it, --resume then writes it again")
         if self.world.is_main:
             self._write_curves(panels, again=False)
             self._drop_optimizer()
@@ -175,7 +186,7 @@ class Run:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {**self.facts, "flags": self.settings, "progress": vars(self.progress)}
-        checkpoints.save(self.latest, {**state, "processes": self.world.size})
+        checkpoints.save(self.latest, {**state, "processes": self.processes})
 
     def log(self, line):
         """Prints a line and appends it to train.log (rank 0)."""
@@ -194,7 +205,7 @@ class Run:
             self._write_curves(panels, again=True)
             write_json(self.folder / "result.json", {"schema": RESULT_SCHEMA, **result})
             self._drop_optimizer()
-        unlock_folder(self.folder)
+            unlock_folder(self.folder)
 
     def _drop_optimizer(self):
         """Removes what only training needs from the latest checkpoint of a finished run."""
@@ -438,6 +449,9 @@ def lock_folder(folder):
     except OSError:  # a file system without locks
         file.close()
         return
+    if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+        file.close()  # removed meanwhile by the process that held it
+        return lock_folder(folder)
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
@@ -445,20 +459,21 @@ def lock_folder(folder):
 
 
 def unlock_folder(folder):
-    """Releases the lock of a run folder and removes its file."""
+    """Removes the lock file of a run folder, unless another process holds the lock."""
     path = Path(folder, ".lock").absolute()
-    path.unlink(missing_ok=True)
+    if path.exists():
+        lock_folder(folder)
     if path in _LOCKS:
+        path.unlink(missing_ok=True)
         _LOCKS.pop(path).close()
 
 
 def is_json(path):
-    """Whether a file exists and holds valid JSON."""
+    """Whether a file exists and holds a JSON object."""
     try:
-        json.loads(path.read_text())
+        return isinstance(json.loads(path.read_text()), dict)
     except (OSError, ValueError):
         return False
-    return True
 
 
 def latest_path(folder, name):

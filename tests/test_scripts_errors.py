@@ -287,7 +287,7 @@ STUDENT = {
     "resume from a truncated run": (
         lambda: [other_run(RUN), truncated(f"{RUN}/resnet8_latest.pth")],
         ["--resume"],
-        f"{RUN}/resnet8_latest.pth .*truncated",
+        f"{RUN}/resnet8_latest.pth .*delete",
     ),
     "folder below a file": (lambda: write("save", ""), [], "write save/student_model"),
     "folder is a file": (lambda: write(RUN, ""), [], f"{RUN} "),

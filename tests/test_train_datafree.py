@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -690,3 +691,28 @@ def test_a_teacher_without_batch_norm(common, workspace, capsys):
     ]
     assert run_script(train_datafree.main, argv) == 2
     assert "no BatchNorm" in capsys.readouterr().err
+
+
+def test_samples_of_a_finished_run_are_never_drawn_from_another_generator(reference, common):
+    folder, _ = reference("dafl")
+    copy = Path(shutil.copytree(folder, folder_of("without-result")))
+    (copy / "result.json").unlink()
+    before = {file.name: file.read_bytes() for file in (copy / "samples").iterdir()}
+    argv = [*common, "--method", "dafl", *METHODS["dafl"], "--experiments_name", copy.name]
+    train_datafree.main([*argv, "--resume"])
+    assert {file.name: file.read_bytes() for file in (copy / "samples").iterdir()} == before
+    assert (copy / "result.json").exists()
+
+
+def test_a_pool_with_a_damaged_manifest_is_resumed(reference, common, monkeypatch):
+    folder, _ = reference("deepinversion")
+    name = "damaged-manifest"
+    argv = [*common, "--method", "deepinversion", *METHODS["deepinversion"]]
+    argv += ["--experiments_name", name]
+    with monkeypatch.context() as patch:
+        interrupt(patch, Pool, "add", 2, kill)
+        with pytest.raises(Killed):
+            train_datafree.main(argv)
+    (folder_of(name) / "pool/manifest.json").write_text("")
+    train_datafree.main([*argv, "--resume"])
+    assert_same_run(folder_of(name), folder)
