@@ -518,7 +518,7 @@ def damaged(kind, folder):
 
 REFUSED_FILES = [
     ("missing", "not found"),
-    ("folder", "not found"),
+    ("folder", "is a folder"),
     ("truncated", "truncated"),
     ("empty", "truncated"),
     ("text", "truncated|refused"),
