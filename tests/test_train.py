@@ -24,6 +24,7 @@ from helper import checkpoints
 from helper.device import to_device
 from helper.distributed import World
 from helper.errors import UserError
+from helper.files import write_json
 from helper.run import Run
 from models.architectures import create_model
 from models.classifiers import Normalised, make_student
@@ -857,7 +858,9 @@ def test_several_processes_stop_together_even_in_short_epochs(tmp_path, print_fr
     parameter = torch.zeros(1, requires_grad=True)
     parts = {"model": torch.nn.Identity(), "optimizer": torch.optim.SGD([parameter], 0.1)}
     run = Run(tmp_path, "net", parts, TwoProcesses(1, 2, torch.device("cpu")))
-    run.world.barrier = lambda: None
+    order, save = [], run.save
+    run.save = lambda: (save(), order.append("save"))
+    run.world.barrier = lambda: order.append("barrier")
     calls = []
     with pytest.raises(SystemExit):
         for _ in run.epochs(1, lambda position: 0.1, seed=0, print_freq=print_freq):
@@ -866,6 +869,7 @@ def test_several_processes_stop_together_even_in_short_epochs(tmp_path, print_fr
                 calls.append(batch)
                 run.add(1, loss=torch.ones(()))
     assert len(calls) == run.progress.step == stops_at
+    assert order[-2:] == ["save", "barrier"]  # nobody leaves while rank 0 may be writing
 
 
 class FiveSteps:
@@ -1255,3 +1259,12 @@ def test_a_stale_result_is_never_taken_for_that_of_a_new_run(student, student_ar
     result = train_student.main([*argv, "--resume"])
     whole = train_student.main([*argv[:-1], "anew"])
     assert without_times(result) == without_times(whole)
+
+
+def test_checkpoints_and_json_are_on_the_disk_before_they_get_their_names(tmp_path, monkeypatch):
+    order, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (order.append("fsync"), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (order.append("replace"), replace(*paths)))
+    checkpoints.save(tmp_path / "weights.pth", {"weight": torch.zeros(3)})
+    write_json(tmp_path / "config.json", {})
+    assert order == ["fsync", "replace"] * 2
