@@ -140,7 +140,7 @@ def parse_option(argv=None):
     elif options.method == "deepinversion":
         published = deepinversion.published_settings(real.data_from(options).image_size)
     settings = flags.settings_of(options, options.method, METHOD_SETTINGS, published)
-    vars(options).update(asdict(settings))
+    vars(options).update(asdict(settings))  # a resumed run must share them
     options.kd_T = options.kd_T or method.kd_T
     options.learning_rate = options.learning_rate or method.learning_rate
     options.rounds_per_epoch = options.rounds_per_epoch or 1

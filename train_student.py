@@ -162,8 +162,9 @@ def parse_option(argv=None):
     options = parser.parse_args(argv)
     if options.evaluate and options.estimate:
         raise UserError("--estimate and --evaluate cannot be combined")
-    named = options.estimate and options.model_t
-    if options.evaluate is None and options.path_t is None and not named:
+    # An estimate needs no weights, only the name of the teacher
+    needs_teacher = options.evaluate is None and not (options.estimate and options.model_t)
+    if needs_teacher and options.path_t is None:
         raise UserError("--path-t is required: the checkpoint of the teacher")
     if options.alpha == options.gamma == 0:
         raise UserError("-a and -r are both 0: there is no loss to minimise")
@@ -254,11 +255,10 @@ def main(argv=None):
         ).to(device)
         images = read_images(data, source, amount, num_classes, options.ignore_labels)
         if options.gamma and images.labels is None:
-            why = "are ignored (--ignore_labels)" if options.ignore_labels else "do not exist"
-            raise UserError(
-                f"-r {options.gamma:g} needs labels, and those of {images.origin['source']} {why}: "
-                "use -r 0"
-            )
+            why = f"{images.origin['source']} has none"
+            if options.ignore_labels:
+                why = f"those of {images.origin['source']} are ignored (--ignore_labels)"
+            raise UserError(f"-r {options.gamma:g} needs labels, but {why}: use -r 0")
         train_loader = make_loader(
             images,
             transforms.training(data.image_size, options.augment == "colour"),

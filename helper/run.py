@@ -246,12 +246,8 @@ class Run:
         over `batches()` and ends every epoch with `end_epoch()`. SIGTERM saves the run at the next
         step and exits with code 143.
         """
-        self._epochs, self._schedule, self._seed, self._print_freq = (
-            epochs,
-            schedule,
-            seed,
-            print_freq,
-        )
+        self._epochs, self._schedule = epochs, schedule
+        self._seed, self._print_freq = seed, print_freq
         self._pace, self._stop_checks = None, 0
         with StopRequest() as self.stop:
             while self.progress.epoch < epochs:
