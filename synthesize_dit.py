@@ -72,7 +72,9 @@ def parse_option(argv=None):
         "else official)",
     )
     group = parser.add_argument_group("sampling")
-    group.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help="default: ddpm")
+    group.add_argument(
+        "--sampler", choices=SAMPLERS, default="ddpm", help="sampler (default: ddpm)"
+    )
     group.add_argument(
         "--num-sampling-steps",
         type=flags.positive_int,

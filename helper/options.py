@@ -204,7 +204,7 @@ def add_training_flags(parser, *, epochs, batch_size, learning_rate, weight_deca
         "--learning_rate",
         type=positive_float,
         default=learning_rate,
-        help="initial learning rate "
+        help="base learning rate "
         + ("(default: that of the method)" if learning_rate is None else _default(learning_rate)),
     )
     group.add_argument(
@@ -303,7 +303,10 @@ def add_schedule_flags(
     """Adds the flags of optimizer and learning-rate schedule, which `schedule_of` reads."""
     group = parser.add_argument_group("optimizer and schedule")
     group.add_argument(
-        "--optimizer", choices=["sgd", "adam", "adamw"], default="sgd", help="default: sgd"
+        "--optimizer",
+        choices=["sgd", "adam", "adamw"],
+        default="sgd",
+        help="optimizer (default: sgd)",
     )
     group.add_argument(
         "--schedule",
