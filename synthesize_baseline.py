@@ -63,7 +63,7 @@ FLAGS = {
 def parse_option(argv=None):
     """Parses the flags. Raises UserError, also for flags of another method."""
     parser = flags.Parser(__doc__)
-    parser.add_argument("--method", choices=list(FLAGS), required=True)
+    parser.add_argument("--method", choices=list(FLAGS), required=True, help="see above")
     group = parser.add_argument_group("one-image")
     group.add_argument(
         "--image",
@@ -74,7 +74,7 @@ def parse_option(argv=None):
     group.add_argument(
         "--num_workers",
         type=flags.natural,
-        help="number of workers that cut patches, all processes (default: number of cores)",
+        help="workers that cut patches, over all processes (default: number of cores)",
     )
     group = parser.add_argument_group("biggan")
     group.add_argument(
@@ -89,7 +89,11 @@ def parse_option(argv=None):
         "--batch_size", type=flags.positive_int, help="batch size per process (default: 32)"
     )
     group = parser.add_argument_group("deepinversion")
-    flags.add_network_flags(group)
+    flags.add_network_flags(
+        group,
+        model_s="inferred from the checkpoint of --path-s",
+        statistics_s="the checkpoint's or library's, else the data set's",
+    )
     group.add_argument("--path-s", help="checkpoint of a frozen student, for the adaptive form")
     group.add_argument(
         "--dataset",
@@ -111,16 +115,19 @@ def parse_option(argv=None):
     group.add_argument(
         "--image-size",
         type=flags.positive_int,
-        help="pixels (deepinversion: default of the data set; one-image: published 32 and 256)",
+        help="image size in pixels (deepinversion: default that of the data set; one-image: "
+        "required, published are 32 and 256)",
     )
-    group.add_argument("--seed", type=flags.natural, default=0, help="(default: 0)")
+    group.add_argument("--seed", type=flags.natural, default=0, help="random seed (default: 0)")
     group.add_argument(
-        "--save_dir", type=Path, help="(default: syn_dataset/<name of the generator>_seed<seed>)"
+        "--save_dir",
+        type=Path,
+        help="folder of the images (default: syn_dataset/<name of the generator>_seed<seed>)",
     )
     group.add_argument(
         "--format",
         choices=["png", "jpeg"],
-        help="jpeg has quality 95 (default: png; one-image: jpeg, as published)",
+        help="file format; jpeg has quality 95 (default: png; one-image: jpeg, as published)",
     )
     group.add_argument(
         "--precision", choices=["fp32", "bf16"], help="precision of the networks (default: fp32)"
@@ -200,7 +207,7 @@ def main(argv=None):
             if world.is_main:
                 print(line, flush=True)
 
-        # The generator; settings: everything that the images depend on; the requested images
+        # Each method: its generator, everything that its images depend on, the requested images
         packages = ["pillow"]
         if options.method == "one-image":
             file = options.image or one_image.default_photograph()

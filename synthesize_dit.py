@@ -59,7 +59,8 @@ def parse_option(argv=None):
     group.add_argument(
         "--image-size",
         type=flags.positive_int,
-        help="pixels; selects the published DiT-XL/2, 256 or 512 (default: that of the model)",
+        help="image size in pixels; selects the published DiT-XL/2, 256 or 512 (default: that "
+        "of the model)",
     )
     group.add_argument(
         "--num-classes", type=flags.positive_int, help="expected number of classes of the model"
@@ -71,7 +72,9 @@ def parse_option(argv=None):
         "else official)",
     )
     group = parser.add_argument_group("sampling")
-    group.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help="(default: ddpm)")
+    group.add_argument(
+        "--sampler", choices=SAMPLERS, default="ddpm", help="sampler (default: ddpm)"
+    )
     group.add_argument(
         "--num-sampling-steps",
         type=flags.positive_int,
@@ -82,7 +85,7 @@ def parse_option(argv=None):
         "--cfg-scale",
         type=flags.nonnegative_float,
         default=2.0,
-        help="guidance scale s; 1 is without guidance, at half the cost (default: 2)",
+        help="guidance scale s; 1 disables guidance and halves the cost (default: 2)",
     )
     group.add_argument(
         "--cfg-channels",
@@ -90,21 +93,23 @@ def parse_option(argv=None):
         help="number of guided latent channels (default: that in generator.json of the model, "
         "else 3)",
     )
-    group.add_argument("--seed", type=flags.natural, default=0, help="(default: 0)")
+    group.add_argument(
+        "--seed", type=flags.natural, default=0, help="seed of the noise (default: 0)"
+    )
     requested_images.add_class_flags(parser)
     requested_images.add_seed_flags(parser)
     group = parser.add_argument_group("output and computation")
     group.add_argument(
         "--save_dir",
         type=Path,
-        help="(default: syn_dataset/<generator>_<sampler>_s<s>_T<T>_seed<seed>, with _flat for "
-        "flat files)",
+        help="folder of the images (default: "
+        "syn_dataset/<generator>_<sampler>_s<s>_T<T>_seed<seed>, with _flat for flat files)",
     )
     group.add_argument(
         "--format",
         choices=["png", "jpeg"],
         default="png",
-        help="jpeg has quality 95 (default: png)",
+        help="file format; jpeg has quality 95 (default: png)",
     )
     group.add_argument(
         "--batch_size",
@@ -119,7 +124,7 @@ def parse_option(argv=None):
         help="precision of the network; noise and latents are always fp32 (default: fp32)",
     )
     group.add_argument("--no_tf32", action="store_true", help="do not use TF32 on a GPU")
-    group.add_argument("--compile", action="store_true", help="torch.compile the network")
+    group.add_argument("--compile", action="store_true", help="use torch.compile")
     group.add_argument("--estimate", action="store_true", help="print the estimated cost and exit")
     group.add_argument(
         "--verify",

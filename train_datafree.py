@@ -31,7 +31,7 @@ from helper.cost import SynthesisCost, forward_operations, training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
-from helper.evaluate import evaluate_classifier, warn_about_chance
+from helper.evaluate import evaluate_classifier, evaluate_teacher
 from helper.files import file_stem, make_folder, remove_parts, sha256
 from helper.image_size import is_small
 from helper.losses import kd_loss
@@ -74,8 +74,6 @@ SETTINGS = (
 )
 # The loss in the terms of train_student.py's flags, for config.json.
 LOSS = {"alpha": 1.0, "gamma": 0.0, "no_tau2": False, "use_aug": "none", "mix_beta": None}
-
-
 PANELS = {
     "distillation loss": ["loss"],
     "agreement with the teacher (%)": ["train_agreement", "agreement"],
@@ -87,7 +85,7 @@ def parse_option(argv=None):
     """Parses and checks the flags; fills in the defaults of the method. Raises UserError."""
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("distillation")
-    group.add_argument("--method", choices=list(METHODS), required=True)
+    group.add_argument("--method", choices=list(METHODS), required=True, help="see above")
     flags.add_network_flags(group)
     temperatures = ", ".join(f"{name} {method.kd_T:g}" for name, method in METHODS.items())
     group.add_argument(
@@ -115,17 +113,17 @@ def parse_option(argv=None):
     group.add_argument(
         "--pool_data", default=None, help="image folder or list to train on besides the pool"
     )
-    flags.add_settings_flags(
-        parser, "settings of the methods, with their defaults", METHOD_SETTINGS
-    )
+    flags.add_settings_flags(parser, "settings of the methods", METHOD_SETTINGS)
     flags.add_training_flags(
         parser, epochs=200, batch_size=256, learning_rate=None, weight_decay=1e-4
     )
     flags.add_schedule_flags(parser, schedule="cosine", min_lr=2e-4)
     real.add_flags(parser)
     group = parser.add_argument_group("run folder")
-    group.add_argument("--experiments_dir", default=None, help="default: <dataset>_<model_s>")
-    group.add_argument("--experiments_name", default=None, help="default: the method")
+    group.add_argument(
+        "--experiments_dir", default=None, help="see above (default: <dataset>_<model_s>)"
+    )
+    group.add_argument("--experiments_name", default=None, help="see above (default: the method)")
     group.add_argument("--table", default=None, help="name of the results table, for result.json")
     flags.add_process_flags(parser)
     options = parser.parse_args(argv)
@@ -142,7 +140,7 @@ def parse_option(argv=None):
     elif options.method == "deepinversion":
         published = deepinversion.published_settings(real.data_from(options).image_size)
     settings = flags.settings_of(options, options.method, METHOD_SETTINGS, published)
-    vars(options).update(asdict(settings))
+    vars(options).update(asdict(settings))  # a resumed run must share them
     options.kd_T = options.kd_T or method.kd_T
     options.learning_rate = options.learning_rate or method.learning_rate
     options.rounds_per_epoch = options.rounds_per_epoch or 1
@@ -272,14 +270,9 @@ def main(argv=None):
             generator_steps = options.epochs * -(-options.steps_per_epoch // settings.student_steps)
             work = synthesis_cost(method, generator_steps * options.batch_size, image_steps, cost)
         run.log(str(work))
-        teacher_metrics, teacher_classes = evaluate_classifier(
-            teacher, val_loader, world, options.amp
+        teacher_metrics, teacher_classes = evaluate_teacher(
+            teacher, options.model_t, val_loader, run, options.amp
         )
-        run.log(
-            f"teacher {options.model_t}: top-1 {teacher_metrics['top1']:.2f} % on the real "
-            "validation set"
-        )
-        warn_about_chance(run, teacher_metrics["top1"], num_classes)
 
         # Train
         student_network, teacher_network = parallel(student, world), teacher
@@ -311,7 +304,7 @@ def main(argv=None):
                 # Add the missing rounds to the pool
                 old_rounds = pool.rounds
                 while pool.rounds < warmup_rounds + (epoch + 1) * options.rounds_per_epoch:
-                    seed_step(options.seed, -1, pool.rounds, world.rank)  # no student's epoch
+                    seed_step(options.seed, -1, pool.rounds, world.rank)  # not a student's epoch
                     try:
                         with autocast(options.amp, device, cache=False):
                             images, labels = method.synthesize(student, run.should_stop)
@@ -330,14 +323,16 @@ def main(argv=None):
                     seed=options.seed,
                     workers=options.num_workers,
                 )
-                for batch in run.batches(RepeatedLoader(loader, options.steps_per_epoch)):
+                loader = RepeatedLoader(loader, options.steps_per_epoch)
+                for batch in run.batches(loader):  # seeds torch, sets the learning rate
                     images, _ = to_device(batch, device)
                     loss, agreement = step(images)
                     run.add(len(images), loss=loss, train_agreement=agreement)
-                run.end_epoch(*evaluate())
+                run.end_epoch(*evaluate())  # writes metrics.csv and the checkpoints
         else:
             count = options.batch_size // world.size
             for _ in epochs:
+                # Seeds torch and sets the learning rate
                 for number in run.steps(options.steps_per_epoch, options.batch_size):
                     with autocast(options.amp, device, cache=False):
                         if number % settings.student_steps == 0:
@@ -345,7 +340,7 @@ def main(argv=None):
                         images = method.images(count)
                     loss, agreement = step(images)
                     run.add(count, loss=loss, train_agreement=agreement, generator_loss=method.loss)
-                run.end_epoch(*evaluate())
+                run.end_epoch(*evaluate())  # writes metrics.csv and the checkpoints
 
         # Results
         if has_pool:

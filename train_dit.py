@@ -57,7 +57,12 @@ PANELS = {
 def parse_option(argv=None):
     """Parses and checks the flags. Raises UserError."""
     parser = flags.Parser(__doc__)
-    parser.add_argument("--stage", choices=["vae", "dit", "reconstruct"], required=True)
+    parser.add_argument(
+        "--stage",
+        choices=["vae", "dit", "reconstruct"],
+        required=True,
+        help="train the autoencoder, train the DiT, or write reconstructed images",
+    )
     parser.add_argument(
         "--data_amount",
         type=flags.amount,
@@ -70,7 +75,9 @@ def parse_option(argv=None):
         help="name of the folder and of the generator (default: DiT-<depth>x<width>-<patch_size>)",
     )
     parser.add_argument(
-        "--save_dir", default=None, help="default: save/models/<dataset>/<model_name>"
+        "--save_dir",
+        default=None,
+        help="folder of the pipeline (default: save/models/<dataset>/<model_name>)",
     )
     group = parser.add_argument_group("autoencoder")
     group.add_argument(
@@ -81,7 +88,10 @@ def parse_option(argv=None):
         "(default: 16,32,64)",
     )
     group.add_argument(
-        "--latent_channels", type=flags.positive_int, default=4, help="default: %(default)s"
+        "--latent_channels",
+        type=flags.positive_int,
+        default=4,
+        help="channels of the latents (default: 4)",
     )
     group.add_argument(
         "--kl_weight",
@@ -101,7 +111,10 @@ def parse_option(argv=None):
         "--heads", type=flags.positive_int, default=4, help="attention heads (default: 4)"
     )
     group.add_argument(
-        "--patch_size", type=flags.positive_int, default=2, help="in latents (default: 2)"
+        "--patch_size",
+        type=flags.positive_int,
+        default=2,
+        help="patch size in latent pixels (default: 2)",
     )
     group.add_argument(
         "--label_dropout",
@@ -286,7 +299,7 @@ def train_vae(run, epochs, loader, held_out, kl_weight, amp):
     network = parallel(Reconstruction(vae), run.world)
     for _ in epochs:
         vae.train()
-        for batch in run.batches(loader):
+        for batch in run.batches(loader):  # seeds torch, sets the learning rate
             images = 2 * to_device(batch, device)[0] - 1  # (N, 3, S, S) in [-1, 1]
             with autocast(amp, device):
                 reconstruction, mean, log_variance = network(images)
@@ -297,7 +310,7 @@ def train_vae(run, epochs, loader, held_out, kl_weight, amp):
             update(optimizer, loss)
             run.add(len(images), loss=loss, l1=l1, kl=kl)
         psnr = evaluate_vae(vae, held_out, run.world)
-        run.end_epoch({"val_psnr": psnr}, psnr)
+        run.end_epoch({"val_psnr": psnr}, psnr)  # writes metrics.csv and the checkpoints
 
 
 @torch.no_grad()
@@ -366,7 +379,7 @@ def train_transformer(run, epochs, loader, held_out, objective, label_dropout):
     network = parallel(model, run.world)
     prepare_for_training(model)
     for _ in epochs:
-        for moments, labels in run.batches(loader):
+        for moments, labels in run.batches(loader):  # seeds torch, sets the learning rate
             labels = drop_labels(labels, num_classes, label_dropout)
             mse, weight, bound = objective.terms(network, moments.to(device), labels.to(device))
             loss = (weight * mse).mean() + bound.mean()
@@ -374,7 +387,7 @@ def train_transformer(run, epochs, loader, held_out, objective, label_dropout):
             ema.update_parameters(model)
             run.add(len(mse), loss=loss, mse=mse, bound=bound)
         metrics = evaluate_transformer(ema.module, held_out, objective, run.world)
-        run.end_epoch(metrics, -metrics["val_mse"])
+        run.end_epoch(metrics, -metrics["val_mse"])  # writes metrics.csv and the checkpoints
 
 
 @torch.no_grad()

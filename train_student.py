@@ -25,7 +25,7 @@ from helper.cost import training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
-from helper.evaluate import evaluate_classifier, warn_about_chance
+from helper.evaluate import evaluate_classifier, evaluate_teacher
 from helper.files import file_stem, sha256
 from helper.losses import kd_loss, mixing
 from helper.optim import make_optimizer, update
@@ -44,8 +44,6 @@ SETTINGS = (
     *"distill alpha gamma kd_T no_tau2 use_aug mix_beta augment".split(),
     *"train_data data_amount ignore_labels data_quality s_step".split(),
 )
-
-
 PANELS = {
     "distillation loss": ["loss"],
     "agreement with the teacher (%)": ["train_agreement", "agreement"],
@@ -57,8 +55,14 @@ def parse_option(argv=None):
     """Parses and checks the flags. Raises UserError."""
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("distillation")
-    flags.add_network_flags(group)
-    group.add_argument("--distill", choices=["kd"], default="kd")
+    flags.add_network_flags(
+        group,
+        model_s="resnet8; with --evaluate, that of the checkpoint",
+        statistics_s="the data set's; with --evaluate, the checkpoint's or library's, if any",
+    )
+    group.add_argument(
+        "--distill", choices=["kd"], default="kd", help="distillation loss, always kd"
+    )
     group.add_argument(
         "-a",
         "--alpha",
@@ -89,8 +93,8 @@ def parse_option(argv=None):
         "--mix_beta",
         type=flags.positive_float,
         default=None,
-        help="parameter c of the mixing weight's Beta(c, c) distribution "
-        "(default: mixup 0.4, cutmix 0.25)",
+        help="parameter c of the mixing weight's Beta(c, c) distribution (default: 0.4 for mixup, "
+        "0.25 for cutmix)",
     )
     group.add_argument(
         "--augment",
@@ -134,8 +138,10 @@ def parse_option(argv=None):
     flags.add_schedule_flags(parser, lr_decay_epochs=[150, 180, 210])
     real.add_flags(parser)
     group = parser.add_argument_group("run folder and other modes")
-    group.add_argument("--experiments_dir", default=None, help="default: <dataset>_<model_s>")
-    group.add_argument("--experiments_name", default="fold-1", help="default: fold-1")
+    group.add_argument(
+        "--experiments_dir", default=None, help="see above (default: <dataset>_<model_s>)"
+    )
+    group.add_argument("--experiments_name", default="fold-1", help="see above (default: fold-1)")
     group.add_argument("--table", default=None, help="name of the results table, for result.json")
     group.add_argument(
         "--row",
@@ -156,8 +162,9 @@ def parse_option(argv=None):
     options = parser.parse_args(argv)
     if options.evaluate and options.estimate:
         raise UserError("--estimate and --evaluate cannot be combined")
-    named = options.estimate and options.model_t
-    if options.evaluate is None and options.path_t is None and not named:
+    # An estimate needs no weights, only the name of the teacher
+    needs_teacher = options.evaluate is None and not (options.estimate and options.model_t)
+    if needs_teacher and options.path_t is None:
         raise UserError("--path-t is required: the checkpoint of the teacher")
     if options.alpha == options.gamma == 0:
         raise UserError("-a and -r are both 0: there is no loss to minimise")
@@ -248,11 +255,10 @@ def main(argv=None):
         ).to(device)
         images = read_images(data, source, amount, num_classes, options.ignore_labels)
         if options.gamma and images.labels is None:
-            why = "are ignored (--ignore_labels)" if options.ignore_labels else "do not exist"
-            raise UserError(
-                f"-r {options.gamma:g} needs labels, and those of {images.origin['source']} {why}: "
-                "use -r 0"
-            )
+            why = f"{images.origin['source']} has none"
+            if options.ignore_labels:
+                why = f"those of {images.origin['source']} are ignored (--ignore_labels)"
+            raise UserError(f"-r {options.gamma:g} needs labels, but {why}: use -r 0")
         train_loader = make_loader(
             images,
             transforms.training(data.image_size, options.augment == "colour"),
@@ -316,14 +322,9 @@ def main(argv=None):
                 )
             )
         )
-        teacher_metrics, teacher_classes = evaluate_classifier(
-            teacher, val_loader, world, options.amp
+        teacher_metrics, teacher_classes = evaluate_teacher(
+            teacher, options.model_t, val_loader, run, options.amp
         )
-        run.log(
-            f"teacher {options.model_t}: top-1 {teacher_metrics['top1']:.2f} % on the real "
-            "validation set"
-        )
-        warn_about_chance(run, teacher_metrics["top1"], num_classes)
 
         # Train
         student_network, teacher_network = parallel(student, world), teacher
@@ -350,13 +351,13 @@ def main(argv=None):
 
         schedule = flags.schedule_of(options)
         for _ in run.epochs(options.epochs, schedule, options.seed, options.print_freq):
-            for batch in run.batches(train_loader):
+            for batch in run.batches(train_loader):  # seeds torch, sets the learning rate
                 loss, agreement = step(*to_device(batch, device))
                 run.add(len(agreement), loss=loss, train_agreement=100.0 * agreement)
             metrics, _ = evaluate_classifier(
                 student, val_loader, world, options.amp, teacher_classes
             )
-            run.end_epoch(metrics, metrics["top1"])
+            run.end_epoch(metrics, metrics["top1"])  # writes metrics.csv and the checkpoints
 
         # Results
         result = {

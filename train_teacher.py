@@ -34,8 +34,6 @@ SETTINGS = (
     *real.SETTINGS,
     *"model pretrained train_data label_smoothing".split(),
 )
-
-
 PANELS = {"cross-entropy": ["loss", "val_loss"], "accuracy (%)": ["train_top1", "top1"]}
 
 
@@ -62,8 +60,15 @@ def parse_option(argv=None):
         help="labelled training images: an ImageFolder or a list of `path label` "
         "lines (default: those of the data set)",
     )
-    parser.add_argument("--label_smoothing", type=flags.fraction, default=0.0)
-    parser.add_argument("--save_dir", default=None, help="default: save/models/<dataset>/<model>")
+    parser.add_argument(
+        "--label_smoothing",
+        type=flags.fraction,
+        default=0.0,
+        help="label smoothing of the cross-entropy, in [0, 1] (default: 0)",
+    )
+    parser.add_argument(
+        "--save_dir", default=None, help="run folder (default: save/models/<dataset>/<model>)"
+    )
     parser.add_argument("--table", default=None, help="name of the results table, for result.json")
     parser.add_argument(
         "--row",
@@ -189,11 +194,11 @@ def main(argv=None):
 
         schedule = flags.schedule_of(options)
         for _ in run.epochs(options.epochs, schedule, options.seed, options.print_freq):
-            for batch in run.batches(loader):
+            for batch in run.batches(loader):  # seeds torch, sets the learning rate
                 loss, correct = step(*to_device(batch, device))
                 run.add(len(correct), loss=loss, train_top1=100.0 * correct)
             metrics, _ = evaluate_classifier(model, val_loader, world, options.amp)
-            run.end_epoch(metrics, metrics["top1"])
+            run.end_epoch(metrics, metrics["top1"])  # writes metrics.csv and the checkpoints
 
         # Results
         result = {

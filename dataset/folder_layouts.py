@@ -50,7 +50,7 @@ def layout_of(path, settings, request, verify=False):
 
 
 class Layout:
-    """A folder and a request.
+    """A folder and a request. Subclasses add `name(item)`, the path of an image without suffix.
 
     items: the images of this run in the order in which they are divided into batches.
     missing: those of them that have no file, or a damaged one.
@@ -209,9 +209,7 @@ class FlatFiles(Layout):
         self.finished = [
             seeds
             for seeds, is_complete in self._read_ranges()
-            if is_complete
-            and not verify
-            and all(self.file(item).name in names for item in seeds.items())
+            if is_complete and all(self.file(item).name in names for item in seeds.items())
         ]
         files = {self.file(item).name: item for item in self.items}
         for name in names:
@@ -219,10 +217,12 @@ class FlatFiles(Layout):
             if name.endswith(".part") and name.rsplit(".", 2)[0] in files:
                 (path / name).unlink(missing_ok=True)
         present = {item for name, item in files.items() if name in names}
-        trusted = {item for item in present if any(item in seeds for seeds in self.finished)}
+        trusted = [] if verify else self.finished
+        trusted = {item for item in present if any(item in seeds for seeds in trusted)}
         self.missing = self.find_missing(present, trusted)
         self.images = sum(map(len, self.indices_of_classes().values()))
-        self.complete = not self.missing and any(seeds.covers(request) for seeds in self.finished)
+        covered = any(seeds.covers(request) for seeds in self.finished)
+        self.complete = covered and not verify and not self.missing
 
     @staticmethod
     def name(item):

@@ -5,8 +5,8 @@
             folder.write(batch, pixels)                 # a uint8 tensor
 
 Batches are cut from the whole list of requested images, whatever is missing, and the last one is
-padded: so an image is always computed beside the same others. If an image depends only on its
-batch, the files are the same for any number of processes and interruptions.
+padded, so that an image is always computed in the same batch. If it depends only on that batch, the
+files are the same for any number of processes and interruptions.
 """
 
 import glob

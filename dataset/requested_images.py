@@ -60,13 +60,15 @@ def add_class_flags(parser):
     group = parser.add_argument_group("images in class folders")
     classes = group.add_mutually_exclusive_group()
     classes.add_argument(
-        "--classes", type=index_ranges, help="indices and ranges, such as 0-9,17 (default: all)"
+        "--classes",
+        type=index_ranges,
+        help="class indices and ranges, such as 0-9,17 (default: all)",
     )
     classes.add_argument(
-        "--class-list", type=Path, help="file with one ImageNet synset per line: the classes"
+        "--class-list", type=Path, help="file of ImageNet synsets, one per line: these classes"
     )
     count = group.add_mutually_exclusive_group()
-    count.add_argument("--images_per_class", type=positive_int)
+    count.add_argument("--images_per_class", type=positive_int, help="number of images per class")
     count.add_argument(
         "--data_amount",
         type=amount,
@@ -80,7 +82,9 @@ def add_seed_flags(parser):
         "images in flat files class_{c}_seed_{s}_num_{n}.png, ten per class and seed"
     )
     group.add_argument("--start_id", type=natural, help="first class (default: 0)")
-    group.add_argument("--end_id", type=positive_int, help="last class + 1 (default: all classes)")
+    group.add_argument(
+        "--end_id", type=positive_int, help="last class + 1 (default: number of classes)"
+    )
     group.add_argument("--start_seed", type=natural, help="first seed (default: 0)")
     group.add_argument(
         "--end_seed", type=positive_int, help=f"last seed + 1 (default: {RELEASED_SEEDS})"

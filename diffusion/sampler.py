@@ -130,12 +130,13 @@ class Sampler:
         `batch_noise`; labels: (N,) int64; null_label: the class of the null branch; scale:
         guidance s, where 1 computes no null branch. The tensors are on the device.
         """
-        self.scheduler.set_timesteps(self.steps)  # on the CPU; resets the multistep history
-        timesteps = self.scheduler.timesteps.to(noise.device)
+        self.scheduler.set_timesteps(self.steps)  # resets the multistep history
+        # The scheduler reads its timesteps on the CPU, the network on the device
+        timesteps = self.scheduler.timesteps
+        device_timesteps = timesteps.to(noise.device)
         null_labels = torch.full_like(labels, null_label)
         x = noise[0]
-        for step, t in enumerate(self.scheduler.timesteps):
-            t_device = timesteps[step]
+        for step, (t, t_device) in enumerate(zip(timesteps, device_timesteps, strict=True)):
             if scale == 1:
                 output = network(x, t_device.expand(len(x)), labels).float()  # (N, 2C, H, W)
             else:

@@ -235,11 +235,11 @@ class StopRequest:
     """Context manager that turns SIGTERM into a request to stop at the next step."""
 
     def __init__(self):
-        self.asked = False
+        self.requested = False
 
     def __enter__(self):
         try:
-            self._previous = signal.signal(signal.SIGTERM, self._ask)
+            self._previous = signal.signal(signal.SIGTERM, self._request)
         except ValueError:  # not the main thread: someone else handles signals
             self._previous = None
         return self
@@ -253,18 +253,18 @@ class StopRequest:
             signal.signal(signal.SIGTERM, self._previous)
             self._previous = None
 
-    def _ask(self, *_):
-        self.asked = True
+    def _request(self, *_):
+        self.requested = True
 
-    def agreed(self, world, at_checkpoint):
-        """Whether all processes are to stop now.
+    def agreed(self, world, communicate):
+        """Whether to stop now, which all processes must do at the same step.
 
-        Several processes must stop at the same step: they compare notes only where `at_checkpoint`
-        is true, at the same steps on all of them.
+        communicate: whether several processes compare their requests in this call; equal on all of
+        them, and false at most steps, because it waits for the device. A call without it is false.
         """
         if world.size == 1:
-            return self.asked
-        return world.any(self.asked) if at_checkpoint else False
+            return self.requested
+        return communicate and world.any(self.requested)
 
 
 def parallel(model, world):

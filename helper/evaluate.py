@@ -70,10 +70,16 @@ def evaluate_classifier(model, loader, world, amp="off", teacher_classes=None):
     return metrics, classes
 
 
-def warn_about_chance(run, top1, num_classes):
-    """Logs a warning if a teacher with `top1` percent is hardly better than chance."""
-    if top1 < 3 * 100 / num_classes:
+def evaluate_teacher(teacher, name, loader, run, amp):
+    """Evaluates the teacher of a Run and logs its accuracy, with a warning if it is near chance.
+
+    Returns the values of `evaluate_classifier`.
+    """
+    metrics, classes = evaluate_classifier(teacher, loader, run.world, amp)
+    run.log(f"teacher {name}: top-1 {metrics['top1']:.2f} % on the real validation set")
+    if metrics["top1"] < 3 * 100 / len(loader.images.class_names):
         run.log(
             "warning: the teacher is below three times chance: its classes may be in another order "
             "or its images normalised differently (--mean_t, --std_t)"
         )
+    return metrics, classes

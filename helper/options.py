@@ -1,6 +1,6 @@
 """Command-line flags: the parser, argparse types, and the flags that several scripts have.
 
-Each `add_…_flags` has a converter beside it that turns the parsed flags into a value.
+`process_settings`, `schedule_of` and `settings_of` turn the parsed flags into values.
 """
 
 import argparse
@@ -144,12 +144,19 @@ def index_ranges(text):
     return sorted(indices)
 
 
+def values_of(options, names):
+    """Returns {name: value} of some flags."""
+    return {name: getattr(options, name) for name in names}
+
+
 def add_process_flags(parser):
     """Adds the flags of device and processes, which `process_settings` reads."""
     group = parser.add_argument_group("device and processes")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     group.add_argument(
-        "--gpu_id", default="0", help="GPUs of --multiprocessing-distributed (default: 0)"
+        "--gpu_id",
+        default="0",
+        help="comma-separated GPUs for --multiprocessing-distributed (default: 0)",
     )
     group.add_argument(
         "--multiprocessing-distributed",
@@ -165,7 +172,7 @@ def add_process_flags(parser):
     group.add_argument("--world-size", type=int, default=1, help="number of machines (default: 1)")
     group.add_argument("--rank", type=int, default=0, help="rank of this machine (default: 0)")
     group.add_argument(
-        "--deterministic", action="store_true", help="deterministic GPU kernels (slower)"
+        "--deterministic", action="store_true", help="use deterministic GPU kernels (slower)"
     )
 
 
@@ -175,45 +182,36 @@ def process_settings(options):
     return ProcessSettings(**{name: getattr(options, name) for name in names})
 
 
-def schedule_of(options):
-    """Returns the learning-rate Schedule of the flags of `add_schedule_flags`."""
-    return Schedule(
-        options.schedule,
-        options.learning_rate,
-        options.epochs,
-        options.warmup_epochs,
-        tuple(options.lr_decay_epochs),
-        options.lr_decay_rate,
-        options.min_lr,
-    )
-
-
-def values_of(options, names):
-    """Returns {name: value} of some flags."""
-    return {name: getattr(options, name) for name in names}
-
-
 def add_training_flags(parser, *, epochs, batch_size, learning_rate, weight_decay):
-    """Adds the flags of every training script, with the given defaults."""
+    """Adds the flags of every training script, with the given defaults.
+
+    learning_rate: None if the default depends on the method.
+    """
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=positive_int, default=epochs, help=_default(epochs))
+    group.add_argument(
+        "--epochs",
+        type=positive_int,
+        default=epochs,
+        help=f"number of epochs {_default(epochs)}",
+    )
     group.add_argument(
         "--batch_size",
         type=positive_int,
         default=batch_size,
-        help=f"batch size, all processes {_default(batch_size)}",
+        help=f"batch size over all processes {_default(batch_size)}",
     )
     group.add_argument(
         "--learning_rate",
         type=positive_float,
         default=learning_rate,
-        help="" if learning_rate is None else _default(learning_rate),
+        help="base learning rate "
+        + ("(default: that of the method)" if learning_rate is None else _default(learning_rate)),
     )
     group.add_argument(
         "--weight_decay",
         type=nonnegative_float,
         default=weight_decay,
-        help=_default(weight_decay),
+        help=f"weight decay {_default(weight_decay)}",
     )
     group.add_argument(
         "--warmup_epochs",
@@ -231,8 +229,8 @@ def add_training_flags(parser, *, epochs, batch_size, learning_rate, weight_deca
         "--num_workers",
         type=natural,
         default=None,
-        help="data loading processes, all ranks (default: 0 for images kept in memory, else the "
-        "number of cores)",
+        help="data loading processes over all ranks (default: 0 for images kept in memory, else "
+        "the number of cores)",
     )
     group.add_argument(
         "--amp",
@@ -261,27 +259,32 @@ def add_teacher_flags(group):
     group.add_argument(
         "--path-t",
         default=None,
-        help="checkpoint of the teacher; its architecture is taken from the checkpoint, from the "
-        "name of its folder, or from its tensors",
+        help="checkpoint of the teacher",
     )
     group.add_argument(
-        "--model_t", default=None, help="architecture of the teacher, if these do not tell"
+        "--model_t",
+        default=None,
+        help="architecture of the teacher (default: inferred from the checkpoint, the name of its "
+        "folder, or its tensors)",
     )
     _add_statistics_flags(
         group, "t", "teacher", "the checkpoint's or library's, else the data set's"
     )
 
 
-def add_network_flags(group):
-    """Adds the flags of teacher and student and of the normalisation of their images."""
+def add_network_flags(group, model_s="resnet8", statistics_s="the data set's"):
+    """Adds the flags of teacher and student and of the normalisation of their images.
+
+    model_s, statistics_s: descriptions of the student's defaults.
+    """
     add_teacher_flags(group)
     group.add_argument(
         "--model_s",
         default=None,
-        help="student: a name of models/, torchvision/NAME or timm/NAME (default: resnet8; with "
-        "--evaluate, that of the checkpoint)",
+        help="architecture of the student: a name of models/, torchvision/NAME or timm/NAME "
+        f"(default: {model_s})",
     )
-    _add_statistics_flags(group, "s", "student", "the data set's")
+    _add_statistics_flags(group, "s", "student", statistics_s)
 
 
 def _add_statistics_flags(group, suffix, name, default):
@@ -290,7 +293,7 @@ def _add_statistics_flags(group, suffix, name, default):
             f"--{what}_{suffix}",
             type=float_list,
             default=None,
-            help=f"{what} for normalising the images of the {name} (default: {default})",
+            help=f"{what} that normalises the images of the {name} (default: {default})",
         )
 
 
@@ -300,22 +303,29 @@ def add_schedule_flags(
     """Adds the flags of optimizer and learning-rate schedule, which `schedule_of` reads."""
     group = parser.add_argument_group("optimizer and schedule")
     group.add_argument(
-        "--optimizer", choices=["sgd", "adam", "adamw"], default="sgd", help="(default: sgd)"
+        "--optimizer",
+        choices=["sgd", "adam", "adamw"],
+        default="sgd",
+        help="optimizer (default: sgd)",
     )
     group.add_argument(
-        "--schedule", choices=["step", "cosine"], default=schedule, help=f"(default: {schedule})"
+        "--schedule",
+        choices=["step", "cosine"],
+        default=schedule,
+        help=f"learning-rate schedule (default: {schedule})",
     )
     group.add_argument(
         "--lr_decay_epochs",
         type=int_list,
         default=list(lr_decay_epochs),
-        help="epochs after which the step schedule lowers the learning rate",
+        help="epochs after which the step schedule lowers the learning rate "
+        f"(default: {','.join(map(str, lr_decay_epochs)) or 'none'})",
     )
     group.add_argument(
         "--lr_decay_rate",
         type=positive_float,
         default=lr_decay_rate,
-        help=f"factor of the step schedule {_default(lr_decay_rate)}",
+        help=f"learning-rate factor of the step schedule {_default(lr_decay_rate)}",
     )
     group.add_argument(
         "--min_lr",
@@ -324,7 +334,20 @@ def add_schedule_flags(
         help=f"final learning rate of the cosine schedule {_default(min_lr)}",
     )
     group.add_argument(
-        "--momentum", type=nonnegative_float, default=0.9, help="momentum of sgd (default: 0.9)"
+        "--momentum", type=nonnegative_float, default=0.9, help="momentum of SGD (default: 0.9)"
+    )
+
+
+def schedule_of(options):
+    """Returns the learning-rate Schedule of the flags of `add_schedule_flags`."""
+    return Schedule(
+        options.schedule,
+        options.learning_rate,
+        options.epochs,
+        options.warmup_epochs,
+        tuple(options.lr_decay_epochs),
+        options.lr_decay_rate,
+        options.min_lr,
     )
 
 
@@ -358,11 +381,13 @@ def add_settings_flags(parser, title, settings):
     for name, users in fields.items():
         field = users[0][1]
         defaults = ", ".join(f"{method} {field.default}" for method, field in users)
+        if len(settings) == 1:
+            defaults = field.default
         group.add_argument(
             f"--{name}",
             type=field.metadata["type"],
             default=None,
-            help=f"{field.metadata['help']} ({defaults})",
+            help=f"{field.metadata['help']} (default: {defaults})",
         )
 
 

@@ -1,8 +1,8 @@
 """A run: its folder, its checkpoints, and the state of the training loop.
 
     run = Run(folder, "resnet8", {"model": student.net, "optimizer": optimizer}, world)
-    run.open(settings, config, resume)
-    for _ in run.epochs(240, schedule, seed):       # resumes, saves, stops on SIGTERM
+    run.open(settings, config, resume)              # restores the checkpoint of an earlier run
+    for _ in run.epochs(240, schedule, seed):       # the epochs that are left; stops on SIGTERM
         for batch in run.batches(loader):           # seeds, learning rate, progress bar
             ...
             run.add(len(images), loss=loss)
@@ -246,12 +246,8 @@ class Run:
         over `batches()` and ends every epoch with `end_epoch()`. SIGTERM saves the run at the next
         step and exits with code 143.
         """
-        self._epochs, self._schedule, self._seed, self._print_freq = (
-            epochs,
-            schedule,
-            seed,
-            print_freq,
-        )
+        self._epochs, self._schedule = epochs, schedule
+        self._seed, self._print_freq = seed, print_freq
         self._pace, self._stop_checks = None, 0
         with StopRequest() as self.stop:
             while self.progress.epoch < epochs:
@@ -302,14 +298,14 @@ class Run:
             bar.update()
             shown = progress.step % self._print_freq == 0
             if shown:
-                bar.set_postfix(loss=f"{self._finite_loss():.4f}")
+                bar.set_postfix(loss=f"{self._mean_loss():.4f}")
             self._log_pace((progress.epoch * steps + progress.step) * batch_size)
             # An epoch may have fewer steps than print_freq.
             if self.stop.agreed(world, shown or progress.step == steps):
                 stopped = True
                 break
         bar.close()
-        self._finite_loss()
+        self._mean_loss()  # must be finite
         self._sum_over_processes()
         if stopped:
             self.save()
@@ -385,7 +381,7 @@ class Run:
         for group in self.parts["optimizer"].param_groups:
             group["lr"] = self._schedule(position)
 
-    def _finite_loss(self):
+    def _mean_loss(self):
         """Returns the mean loss of the epoch so far; waits for the device.
 
         Raises UserError if it is not finite, so that no such network is evaluated or saved.

@@ -740,6 +740,20 @@ def test_verify_repairs_a_complete_folder(tiny_pipeline, reference, copy, damage
     )
 
 
+def test_verify_of_one_range_of_a_flat_folder(tiny_pipeline, tmp_path):
+    """The other ranges stay in the manifest, in the number of images and on the contact sheet."""
+    folder, ours = tmp_path / "set", ["--end_id", "1", "--end_seed", "1"]
+    synthesize(tiny_pipeline, folder, *FLAT, "--start_id", "1", "--end_seed", "1")
+    synthesize(tiny_pipeline, folder, *FLAT, *ours)
+    images, state, sheet = flat_contents(folder), manifest(folder), sheet_of(folder).read_bytes()
+    cut_file = folder / "class_0_seed_0_num_4.png"
+    cut_file.write_bytes(cut_file.read_bytes()[:-40])
+    result = synthesize(tiny_pipeline, folder, *FLAT, *ours, "--verify")
+    assert (result["made"], result["images"]) == (1, 30)
+    assert flat_contents(folder) == images and sheet_of(folder).read_bytes() == sheet
+    assert manifest(folder)["ranges"] == state["ranges"]
+
+
 def test_a_missing_contact_sheet_is_drawn_again(tiny_pipeline, copy):
     sheet = copy.parent / f"{copy.name}_contact_sheet.png"
     assert not sheet.exists()
