@@ -193,7 +193,7 @@ def main(argv=None):
     if source is None and options.evaluate is None:
         # The released list; its classes are ImageNet's.
         amount = amount or RELEASED_AMOUNT
-        source = folders.find_released_list(options.data_quality, options.s_step, amount)
+        source = folders.released_list_path(options.data_quality, options.s_step, amount)
         options.ignore_labels |= options.dataset != "imagenet" and data.class_list is None
     if options.estimate:
         num_classes, val_images = data.num_classes, 0

@@ -43,10 +43,12 @@ class Settings:
     oh: float = setting(1.0, nonnegative_float, "weight of the cross-entropy")
     bn: float = setting(10.0, nonnegative_float, "weight of the BatchNorm distance")
     first_bn: float = setting(
-        1.0, nonnegative_float, "factor of the first BatchNorm layer in that distance"
+        1.0, nonnegative_float, "factor of the first layer in the BatchNorm distance"
     )
     adv: float = setting(1.0, nonnegative_float, "weight of the divergence from the student")
-    temperature: float = setting(3.0, positive_float, "temperature of that divergence")
+    temperature: float = setting(
+        3.0, positive_float, "temperature of the Jensen–Shannon divergence from the student"
+    )
     tv: float = setting(0.0, nonnegative_float, "weight of the total variation")
     l2: float = setting(0.0, nonnegative_float, "weight of the images' L2 norm")
     jitter: int = setting(

@@ -128,7 +128,7 @@ def read_labelled(path, num_classes, class_list=None, kind="validation", roots=(
     )
 
 
-def find_released_list(data_quality, s_step, amount):
+def released_list_path(data_quality, s_step, amount):
     """Path of the released list for a guidance scale, number of sampling steps and image count.
 
     Thousands are abbreviated: syn_dataset/s2_st100_200k.txt.

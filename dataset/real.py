@@ -48,7 +48,12 @@ SETTINGS = ("dataset", "class_list", "val_data", "val_split", "image_size")
 def add_flags(parser):
     """Adds the flags that `data_from` reads."""
     group = parser.add_argument_group("real data")
-    group.add_argument("--dataset", choices=sorted(REAL_SETS), default="imagenet")
+    group.add_argument(
+        "--dataset",
+        choices=sorted(REAL_SETS),
+        default="imagenet",
+        help="data set of the teacher and of the validation images (default: imagenet)",
+    )
     group.add_argument(
         "--class-list",
         default=None,

@@ -436,8 +436,8 @@ def test_released_names_flat_and_in_lists(tmp_path, monkeypatch):
         folders.read_training(tmp_path / "lists/s2_st100_1k.txt", 12)
     (tmp_path / "beside.txt").write_text("".join(f"flat/{name}\n" for name in names))
     assert len(folders.read_training(tmp_path / "beside.txt", 12)) == len(names)
-    assert str(folders.find_released_list(2.0, 100, 200_000)) == "syn_dataset/s2_st100_200k.txt"
-    assert str(folders.find_released_list(1.5, 250, 1_234)) == "syn_dataset/s1.5_st250_1234.txt"
+    assert str(folders.released_list_path(2.0, 100, 200_000)) == "syn_dataset/s2_st100_200k.txt"
+    assert str(folders.released_list_path(1.5, 250, 1_234)) == "syn_dataset/s1.5_st250_1234.txt"
 
 
 def test_lists_of_path_and_label(tmp_path):

@@ -297,7 +297,7 @@ def test_lists_of_released_sets(tmp_path, monkeypatch):
     )  # as released: without labels, which are in the names
     straight, listed = (
         folders.read_training(source, 1000)
-        for source in (place, folders.find_released_list(2, 100, 18))
+        for source in (place, folders.released_list_path(2, 100, 18))
     )
     assert by_name(straight) == by_name(listed) and [*by_name(straight)] == [*by_name(listed)]
     # Outside of the folder of the list: absolute paths

@@ -246,7 +246,7 @@ def test_the_released_list_for_some_of_imagenets_classes(place, monkeypatch):
         ["--dataset", "imagenette", "--path-t", "x", "--data_amount", "20"]
     )
     data = real.data_from(options)
-    source = folders.find_released_list(4, 100, 20)
+    source = folders.released_list_path(4, 100, 20)
     images = train_student.read_images(data, source, 20, 10, options.ignore_labels)
     for index in range(20):
         assert f"class_{indices[images.label(index)]}_" in str(images.images[index])

@@ -14,7 +14,7 @@ import helper.files
 import train_dit
 import train_student
 import train_teacher
-from dataset.folders import find_released_list
+from dataset.folders import released_list_path
 from helper import checkpoints
 from helper.distributed import World
 from helper.errors import run_script
@@ -662,7 +662,7 @@ def test_the_released_command_line():
     }
     assert {name: getattr(options, name) for name in expected} == expected
     assert (
-        str(find_released_list(options.data_quality, options.s_step, options.data_amount))
+        str(released_list_path(options.data_quality, options.s_step, options.data_amount))
         == "syn_dataset/s2_st100_200k.txt"
     )
     assert architecture_of(options.path_t) == "ResNet18"
