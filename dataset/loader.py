@@ -39,16 +39,20 @@ class TransformedSet(Dataset):
         if not self.images.shrunk:
             image = self.transform.shrink(image)
         rng = self.transform.generator(self.seed, epoch, index)
-        return np.asarray(self.transform(image, rng)), self.images.label(index)
+        return *self.arrays(image, rng), self.images.label(index)
+
+    def arrays(self, image, rng):
+        """The arrays of an item, given the image as a PIL image and its numpy Generator."""
+        return (np.asarray(self.transform(image, rng)),)
 
 
 def _collate(items):
-    """Stacks items to uint8 (N, H, W, 3) and int64 (N,) tensors, or returns a UserError item."""
+    """Stacks the arrays of items and their labels (N,) to tensors, or returns a UserError item."""
     for item in items:
         if isinstance(item, UserError):
             return item
-    images, labels = zip(*items, strict=True)
-    return torch.from_numpy(np.stack(images)), torch.tensor(labels)
+    *arrays, labels = zip(*items, strict=True)
+    return *(torch.from_numpy(np.stack(array)) for array in arrays), torch.tensor(labels)
 
 
 def _restore_signals(_):
@@ -136,6 +140,8 @@ class Loader(Batches):
     cores); pin: whether the tensors are pinned; order: seed, rank and world_size of `Batches`.
     """
 
+    item_set = TransformedSet
+
     def __init__(
         self,
         images,
@@ -178,7 +184,7 @@ class Loader(Batches):
                 yield self._to_tensors(pixels, indices)
             return
         loader = DataLoader(
-            TransformedSet(images, transform, self.seed),
+            self.item_set(images, transform, self.seed),
             batch_sampler=([(epoch, int(i)) for i in indices] for indices in batches),
             num_workers=self.rank_workers,
             collate_fn=_collate,
@@ -188,7 +194,11 @@ class Loader(Batches):
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
-            yield batch
+            yield self.finish(batch)
+
+    def finish(self, batch):
+        """The images and labels of a collated batch."""
+        return batch
 
     def _to_tensors(self, pixels, indices):
         if self.images.labels is None:

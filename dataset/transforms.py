@@ -51,9 +51,22 @@ class Small:
         images: uint8 (N, S, S, 3). The result is that of `__call__` with `generator`, image by
         image, but all random numbers of the epoch are drawn at once, which is faster.
         """
-        uniform = np.random.Generator(_epoch_bits(seed, epoch)).random((len(images), _DRAWS))
+        uniform = self._uniform(len(images), seed, epoch)
         for indices in batches:
             yield self._crop(images[indices], uniform[indices])
+
+    def windows(self, count, seed, epoch):
+        """The crops of `count` images in an epoch: top and left in the padded image, int64 (N,),
+        and whether the image is flipped, bool (N,).
+        """
+        return self._windows(self._uniform(count, seed, epoch))
+
+    def _uniform(self, count, seed, epoch):
+        return np.random.Generator(_epoch_bits(seed, epoch)).random((count, _DRAWS))
+
+    def _windows(self, uniform):
+        top, left = (uniform[:, :2] * (2 * self.padding + 1)).astype(int).T
+        return top, left, uniform[:, 2] < 0.5
 
     def _crop(self, images, uniform):
         """Pads, crops and flips uint8 images (n, S, S, 3), given uniform numbers (n, 3)."""
@@ -61,10 +74,9 @@ class Small:
         inside = slice(padding, padding + size)
         padded = np.zeros((len(images), size + 2 * padding, size + 2 * padding, 3), np.uint8)
         padded[:, inside, inside] = images
-        corners = (uniform[:, :2] * (2 * padding + 1)).astype(int).tolist()
-        flips = (uniform[:, 2] < 0.5).tolist()
+        windows = (values.tolist() for values in self._windows(uniform))
         crops = np.empty_like(images)
-        for crop, image, (top, left), flip in zip(crops, padded, corners, flips):
+        for crop, image, top, left, flip in zip(crops, padded, *windows):
             window = image[top : top + size, left : left + size]
             crop[...] = window[:, ::-1] if flip else window
         return crops

@@ -19,44 +19,60 @@ def kd_loss(student_logits, teacher_logits, temperature, scaled=True):
     return divergence * temperature**2 if scaled else divergence
 
 
-def mixup(images, concentration=0.4):
-    """λ·images + (1 − λ)·partners with one λ ~ Beta(c, c) per batch (arXiv 1710.09412).
+def mixup(images, partners, weight):
+    """λ·images + (1 − λ)·partners with one λ per batch (arXiv 1710.09412).
 
-    Images (N, C, H, W) in [0, 1] can be mixed before they are normalised, because the normalisation
-    is affine. Labels are not mixed.
+    images: (N, C, H, W) in [0, 1]. They can be mixed before they are normalised, because the
+    normalisation is affine. Labels are not mixed. partners: (N,) int64; weight: λ, 0-d.
     """
-    weight, partners = _sample(images, concentration)
     return torch.lerp(images[partners], images, weight)
 
 
-def cutmix(images, concentration=0.25):
+def draw_mixup(images, concentration=0.4):
+    """Draws (partners, λ) for `mixup` of a batch: a permutation, and λ ~ Beta(c, c)."""
+    weight = torch.distributions.Beta(concentration, concentration).sample()
+    return _to_device(images.device, torch.randperm(len(images)), weight)
+
+
+def cutmix(images, partners, box):
     """Replaces one box in all images (N, C, H, W) by that of their partners (arXiv 1905.04899).
+
+    partners: (N,) int64; box: bool (H, W).
+    """
+    return torch.where(box, images[partners], images)
+
+
+def draw_cutmix(images, concentration=0.25):
+    """Draws (partners, box) for `cutmix` of a batch.
 
     The box covers the fraction 1 − λ of the area before it is clipped, λ ~ Beta(c, c).
     """
-    weight, partners = _sample(images, concentration)
+    weight = torch.distributions.Beta(concentration, concentration).sample().item()
+    partners = torch.randperm(len(images))
     height, width = images.shape[-2:]
     centre = torch.rand(2).tolist()
     half = math.sqrt(1 - weight) / 2
     top, bottom = (round(min(max(centre[0] + side * half, 0), 1) * height) for side in (-1, 1))
     left, right = (round(min(max(centre[1] + side * half, 0), 1) * width) for side in (-1, 1))
-    mixed = images.clone()
-    mixed[:, :, top:bottom, left:right] = images[partners, :, top:bottom, left:right]
-    return mixed
-
-
-def _sample(images, concentration):
-    """Samples λ (a float) and the partners (N,) on the CPU, so that nothing waits for the GPU."""
-    weight = torch.distributions.Beta(concentration, concentration).sample().item()
-    return weight, torch.randperm(len(images)).to(images.device, non_blocking=True)
+    box = torch.zeros(height, width, dtype=torch.bool)
+    box[top:bottom, left:right] = True
+    return _to_device(images.device, partners, box)
 
 
 def mixing(name, concentration=None):
-    """The function images → images for `name`: 'none', 'mixup' or 'cutmix'.
+    """The pair of functions for `name`, 'none', 'mixup' or 'cutmix':
 
+    draw(images) → the random tensors of a batch; mix(images, *tensors) → images.
     concentration: c of Beta(c, c); by default 0.4 (mixup) or 0.25 (cutmix), as released.
     """
     if name == "none":
-        return lambda images: images
-    mix = {"mixup": mixup, "cutmix": cutmix}[name]
-    return mix if concentration is None else functools.partial(mix, concentration=concentration)
+        return lambda images: (), lambda images: images
+    draw, mix = {"mixup": (draw_mixup, mixup), "cutmix": (draw_cutmix, cutmix)}[name]
+    if concentration is not None:
+        draw = functools.partial(draw, concentration=concentration)
+    return draw, mix
+
+
+def _to_device(device, *tensors):
+    """Random numbers are drawn on the CPU, so that nothing waits for the GPU."""
+    return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
