@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dataset.transforms import Small
+from dataset.device_crops import padded_crop, resized_crop
+from dataset.transforms import Large, Small
 from helper.errors import UserError
 from helper.image_size import is_small
 
@@ -44,6 +45,16 @@ class TransformedSet(Dataset):
     def arrays(self, image, rng):
         """The arrays of an item, given the image as a PIL image and its numpy Generator."""
         return (np.asarray(self.transform(image, rng)),)
+
+
+class UncroppedSet(TransformedSet):
+    """Item (epoch, index) is (uint8 image (H, W, 3), window, label), for the transform `Large`.
+
+    The window is (left, top, right, bottom, flip): the box in pixels, and 0 or 1.
+    """
+
+    def arrays(self, image, rng):
+        return np.asarray(image), np.array([*self.transform.window(*image.size, rng)])
 
 
 def _collate(items):
@@ -84,6 +95,11 @@ def keep_in_memory(images, shrink, limit=MEMORY_LIMIT):
         ):
             pass
     return replace(images, images=array, shrunk=True)
+
+
+def has_size(images, size):
+    """Whether an ImageSet is an array of size × size pixels."""
+    return images.in_memory and images.images.shape[1:3] == (size, size)
 
 
 class Batches:
@@ -137,10 +153,10 @@ class Loader(Batches):
 
     val_batch_size: of `ordered_batches`, all ranks together (default: batch_size); workers:
     decoding processes of all ranks together (default: 0 for images in memory, else the number of
-    cores); pin: whether the tensors are pinned; order: seed, rank and world_size of `Batches`.
+    cores); pin: whether the tensors are pinned; crop_device: crops images with the transform
+    `Large`, which must have one size, on this device; order: seed, rank and world_size of
+    `Batches`.
     """
-
-    item_set = TransformedSet
 
     def __init__(
         self,
@@ -151,10 +167,12 @@ class Loader(Batches):
         val_batch_size=None,
         workers=None,
         pin=False,
+        crop_device=None,
         **order,
     ):
         super().__init__(len(images), batch_size, **order)
         self.images, self.transform, self.pin = images, transform, pin
+        self.crop_device = crop_device
         self.rank_val_batch_size = -(-(val_batch_size or self.batch_size) // self.world_size)
         if workers is not None:
             self.rank_workers = -(-workers // self.world_size)
@@ -176,15 +194,15 @@ class Loader(Batches):
     def _load(self, epoch, batches):
         """Yields the images and labels of each index array in `batches`."""
         images, transform = self.images, self.transform
-        size = (transform.size, transform.size)
-        if isinstance(transform, Small) and images.in_memory and images.images.shape[1:3] == size:
+        if isinstance(transform, Small) and has_size(images, transform.size):
             # Small images in memory are cropped a batch at a time.
             crops = transform.batches(images.images, self.seed, epoch, batches)
             for pixels, indices in zip(crops, batches, strict=True):
                 yield self._to_tensors(pixels, indices)
             return
+        items = TransformedSet if self.crop_device is None else UncroppedSet
         loader = DataLoader(
-            self.item_set(images, transform, self.seed),
+            items(images, transform, self.seed),
             batch_sampler=([(epoch, int(i)) for i in indices] for indices in batches),
             num_workers=self.rank_workers,
             collate_fn=_collate,
@@ -194,11 +212,16 @@ class Loader(Batches):
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
-            yield self.finish(batch)
+            yield batch if self.crop_device is None else self._crop(*batch)
 
-    def finish(self, batch):
-        """The images and labels of a collated batch."""
-        return batch
+    def _crop(self, *batch):
+        """Crops, resizes and flips a batch of UncroppedSet on the device."""
+        images, windows, labels = (
+            tensor.to(self.crop_device, non_blocking=True) for tensor in batch
+        )
+        crops = resized_crop(images, windows[:, :4], self.transform.size)
+        flip = windows[:, 4].bool().view(-1, 1, 1, 1)
+        return torch.where(flip, crops.flip(2), crops), labels
 
     def _to_tensors(self, pixels, indices):
         if self.images.labels is None:
@@ -209,24 +232,73 @@ class Loader(Batches):
         return tuple(tensor.pin_memory() for tensor in batch) if self.pin else batch
 
 
+class ResidentLoader(Batches):
+    """Batches of small images on the device: (uint8 images (N, S, S, 3), int64 labels (N,)).
+
+    The batches are those of a Loader, bit for bit.
+    images: ImageSet with an array (M, S, S, 3) in memory; transform: Small or SmallValidation;
+    val_batch_size: of `ordered_batches`, all ranks together; order: seed, rank and world_size of
+    `Batches`.
+    """
+
+    def __init__(self, images, transform, batch_size, device, *, val_batch_size=None, **order):
+        super().__init__(len(images), batch_size, **order)
+        self.images, self.transform, self.device = images, transform, device
+        self.rank_val_batch_size = -(-(val_batch_size or self.batch_size) // self.world_size)
+        labels = np.full(len(images), -1) if images.labels is None else images.labels
+        self._pixels = torch.from_numpy(images.images).to(device)
+        self._labels = torch.from_numpy(labels.astype(np.int64)).to(device)
+
+    def epoch_batches(self, epoch, first_step=0):
+        """Yields this rank's training batches of `epoch` (from 0), from `first_step` on."""
+        windows = self.transform.windows(self.count, self.seed, epoch)
+        top, left, flip = (torch.from_numpy(values).to(self.device) for values in windows)
+        for indices in self.indices(epoch, first_step):
+            batch = torch.from_numpy(indices).to(self.device, non_blocking=True)
+            images = padded_crop(
+                self._pixels[batch], top[batch], left[batch], flip[batch], self.transform.padding
+            )
+            yield images, self._labels[batch]
+
+    def ordered_batches(self):
+        """Yields each image of this rank exactly once: images rank, rank + world_size, …"""
+        pixels = self._pixels[self.rank :: self.world_size]
+        labels = self._labels[self.rank :: self.world_size]
+        yield from zip(
+            pixels.split(self.rank_val_batch_size),
+            labels.split(self.rank_val_batch_size),
+            strict=True,
+        )
+
+
 def make_loader(images, transform, batch_size, world, seed=0, val_batch_size=None, workers=None):
     """Loader of an ImageSet for this process of `world`; small images are kept in memory.
 
     batch_size: of all processes; val_batch_size: default `batch_size`, but on a GPU at least 512
     per process for small images; workers: decoding processes of all ranks (default: 0 for images in
     memory, else the number of cores).
+    On a GPU, small images live on the device, and large images of one size are cropped there.
     """
-    on_gpu, small = world.device.type == "cuda", is_small(transform.size)
+    device, small = world.device, is_small(transform.size)
+    on_gpu, order = device.type == "cuda", {"rank": world.rank, "world_size": world.size}
     if val_batch_size is None and on_gpu and small:
         val_batch_size = max(batch_size, GPU_VAL_BATCH_SIZE * world.size)
+    val_batch_size = val_batch_size or batch_size
+    if small:
+        images = keep_in_memory(images, transform.shrink)
+    if on_gpu and small and has_size(images, transform.size):
+        return ResidentLoader(
+            images, transform, batch_size, device, val_batch_size=val_batch_size, seed=seed, **order
+        )
+    crop_on_gpu = on_gpu and type(transform) is Large and images.image_size is not None
     return Loader(
-        keep_in_memory(images, transform.shrink) if small else images,
+        images,
         transform,
         batch_size,
-        val_batch_size=val_batch_size or batch_size,
+        val_batch_size=val_batch_size,
         workers=workers,
         pin=on_gpu,
+        crop_device=device if crop_on_gpu else None,
         seed=seed,
-        rank=world.rank,
-        world_size=world.size,
+        **order,
     )

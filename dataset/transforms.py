@@ -114,9 +114,13 @@ class Large:
         return np.random.default_rng((seed, epoch, index))
 
     def __call__(self, image, rng):
-        box = self.crop_box(*image.size, rng)
+        *box, flip = self.window(*image.size, rng)
         crop = image.resize((self.size, self.size), self.resample, box=box)
-        return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
+        return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else crop
+
+    def window(self, width, height, rng):
+        """Draws the crop of an image: (left, top, right, bottom, whether it is flipped)."""
+        return *self.crop_box(width, height, rng), rng.random() < 0.5
 
     def crop_box(self, width, height, rng):
         """Draws a box (left, top, right, bottom) in pixels; after ten failures, a central box."""

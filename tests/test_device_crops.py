@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from dataset import transforms
-from dataset.device_loader import CropLoader, ResidentLoader, resized_crop
+from dataset.device_crops import resized_crop
 from dataset.image_set import ImageSet
-from dataset.loader import Loader
+from dataset.loader import Loader, ResidentLoader
 
 CPU = torch.device("cpu")
 
@@ -75,7 +75,7 @@ def test_large_images_on_the_device_are_those_of_the_loader(workers):
     images = ImageSet(noise_images(12, 80), np.arange(12))
     options = {"seed": 1, "workers": workers}
     loader = Loader(images, transforms.Large(72), 4, **options)
-    on_device = CropLoader(images, transforms.Large(72), 4, device=CPU, **options)
+    on_device = Loader(images, transforms.Large(72), 4, crop_device=CPU, **options)
     for epoch, first_step in ((0, 0), (2, 1)):
         batches = zip(
             loader.epoch_batches(epoch, first_step),
