@@ -87,11 +87,13 @@ def _keep_on_device(optimizer):
     """Makes the optimizer's step free of the host: fused or capturable, with the learning rate in a
     tensor. Checkpoints do not show it.
     """
-    group_keys = ("fused",) if isinstance(optimizer, torch.optim.SGD) else ("capturable",)
+    # The key of a parameter group, and its value for steps that the host launches
+    is_sgd = isinstance(optimizer, torch.optim.SGD)
+    key, usual = ("fused", None) if is_sgd else ("capturable", False)
     for group in optimizer.param_groups:
         device = group["params"][0].device
         group["lr"] = torch.tensor(group["lr"], device=device)
-        group.update(dict.fromkeys(group_keys, True))
+        group[key] = True
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
             if "step" in state:  # of a resumed run, on the CPU
@@ -100,7 +102,7 @@ def _keep_on_device(optimizer):
     def hide(_, state):
         for group in state["param_groups"]:
             group["lr"] = float(group["lr"])
-            group.update(dict.fromkeys(group_keys))
+            group[key] = usual
         return state
 
     optimizer.register_state_dict_post_hook(hide)

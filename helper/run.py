@@ -378,8 +378,12 @@ class Run:
         return f"epoch {self.progress.epoch + 1}/{self._epochs}"
 
     def _set_learning_rate(self, position):
+        rate = self._schedule(position)
         for group in self.parts["optimizer"].param_groups:
-            group["lr"] = self._schedule(position)
+            if isinstance(group["lr"], torch.Tensor):  # of a captured step
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def _mean_loss(self):
         """Returns the mean loss of the epoch so far; waits for the device.
