@@ -9,9 +9,12 @@ import io
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 from helper.errors import UserError
+
+REMEMBERED_SIZE = 1 << 26  # bytes; the hash of smaller files takes less than a tenth of a second
 
 
 @contextlib.contextmanager
@@ -104,13 +107,46 @@ def remove_parts(folder):
 
 
 def sha256(*paths):
-    """Hex SHA-256 of the concatenated contents of the files."""
+    """Hex SHA-256 of the concatenated contents of the files.
+
+    That of large files is remembered in the user's cache folder by path, size and time.
+    """
+    stats = [os.stat(path) for path in paths]
+    remembered = sum(stat.st_size for stat in stats) >= REMEMBERED_SIZE
+    key = json.dumps(
+        [
+            (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+            for path, stat in zip(paths, stats)
+        ]
+    )
+    if remembered and (digest := _remembered_hashes().get(key)):
+        return digest
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
+    # A file that has just been written may change again without showing it in its time
+    is_settled = max((stat.st_mtime for stat in stats), default=0) < time.time() - 10
+    if remembered and is_settled:
+        with contextlib.suppress(OSError, UserError):  # a home that cannot be written
+            make_folder(_hash_file().parent)
+            write_json(_hash_file(), {**_remembered_hashes(), key: digest.hexdigest()})
     return digest.hexdigest()
+
+
+def _hash_file():
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache, "dm-kd", "sha256.json")
+
+
+def _remembered_hashes():
+    """{files: hash} of earlier calls, empty if there are none."""
+    try:
+        hashes = json.loads(_hash_file().read_text())
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home
+        return {}
+    return hashes if isinstance(hashes, dict) else {}
 
 
 def free_bytes(folder):
