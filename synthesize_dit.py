@@ -236,7 +236,7 @@ def generate(folder, pipeline, batch_size, device):
         shape, pin_memory = pipeline.latent_shape, device.type == "cuda"
         return batch_noise(settings["seed"], batch, shape, sampler.noise_steps, pin_memory)
 
-    # Loading has checked that the weights are finite. nan and inf among the latents reach the images
+    # The loaded weights are finite, and nan or inf among the latents reaches the images
     remedy = f"lower --cfg-scale, which is {settings['cfg_scale']:g}, "
     remedy += "give --precision fp32, " if settings["precision"] != "fp32" else ""
     remedy += f"or check the weights of {pipeline.name}"

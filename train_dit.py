@@ -474,6 +474,7 @@ def load_vae(save_dir, channels, latent_channels, image_size):
     for name, value in {"vae_channels": channels, "latent_channels": latent_channels}.items():
         if (before := content["flags"][name]) != value:
             raise UserError(f"--{name} is {value}, but {path} was trained with {before}")
+    checkpoints.check_finite(content["model"], path)
     vae = build_vae(channels, latent_channels, image_size)
     vae.load_state_dict(content["model"])
     return vae.eval().requires_grad_(False)

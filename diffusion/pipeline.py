@@ -278,8 +278,8 @@ def _read_schedule(folder):
     if prediction != "epsilon" or ("_class_name" in schedule and "beta_start" not in schedule):
         kind = schedule.get("_class_name")
         raise UserError(
-            f"{folder} predicts {prediction} with a {kind}: only models that predict the noise "
-            "(epsilon) of a schedule of betas are supported"
+            f"{path}: prediction_type is {prediction} of a {kind}: only models that predict the "
+            "noise (epsilon) of a schedule of betas are supported"
         )
     _refuse_unsupported(schedule, "scheduler", path)
     steps = entry(schedule, "num_train_timesteps", int, path, 1000, minimum=1)

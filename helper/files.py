@@ -106,9 +106,9 @@ def entry(data, key, kind, path, default=_REQUIRED, minimum=0):
     value = data[key]
     kinds = get_args(kind) or (kind,)
     is_number = type(value) in (int, float)
-    if type(value) in kinds or (float in kinds and is_number):
-        if not is_number or minimum <= value <= sys.float_info.max:
-            return value
+    has_kind = type(value) in kinds or (float in kinds and is_number)
+    if has_kind and (not is_number or minimum <= value <= sys.float_info.max):
+        return value
     expected = " or ".join(_JSON_TYPES[kind] for kind in kinds)
     if is_number:
         expected += f" of at least {minimum:g}"
