@@ -125,7 +125,7 @@ def invert(teacher, labels, size, settings, student=None, grey=False, should_sto
     The pixels start from N(0, 1) in the teacher's normalised space, drawn by torch's global CPU
     generator, and are clipped to valid ones after each step. Of each stage's steps the pixels with
     the lowest loss are kept: every step sees another view of the images, and with a constant
-    learning rate the last step may be a bad one.
+    learning rate the last step may be a bad one. If no loss is finite, the pixels are nan.
     Raises Stopped if `should_stop()` is true, UserError if the settings do not fit or the teacher
     has no BatchNorm layer.
     """
@@ -160,7 +160,8 @@ def invert(teacher, labels, size, settings, student=None, grey=False, should_sto
                     lowest = torch.minimum(loss, lowest)
                     optimizer.step()
                     pixels.clamp_(lowest_value, highest_value)
-            pixels = best
+            # Without any finite loss `best` would be the noise of the start
+            pixels = torch.where(lowest.isfinite(), best, math.nan)
     return (pixels * std + mean).clamp(0, 1).expand(-1, 3, -1, -1)
 
 

@@ -22,7 +22,6 @@ The settings of a folder never change; classes and numbers of images may grow. A
 
 import contextlib
 import fcntl
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -31,7 +30,7 @@ from dataset.contact_sheet import COLUMNS, ROWS
 from dataset.image_writer import FORMATS, THREADS, is_whole
 from dataset.requested_images import IMAGES_PER_SEED, SeedRange
 from helper.errors import UserError
-from helper.files import remove_parts, write_json
+from helper.files import read_json, remove_parts, write_json
 
 SHARD = 10_000  # unlabelled images per subfolder
 
@@ -300,11 +299,11 @@ def read_manifest(path, settings, new, verify=False):
             raise UserError(f"{path} holds images but no manifest.json: {remedy}")
         return new
     try:
-        manifest = json.loads(file.read_text())
-    except ValueError:
+        manifest = read_json(file, "manifest")
+    except UserError:
         if verify:
             return new
-        raise UserError(f"{file} is damaged: {remedy}") from None
+        raise UserError(f"{file} is damaged, or another program's: {remedy}") from None
     if verify and not (isinstance(manifest, dict) and isinstance(manifest.get("settings"), dict)):
         return new
     with _checked(path):

@@ -18,7 +18,7 @@ from dataset.lists import read_list
 from dataset.paths import EXTENSIONS, Paths, image_names, released_classes
 from dataset.places365 import training_folder
 from helper.errors import UserError
-from helper.files import read_json
+from helper.files import entry, read_json
 
 _SYNSET = re.compile(r"n\d{8}")
 
@@ -40,8 +40,7 @@ def read_training(path, num_classes, amount=None, class_list=None, ignore_labels
     path = Path(path)
     if ignore_labels:
         num_classes = class_list = None
-    manifest_file = path / "manifest.json"
-    manifest = read_json(manifest_file, "manifest") if manifest_file.is_file() else None
+    manifest = _own_manifest(path / "manifest.json")
     places365 = training_folder(path)
     if path.is_file():
         paths, labels = read_list(path, [places365] if places365 else ())
@@ -184,6 +183,23 @@ def note(text):
 
 
 # Folders
+
+
+def _own_manifest(file):
+    """The manifest of images that were generated here; None without one, or for another program's,
+    which is ignored with a note.
+    """
+    if not file.is_file():
+        return None
+    try:
+        manifest = read_json(file, "manifest")
+        entry(manifest, "complete", bool, file)
+        entry(manifest, "labelled", bool, file, True)
+        entry(manifest, "method", str | None, file, None)
+    except UserError as error:
+        note(f"ignored: {error}")
+        return None
+    return manifest
 
 
 def _read_folder(folder, num_classes, class_list):

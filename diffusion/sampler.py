@@ -17,6 +17,12 @@ from helper.errors import UserError
 from helper.seeds import image_generator
 
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++")
+_BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+BETA_SCHEDULES = {  # of diffusers' schedulers
+    "ddpm": (*_BETA_SCHEDULES, "sigmoid", "laplace"),
+    "ddim": _BETA_SCHEDULES,
+    "dpmsolver++": _BETA_SCHEDULES,
+}
 SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
@@ -81,7 +87,15 @@ def ddpm_step(scheduler, output, t, x, noise):
 
 
 def check_steps(name, steps, schedule):
-    """Raises UserError if a sampler cannot take so many distinct steps of the training schedule."""
+    """Raises UserError if a sampler cannot take so many distinct steps of the training schedule, or
+    does not know this schedule.
+    """
+    kind = schedule.get("beta_schedule", "linear")
+    if kind not in BETA_SCHEDULES[name] and not schedule.get("trained_betas"):
+        raise UserError(
+            f"the model's beta_schedule {kind} is none of those of --sampler {name}: "
+            f"{', '.join(BETA_SCHEDULES[name])}"
+        )
     # DPM-Solver++ needs one more point than steps
     maximum = schedule["num_train_timesteps"] - (name == "dpmsolver++")
     if steps > maximum:

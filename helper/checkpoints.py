@@ -94,6 +94,18 @@ def _is_pickle(path):
         return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
 
 
+def check_finite(tensors, path):
+    """Raises UserError if a tensor of the state dict {name: tensor} read from `path` holds nan or
+    inf.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(
+                f"{path}: the weights are not all finite ({name} holds nan or inf): the training "
+                "that wrote them diverged, or the file is damaged: give other weights"
+            )
+
+
 def state_dict_of(content, path):
     """Finds the state dict in the content of a checkpoint: under one of WEIGHTS_KEYS, or the whole.
 

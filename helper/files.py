@@ -9,12 +9,24 @@ import io
 import json
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 from helper.errors import UserError
 
 REMEMBERED_SIZE = 1 << 26  # bytes; the hash of smaller files takes less than a tenth of a second
+_REQUIRED = object()  # the default of an entry that must be there
+_JSON_TYPES = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
 
 
 @contextlib.contextmanager
@@ -62,18 +74,49 @@ def write_json(path, data):
 
 
 def read_json(path, what):
-    """Parses the JSON file `path`.
+    """The object (a dict) in the JSON file `path`; `entry` checks what is in it.
 
-    Raises UserError, which calls the file `what`, if it is missing or damaged.
+    Raises UserError, which calls the file `what`, if it is missing, damaged, or holds no object.
     """
     try:
-        return json.loads(Path(path).read_text())
+        data = json.loads(Path(path).read_bytes())  # UTF-8 with or without a byte-order mark
     except FileNotFoundError:
         raise UserError(f"{what} not found: {path}") from None
-    except ValueError as error:  # not JSON, or not text
+    except (ValueError, RecursionError) as error:  # not JSON, not text, or nested too deeply
         raise UserError(
             f"{what} {path} is not valid JSON ({error}): restore or delete it"
         ) from None
+    if not isinstance(data, dict):
+        raise UserError(
+            f"{what} {path} holds {_JSON_TYPES[type(data)]} where an object is expected: is it "
+            "another program's file?"
+        )
+    return data
+
+
+def entry(data, key, kind, path, default=_REQUIRED, minimum=0):
+    """The value of `key` in the JSON object `data`, which was read from the file `path`.
+
+    kind: a JSON type (str, bool, int, float, list, dict) or `int | None` and the like; a whole
+    number is a float, too. minimum: of a number, which must be finite.
+    Raises UserError if the value is another, or if the key is missing and there is no `default`.
+    """
+    if key not in data and default is not _REQUIRED:
+        return default
+    if key not in data:
+        raise UserError(f"{path}: {key} is missing: restore the file")
+    value = data[key]
+    kinds = get_args(kind) or (kind,)
+    is_number = type(value) in (int, float)
+    has_kind = type(value) in kinds or (float in kinds and is_number)
+    if has_kind and (not is_number or minimum <= value <= sys.float_info.max):
+        return value
+    expected = " or ".join(_JSON_TYPES[kind] for kind in kinds)
+    if is_number:
+        expected += f" of at least {minimum:g}"
+    raise UserError(
+        f"{path}: {key} is {json.dumps(value)[:60]}, not {expected}: correct or restore the file"
+    )
 
 
 def csv_text(columns, records):

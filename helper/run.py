@@ -170,8 +170,6 @@ class Run:
             return None
         path = self.folder / "result.json"
         result = read_json(path, "result")
-        if not isinstance(result, dict):
-            raise UserError(f"{path} is damaged: delete it, --resume then writes it again")
         if self.world.is_main:
             self._write_curves(panels, again=False)
             self._drop_optimizer()
