@@ -28,7 +28,7 @@ from dataset.generated_folder import GeneratedFolder
 from dataset.image_writer import image_bytes, to_pixels
 from diffusion import official
 from diffusion.pipeline import load_pipeline, named_pipeline, operations, read_pipeline
-from diffusion.sampler import SAMPLERS, Sampler, batch_noise, check_steps, prefetch
+from diffusion.sampler import SAMPLERS, SPACINGS, Sampler, batch_noise, check_steps, prefetch
 from helper import options as flags
 from helper.cost import with_prefix
 from helper.device import autocast
@@ -88,6 +88,19 @@ def parse_option(argv=None):
         help="guidance scale s; 1 disables guidance and halves the cost (default: 2)",
     )
     group.add_argument(
+        "--cfg_interval",
+        type=flags.interval,
+        metavar="LOW,HIGH",
+        help="noise levels with guidance, as fractions of the timesteps: 0 is clean, 1 is noise. "
+        "Outside of it a step costs half (default: 0,1)",
+    )
+    group.add_argument(
+        "--timestep_spacing",
+        choices=SPACINGS,
+        help="spacing of the timesteps; trailing begins at pure noise whatever the number of steps "
+        "(default: leading for ddim, else evenly spaced with both ends)",
+    )
+    group.add_argument(
         "--cfg-channels",
         type=flags.positive_int,
         help="number of guided latent channels (default: that in generator.json of the model, "
@@ -103,7 +116,8 @@ def parse_option(argv=None):
         "--save_dir",
         type=Path,
         help="folder of the images (default: "
-        "syn_dataset/<generator>_<sampler>_s<s>_T<T>_seed<seed>, with _flat for flat files)",
+        "syn_dataset/<generator>_<sampler>_s<s>_T<T>_seed<seed>, with _i<LOW>-<HIGH> for an "
+        "interval, the spacing if it is given, and _flat for flat files)",
     )
     group.add_argument(
         "--format",
@@ -191,12 +205,16 @@ def main(argv=None):
             "format": options.format,
             "grey": bool(source.info.get("grey", False)),
             "schedule": source.schedule,
+            **sampler_settings(options.timestep_spacing, options.cfg_interval, options.cfg_scale),
         }
         request = requested_images.request_of(options, source.num_classes, model)
         flat = isinstance(request, requested_images.SeedRange)
+        interval, spacing = settings.get("cfg_interval"), settings.get("timestep_spacing")
         path = options.save_dir or Path("syn_dataset") / (
             f"{source.name}_{options.sampler}_s{options.cfg_scale:g}"
-            f"_T{options.num_sampling_steps}_seed{options.seed}{'_flat' if flat else ''}"
+            + (f"_i{interval[0]:g}-{interval[1]:g}" if interval else "")
+            + f"_T{options.num_sampling_steps}{f'_{spacing}' if spacing else ''}"
+            f"_seed{options.seed}{'_flat' if flat else ''}"
         )
         if options.estimate:
             cost = sampling_cost(requested_images.number_of_images(request), source, settings, path)
@@ -226,7 +244,7 @@ def main(argv=None):
 def generate(folder, pipeline, batch_size, device):
     """Samples, decodes and writes the missing images of this process."""
     settings = folder.settings
-    sampler = Sampler(settings["sampler"], settings["num_sampling_steps"], settings["schedule"])
+    sampler = make_sampler(settings)
 
     def network(x, t, labels):
         with autocast(settings["precision"], device):
@@ -256,15 +274,41 @@ def generate(folder, pipeline, batch_size, device):
         folder.write(batch, to_pixels(images, settings["grey"], remedy))
 
 
+def sampler_settings(spacing, interval, scale):
+    """The settings of flags that earlier folders do not have, if they are given.
+
+    Raises UserError for an interval without guidance.
+    """
+    settings = {}
+    if spacing:
+        settings["timestep_spacing"] = spacing
+    if interval:
+        if scale == 1:
+            raise UserError("--cfg_interval needs guidance: give --cfg-scale above 1, or omit it")
+        settings["cfg_interval"] = interval
+    return settings
+
+
+def make_sampler(settings):
+    """The Sampler of the settings of a folder."""
+    return Sampler(
+        settings["sampler"],
+        settings["num_sampling_steps"],
+        settings["schedule"],
+        settings.get("timestep_spacing"),
+        settings.get("cfg_interval", (0.0, 1.0)),
+    )
+
+
 def sampling_cost(images, source, settings, path):
     """Estimates the cost of `images` images: a dict of images, evaluations, operations, bytes and
     free_bytes.
 
-    evaluations: forward passes of the DiT for one image each, two per step with guidance;
+    evaluations: forward passes of the DiT for one image each, two per guided step;
     operations: floating-point operations of these and of the decoder; bytes: size of the files;
     free_bytes: free space on the disk of `path`.
     """
-    evaluations = images * settings["num_sampling_steps"] * (1 if settings["cfg_scale"] == 1 else 2)
+    evaluations = images * make_sampler(settings).evaluations(settings["cfg_scale"])
     evaluation, decoding = operations(source)
     return {
         "images": images,

@@ -33,6 +33,7 @@ RATES = {
     10: {"lr_g": 2e-3, "lr_z": 0.01},
 }
 PADDING_DIVISOR = 8  # the crop's padding is 1/8 of the image size: 4 of 32 pixels
+REPTILE_SCALE = 67  # of the published code; Adam's steps depend on it through its eps only
 BOX_AREA = (0.75, 1.0)  # of the resized crop, as a fraction of the image
 
 
@@ -85,7 +86,10 @@ class Settings:
         "best", one_of("best", "last"), "step of a round whose images are kept: best or last"
     )
     warmup_rounds: int = setting(
-        20, natural, "rounds before the first epoch, without the divergence from the student"
+        20,
+        natural,
+        "rounds before the first epoch; all but the last are without the divergence from the "
+        "student",
     )
     reset_round: int = setting(
         140, natural, "round at which the generator's first layer is reinitialised; 0: never"
@@ -129,7 +133,7 @@ class FastDFKD:
         """The weighted terms {name: 0-d tensor} of the loss on images (N, 3, S, S) of the intended
         classes (N,), seen through a random view; called within `self.match`.
 
-        The student plays no part in the warm-up rounds.
+        The student plays no part in the warm-up rounds before the last one.
         """
         if self.settings.view == "crop":
             view = views.crop_and_flip(images, images.shape[-1] // PADDING_DIVISOR)
@@ -140,7 +144,8 @@ class FastDFKD:
             "class": self.settings.oh * terms.class_loss(logits, labels),
             "statistics": self.settings.bn * self.match.loss(),
         }
-        if self.settings.adv and self.rounds >= self.settings.warmup_rounds:
+        # Published: the last round of the warm-up has the divergence
+        if self.settings.adv and self.rounds + 1 >= self.settings.warmup_rounds:
             student_logits = student(view)
             agreement = logits.argmax(1) == student_logits.argmax(1)
             divergence = (terms.divergences(logits, student_logits) * agreement).mean()
@@ -208,7 +213,9 @@ class FastDFKD:
         (first-order MAML), or towards its `ends` (Reptile).
         """
         for start, end, total in zip(starts, ends, sums, strict=True):
-            start.grad = total if self.settings.meta == "maml" else (start - end).detach()
+            start.grad = (
+                total if self.settings.meta == "maml" else REPTILE_SCALE * (start - end).detach()
+            )
         optimizer.step()
         optimizer.zero_grad()
 

@@ -308,10 +308,10 @@ def read_manifest(path, settings, new, verify=False):
         return new
     with _checked(path):
         earlier = dict(manifest["settings"])
-    for name, value in settings.items():
-        if earlier.get(name) != value:
+    for name in settings | earlier:
+        if earlier.get(name) != settings.get(name):
             raise UserError(
-                f"{path} was generated with {name} {earlier.get(name)}, not {value}: "
+                f"{path} was generated with {name} {earlier.get(name)}, not {settings.get(name)}: "
                 "use the same settings or choose another --save_dir"
             )
     return manifest

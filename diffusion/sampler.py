@@ -16,6 +16,7 @@ import torch
 from helper.errors import UserError
 from helper.seeds import image_generator
 
+<<<<<<< HEAD
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++")
 _BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 BETA_SCHEDULES = {  # of diffusers' schedulers
@@ -23,6 +24,11 @@ BETA_SCHEDULES = {  # of diffusers' schedulers
     "ddim": _BETA_SCHEDULES,
     "dpmsolver++": _BETA_SCHEDULES,
 }
+=======
+# Spacing of the timesteps of each sampler
+SAMPLERS = {"ddpm": "linspace", "ddim": "leading", "dpmsolver++": "linspace"}
+SPACINGS = ("leading", "trailing")  # that can be chosen instead
+>>>>>>> w18_flags
 SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
@@ -110,31 +116,49 @@ class Sampler:
 
     name: one of SAMPLERS; schedule: num_train_timesteps and the betas, as in scheduler_config.json
     of a pipeline.
+    spacing: of the timesteps, one of SPACINGS, by default that of the sampler. With few steps
+    `leading` begins far from pure noise (two steps: at timestep 500 of 1000), `trailing` at the
+    last timestep (arXiv 2305.08891, section 3.3).
+    interval: (low, high), the noise levels with guidance (arXiv 2404.07724), as timesteps divided
+    by the number of training timesteps: 0 is clean, 1 is noise.
+
     noise_steps: number of noise tensors per image besides the starting latent.
     """
 
-    def __init__(self, name, steps, schedule):
+    def __init__(self, name, steps, schedule, spacing=None, interval=(0.0, 1.0)):
         from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
         check_steps(name, steps, schedule)
-        self.name, self.steps = name, steps
+        spacing = spacing or SAMPLERS[name]
+        self.name, self.steps, self.interval = name, steps, interval
         self.noise_steps = steps - 1 if name == "ddpm" else 0
         betas = {key: schedule[key] for key in SCHEDULE_KEYS if key in schedule}
         if name == "ddpm":
             self.scheduler = DDPMScheduler(
                 **betas,
                 variance_type="learned_range",
-                timestep_spacing="linspace",
+                timestep_spacing=spacing,
                 clip_sample=False,
             )
         elif name == "ddim":
             self.scheduler = DDIMScheduler(
-                **betas, timestep_spacing="leading", steps_offset=0, clip_sample=False
+                **betas, timestep_spacing=spacing, steps_offset=0, clip_sample=False
             )
         else:
             self.scheduler = DPMSolverMultistepScheduler(
-                **betas, solver_order=2, timestep_spacing="linspace", final_sigmas_type="zero"
+                **betas, solver_order=2, timestep_spacing=spacing, final_sigmas_type="zero"
             )
+        self.scheduler.set_timesteps(steps)
+
+    def is_guided(self, t):
+        """Whether the timestep t is in the interval of guidance."""
+        low, high = self.interval
+        return low <= t / self.scheduler.config.num_train_timesteps <= high
+
+    def evaluations(self, scale):
+        """Network evaluations per image: two per step with guidance, else one."""
+        guided = sum(self.is_guided(t) for t in self.scheduler.timesteps.tolist())
+        return self.steps + (guided if scale != 1 else 0)
 
     @torch.no_grad()
     def sample(self, network, noise, labels, null_label, scale, cfg_channels):
@@ -151,7 +175,7 @@ class Sampler:
         null_labels = torch.full_like(labels, null_label)
         x = noise[0]
         for step, (t, t_device) in enumerate(zip(timesteps, device_timesteps, strict=True)):
-            if scale == 1:
+            if scale == 1 or not self.is_guided(int(t)):
                 output = network(x, t_device.expand(len(x)), labels).float()  # (N, 2C, H, W)
             else:
                 x2, labels2 = torch.cat([x, x]), torch.cat([labels, null_labels])

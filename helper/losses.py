@@ -1,4 +1,8 @@
-"""Distillation loss (DM-KD, arXiv 2305.12954, eq. 4; arXiv 1503.02531) and mixing of images."""
+"""Distillation losses and mixing of images.
+
+DM-KD distils with `kd_loss` (arXiv 2305.12954, eq. 4; arXiv 1503.02531). `dkd_loss` and `dist_loss`
+are alternatives, and `standardize` prepares the logits for any of them.
+"""
 
 import functools
 import math
@@ -17,6 +21,60 @@ def kd_loss(student_logits, teacher_logits, temperature, scaled=True):
     log_t = F.log_softmax(teacher_logits.float() / temperature, dim=1)
     divergence = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
     return divergence * temperature**2 if scaled else divergence
+
+
+def dkd_loss(student_logits, teacher_logits, targets, temperature, alpha=1.0, beta=8.0):
+    """Decoupled knowledge distillation (arXiv 2203.08679, eq. 7): τ² · (α·TCKD + β·NCKD), 0-d.
+
+    TCKD is the KL divergence of (target class, all others), NCKD that among the other classes.
+    Logits: (N, K) of any float type; targets: classes (N,).
+    """
+    log_s, log_t = (
+        _decoupled(logits.float() / temperature, targets)
+        for logits in (student_logits, teacher_logits)
+    )
+    target_term, other_term = (
+        F.kl_div(s, t, reduction="batchmean", log_target=True) for s, t in zip(log_s, log_t)
+    )
+    return (alpha * target_term + beta * other_term) * temperature**2
+
+
+def _decoupled(logits, targets):
+    """Log probabilities of (target, others), (N, 2), and among the K − 1 others, (N, K − 1)."""
+    steps = torch.arange(logits.shape[1] - 1, device=logits.device)
+    others = logits.gather(1, steps + (steps >= targets[:, None]).long())
+    target = logits.gather(1, targets[:, None])
+    pair = torch.cat([target, others.logsumexp(1, keepdim=True)], dim=1)
+    return F.log_softmax(pair, dim=1), F.log_softmax(others, dim=1)
+
+
+def dist_loss(student_logits, teacher_logits, temperature, beta=2.0, gamma=2.0):
+    """DIST (arXiv 2205.10536, eq. 9–11): τ² · (β·inter + γ·intra), 0-d.
+
+    Both terms are 1 minus the mean Pearson correlation of the softened probabilities of student and
+    teacher: over the classes of each sample (inter), and over the samples for each class (intra).
+    Logits: (N, K) of any float type.
+    """
+    student, teacher = (
+        F.softmax(logits.float() / temperature, dim=1)
+        for logits in (student_logits, teacher_logits)
+    )
+    inter = 1 - _pearson(student, teacher).mean()
+    intra = 1 - _pearson(student.T, teacher.T).mean()
+    return (beta * inter + gamma * intra) * temperature**2
+
+
+def _pearson(x, y):
+    """Correlation of each row of x with that of y."""
+    x, y = (values - values.mean(1, keepdim=True) for values in (x, y))
+    return F.cosine_similarity(x, y, dim=1)
+
+
+def standardize(logits):
+    """Logits (N, K) with mean 0 and deviation 1 over the classes (arXiv 2403.01427), float32."""
+    logits = logits.float()
+    deviation = logits.std(dim=1, keepdim=True) + 1e-7
+    return (logits - logits.mean(dim=1, keepdim=True)) / deviation
 
 
 def mixup(images, partners, weight):

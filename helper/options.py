@@ -108,6 +108,14 @@ def fraction(text):
     return value
 
 
+def interval(text):
+    """argparse type: two numbers LOW,HIGH with 0 ≤ LOW < HIGH ≤ 1."""
+    values = [float(part) for part in text.split(",")]
+    if len(values) != 2 or not 0 <= values[0] < values[1] <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not LOW,HIGH with 0 <= LOW < HIGH <= 1")
+    return values
+
+
 def amount(text):
     """argparse type: a number of images, `200000` or `200k` or `1.28m`."""
     factor = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 1)

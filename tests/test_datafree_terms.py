@@ -323,7 +323,7 @@ def test_dfq_objective(teacher, student):
 
 def test_fastdfkd_objective(teacher, student, monkeypatch):
     monkeypatch.setattr(views, "crop_and_flip", lambda images, padding: images)
-    method = build(fastdfkd, fastdfkd.FastDFKD, teacher, oh=2.0, bn=0.5, adv=4.0, warmup_rounds=1)
+    method = build(fastdfkd, fastdfkd.FastDFKD, teacher, oh=2.0, bn=0.5, adv=4.0, warmup_rounds=2)
     # Of several classes for both networks
     images = torch.rand(40, 3, SIZE, SIZE) + torch.rand(40, 3, 1, 1) * 4 - 2
     labels = torch.arange(40) % CLASSES
@@ -337,7 +337,7 @@ def test_fastdfkd_objective(teacher, student, monkeypatch):
         assert {
             k: v.item() for k, v in method.losses(images, labels, student).items()
         } == pytest.approx(expected, 1e-4)
-        method.rounds = 1  # the warm-up is over
+        method.rounds = 1  # the second round, the last of the warm-up
         expected["adversarial"] = -4 * (reference["kl"] * reference["agreed"]).sum() / 40
         assert {
             k: v.item() for k, v in method.losses(images, labels, student).items()
@@ -500,6 +500,27 @@ def test_reptile_moves_towards_the_copy(teacher, student):
             ]
         )
     assert (directions["maml"] == directions["reptile"]).float().mean() > 0.99
+
+
+def test_reptile_gradient_is_scaled_as_published(teacher, student):
+    """Adam divides by the root of the squared gradient plus eps: the scale shows where eps counts.
+
+    A first step moves by lr · g / (|g| + eps), with g = 67 · (start − end).
+    """
+    method = fast(teacher, k=1, meta="reptile", lr_g=1e-9, lr_g_meta=1.0)
+    before = [parameter.detach().clone() for parameter in method.generator.parameters()]
+    rounds(method, student, 1)
+    moved = torch.cat(
+        [
+            (start - after).abs().flatten()
+            for after, start in zip(method.generator.parameters(), before)
+        ]
+    )
+    # Float32 weights of about 0.1 do not resolve 1e-9; those that start at zero do
+    zero = torch.cat([start.flatten() for start in before]) == 0
+    moves = moved[zero & (moved > 0)]
+    assert len(moves) > 0
+    assert moves.median().item() == pytest.approx(67e-9 / (67e-9 + 1e-8), rel=0.02)
 
 
 def test_noise_is_kept_for_z_rounds(teacher, student):

@@ -192,3 +192,76 @@ def test_step_seeds_differ():
     first = torch.rand(4)
     seed_step(1, 2, 3, 1)
     assert torch.equal(first, torch.rand(4))
+
+
+def probabilities(logits, temperature):
+    exponentials = np.exp(np.asarray(logits, np.float64) / temperature)
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("temperature, alpha, beta", [(1, 1, 1), (4, 1, 8), (2, 0.5, 0), (4, 0, 2)])
+def test_dkd_is_its_formula(temperature, alpha, beta):
+    student, teacher = (np.array(logits) for logits in random_logits(seed=5))
+    targets = np.arange(len(student)) % student.shape[1]
+    total = 0.0
+    for s, t, target in zip(
+        probabilities(student, temperature), probabilities(teacher, temperature), targets
+    ):
+        binary = [np.array([p[target], 1 - p[target]]) for p in (s, t)]
+        others = [np.delete(p, target) / (1 - p[target]) for p in (s, t)]
+        for weight, (ours, theirs) in ((alpha, binary), (beta, others)):
+            total += weight * (theirs * np.log(theirs / ours)).sum()
+    expected = temperature**2 * total / len(targets)
+    arguments = torch.tensor(student), torch.tensor(teacher), torch.from_numpy(targets)
+    assert losses.dkd_loss(*arguments, temperature, alpha, beta).item() == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
+def test_dkd_with_the_weights_of_kd_is_kd():
+    """arXiv 2203.08679, eq. 6: KD = TCKD + (1 − p_target of the teacher) NCKD."""
+    student, teacher = (torch.tensor(logits) for logits in random_logits(seed=6))
+    for row in range(len(student)):
+        one = student[row : row + 1], teacher[row : row + 1]
+        target = torch.tensor([row % student.shape[1]])
+        weight = 1 - torch.softmax(one[1] / 4, dim=1)[0, target].item()
+        torch.testing.assert_close(
+            losses.dkd_loss(*one, target, 4, 1, weight),
+            losses.kd_loss(*one, 4),
+            rtol=1e-4,
+            atol=1e-6,
+        )
+
+
+@pytest.mark.parametrize("temperature, beta, gamma", [(1, 1, 1), (4, 2, 2), (2, 1, 0), (2, 0, 1)])
+def test_dist_is_its_formula(temperature, beta, gamma):
+    student, teacher = (np.array(logits) for logits in random_logits(seed=7))
+    s, t = probabilities(student, temperature), probabilities(teacher, temperature)
+    inter = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(s, t)])
+    intra = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(s.T, t.T)])
+    expected = temperature**2 * (beta * inter + gamma * intra)
+    result = losses.dist_loss(
+        torch.tensor(student), torch.tensor(teacher), temperature, beta, gamma
+    )
+    assert result.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_standardized_logits_do_not_depend_on_scale_and_shift():
+    _, teacher = (torch.tensor(logits) for logits in random_logits(seed=8))
+    result = losses.standardize(teacher)
+    np.testing.assert_allclose(result.mean(1), 0, atol=1e-6)
+    np.testing.assert_allclose(np.std(result.numpy(), axis=1, ddof=1), 1, rtol=1e-5)
+    torch.testing.assert_close(losses.standardize(5 * teacher - 3), result, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(losses.standardize(torch.ones(2, 5))).all()
+
+
+@pytest.mark.parametrize("name", ["dkd", "dist"])
+def test_extreme_logits_give_finite_losses_and_gradients(name):
+    student = torch.tensor([[1e4, -1e4, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    teacher = torch.tensor([[-1e4, 1e4, 0.0], [1e4, 0.0, 0.0]])
+    if name == "dkd":
+        loss = losses.dkd_loss(student, teacher, teacher.argmax(1), 1)
+    else:
+        loss = losses.dist_loss(student, teacher, 1)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(student.grad).all()

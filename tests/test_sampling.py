@@ -194,6 +194,49 @@ def test_without_guidance_no_null_branch_is_computed(name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+def test_guidance_in_an_interval_computes_the_null_branch_there_only(name):
+    sampler, calls = Sampler(name, 10, SCHEDULE, interval=(0.2, 0.6)), []
+    timesteps = sampler.scheduler.timesteps.tolist()
+    expected = [6 if 200 <= t <= 600 else 3 for t in timesteps]
+    assert {3, 6} == set(expected)
+    noise = batch_noise(0, ITEMS, SHAPE, sampler.noise_steps)
+    sampler.sample(label_network(calls), noise, torch.tensor([0, 2, 1]), 3, 2.0, 3)
+    assert calls == expected
+    assert sampler.evaluations(2.0) == sum(expected) // 3 and sampler.evaluations(1.0) == 10
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("scale", [1, 3])
+def test_whole_interval_is_guidance_throughout(pipeline, name, scale):
+    labels = torch.tensor([label for label, _ in ITEMS])
+    results = []
+    for interval in ((0.0, 1.0), (0.999, 1.0)):
+        sampler = Sampler(name, 4, SCHEDULE, interval=interval)
+        noise = batch_noise(7, ITEMS, SHAPE, sampler.noise_steps)
+        results.append(sampler.sample(pipeline.predict, noise, labels, 3, scale, 4))
+    plain = Sampler(name, 4, SCHEDULE)
+    assert torch.equal(results[0], plain.sample(pipeline.predict, noise, labels, 3, scale, 4))
+    assert torch.equal(*results) == (scale == 1)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [2, 3, 5, 8, 12, 25])
+def test_trailing_timesteps_lead_from_noise_to_the_image(name, steps):
+    """A network that knows the image: all samplers arrive there."""
+    sampler = Sampler(name, steps, SCHEDULE, spacing="trailing")
+    assert sampler.scheduler.timesteps[0] == 999 and len(sampler.scheduler.timesteps) == steps
+    image = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+    def network(x, t, labels):
+        abar = sampler.scheduler.alphas_cumprod[int(t[0])]
+        return torch.cat([(x - abar.sqrt() * image) / (1 - abar).sqrt(), torch.zeros_like(x)], 1)
+
+    noise = batch_noise(0, ITEMS[:1], SHAPE, sampler.noise_steps)
+    result = sampler.sample(network, noise, torch.tensor([0]), 3, 1.0, 3)
+    assert (result - image).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_no_step_reads_a_value_from_the_device(name):
     """Tensors on the meta device have no values: whatever waited for one would raise."""
     sampler = Sampler(name, 5, SCHEDULE)

@@ -120,6 +120,41 @@ def test_folder_and_manifest(tiny_pipeline, reference, tmp_path, monkeypatch):
     assert manifest(Path(result["folder"]))["classes"] == {"0": 2, "1": 1, "2": 1}
 
 
+def test_spacing_and_interval_belong_to_the_folder(tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["--model", str(tiny_pipeline), "--data_amount", "3", "--sampler", "ddim"]
+    command += ["--num_sampling_steps", "4"]
+    plain = synthesize_dit.main([*command, "--cfg-scale", "2"])
+    flags = ["--cfg_interval", "0.3,0.8", "--timestep_spacing", "trailing"]
+    result = synthesize_dit.main([*command, "--cfg-scale", "2", *flags])
+    assert result["folder"] == "syn_dataset/tiny_ddim_s2_i0.3-0.8_T4_trailing_seed0"
+    settings = manifest(Path(result["folder"]))["settings"]
+    assert settings.pop("cfg_interval") == [0.3, 0.8]
+    assert settings.pop("timestep_spacing") == "trailing"
+    assert settings == manifest(Path(plain["folder"]))["settings"]
+    assert contents(Path(result["folder"])) != contents(Path(plain["folder"]))
+    # The same again is complete, other flags do not fit the folder
+    assert synthesize_dit.main([*command, "--cfg-scale", "2", *flags])["made"] == 0
+    with pytest.raises(UserError, match="cfg_interval|timestep_spacing"):
+        synthesize_dit.main([*command, "--cfg-scale", "2", "--save_dir", result["folder"]])
+    # Timesteps 999 749 499 249: guided at two of four
+    cost = synthesize_dit.main([*command, "--cfg-scale", "2", *flags, "--estimate"])
+    assert cost["evaluations"] == 3 * 6
+
+
+@pytest.mark.parametrize("value", ["0.5", "0.6,0.2", "-0.1,0.5", "0,1.5", "nan,1", "a,b", "0,1,1"])
+def test_wrong_interval(tiny_pipeline, value):
+    command = ["--model", str(tiny_pipeline), "--cfg-scale", "2", f"--cfg_interval={value}"]
+    with pytest.raises(UserError, match="cfg_interval"):
+        synthesize_dit.main([*command, "--estimate"])
+
+
+def test_interval_without_guidance(tiny_pipeline):
+    command = ["--model", str(tiny_pipeline), "--cfg-scale", "1", "--cfg_interval", "0,0.5"]
+    with pytest.raises(UserError, match="cfg_interval"):
+        synthesize_dit.main([*command, "--estimate", "--data_amount", "3"])
+
+
 def test_complete_folder_returns_at_once(tiny_pipeline, copy, capsys, monkeypatch):
     monkeypatch.setattr("synthesize_dit.load_pipeline", None)
     before = contents(copy), (copy / "manifest.json").stat().st_mtime_ns
