@@ -16,19 +16,15 @@ import torch
 from helper.errors import UserError
 from helper.seeds import image_generator
 
-<<<<<<< HEAD
-SAMPLERS = ("ddpm", "ddim", "dpmsolver++")
 _BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 BETA_SCHEDULES = {  # of diffusers' schedulers
     "ddpm": (*_BETA_SCHEDULES, "sigmoid", "laplace"),
     "ddim": _BETA_SCHEDULES,
     "dpmsolver++": _BETA_SCHEDULES,
 }
-=======
 # Spacing of the timesteps of each sampler
 SAMPLERS = {"ddpm": "linspace", "ddim": "leading", "dpmsolver++": "linspace"}
 SPACINGS = ("leading", "trailing")  # that can be chosen instead
->>>>>>> w18_flags
 SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
