@@ -16,6 +16,7 @@ Interrupted runs continue when they are started again; with more classes or imag
 Under torchrun the batches are divided among the processes. --estimate prints the cost.
 """
 
+import argparse
 import importlib.metadata
 import sys
 from dataclasses import replace
@@ -27,15 +28,28 @@ from dataset import requested_images
 from dataset.generated_folder import GeneratedFolder
 from dataset.image_writer import image_bytes, to_pixels
 from diffusion import official
-from diffusion.pipeline import load_pipeline, named_pipeline, operations, read_pipeline
+from diffusion.pipeline import (
+    load_pipeline,
+    named_pipeline,
+    operations,
+    read_pipeline,
+    use_bf16_blocks,
+)
 from diffusion.sampler import SAMPLERS, SPACINGS, Sampler, batch_noise, check_steps, prefetch
 from helper import options as flags
 from helper.cost import with_prefix
 from helper.device import autocast
 from helper.distributed import fix_kernels, session
 from helper.errors import UserError, run_script
-from helper.files import free_bytes
+from helper.files import entry, free_bytes, read_json
+from helper.image_size import is_small
 from helper.run import environment
+
+# Precision of a folder: attention and MLP in bf16. `bf16`, autocast, is that of older folders.
+BF16_BLOCKS = "bf16_blocks"
+# Floating-point operations from which compiling, a minute or two, saves more time than it takes:
+# ten minutes of an H100
+COMPILED_FROM = 2e17
 
 
 def parse_option(argv=None):
@@ -128,17 +142,24 @@ def parse_option(argv=None):
     group.add_argument(
         "--batch_size",
         type=flags.positive_int,
-        default=32,
-        help="batch size per process (default: 32)",
+        help="batch size per process (default: that of the folder, if it exists; else 32, on a GPU "
+        "64, and 256 for images of up to 64 pixels)",
     )
     group.add_argument(
         "--precision",
         choices=["fp32", "bf16"],
         default="fp32",
-        help="precision of the network; noise and latents are always fp32 (default: fp32)",
+        help="bf16: weights of attention and MLP in bf16; noise, latents and the residual stream "
+        "are always fp32 (default: fp32, on a GPU with TF32 as in the paper)",
     )
     group.add_argument("--no_tf32", action="store_true", help="do not use TF32 on a GPU")
-    group.add_argument("--compile", action="store_true", help="use torch.compile")
+    group.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="use torch.compile (default: as in the folder, if it exists; else with --precision "
+        "bf16 on a GPU, if the images take long enough)",
+    )
     group.add_argument("--estimate", action="store_true", help="print the estimated cost and exit")
     group.add_argument(
         "--verify",
@@ -209,19 +230,27 @@ def main(argv=None):
         }
         request = requested_images.request_of(options, source.num_classes, model)
         flat = isinstance(request, requested_images.SeedRange)
-        interval, spacing = settings.get("cfg_interval"), settings.get("timestep_spacing")
-        path = options.save_dir or Path("syn_dataset") / (
-            f"{source.name}_{options.sampler}_s{options.cfg_scale:g}"
-            + (f"_i{interval[0]:g}-{interval[1]:g}" if interval else "")
-            + f"_T{options.num_sampling_steps}{f'_{spacing}' if spacing else ''}"
-            f"_seed{options.seed}{'_flat' if flat else ''}"
-        )
+        path = options.save_dir or default_path(settings, flat)
+        images = requested_images.number_of_images(request)
+        cost = sampling_cost(images, source, settings, path)
         if options.estimate:
-            cost = sampling_cost(requested_images.number_of_images(request), source, settings, path)
             say(description(cost, path))
             return cost
+
+        # A folder that is continued keeps the way in which its images are computed
+        precision, batch_size, compiled = world.from_main(earlier_computation, path)
+        if options.precision == "bf16" and precision != "bf16":
+            settings["precision"] = BF16_BLOCKS
+        batch_size = options.batch_size or batch_size
+        batch_size = batch_size or default_batch_size(source.image_size, device)
+        if options.compile is not None:
+            compiled = options.compile
+        elif compiled is None:
+            is_long = device.type == "cuda" and cost["operations"] >= COMPILED_FROM
+            compiled = is_long and settings["precision"] == BF16_BLOCKS
         origin = {
-            "batch_size": options.batch_size,
+            "batch_size": batch_size,
+            **({"compiled": True} if compiled else {}),
             "class_names": source.info.get("class_names"),
             **environment(),
         }
@@ -233,12 +262,52 @@ def main(argv=None):
                     cost = sampling_cost(len(folder.missing), source, settings, path)
                     say(description(cost, path))
                 fix_kernels(settings["tf32"])
-                pipeline = load_pipeline(source, settings["time_embedding"]).to(device)
-                if options.compile:
+                pipeline = load_pipeline(source, settings["time_embedding"])
+                if settings["precision"] == BF16_BLOCKS:
+                    use_bf16_blocks(pipeline.denoiser)
+                pipeline.to(device)
+                say(
+                    f"batches of {batch_size} per process, {settings['precision']}"
+                    + (", compiled" if compiled else "")
+                )
+                if compiled:
                     denoiser = torch.compile(pipeline.denoiser, dynamic=False)
                     pipeline = replace(pipeline, denoiser=denoiser)
-                generate(folder, pipeline, options.batch_size, device)
+                generate(folder, pipeline, batch_size, device)
         return folder.result
+
+
+def default_path(settings, flat):
+    """The folder of the images if --save_dir is not given; flat: files as in the released sets."""
+    interval, spacing = settings.get("cfg_interval"), settings.get("timestep_spacing")
+    return Path("syn_dataset") / (
+        f"{settings['generator']}_{settings['sampler']}_s{settings['cfg_scale']:g}"
+        + (f"_i{interval[0]:g}-{interval[1]:g}" if interval else "")
+        + f"_T{settings['num_sampling_steps']}{f'_{spacing}' if spacing else ''}"
+        f"_seed{settings['seed']}{'_flat' if flat else ''}"
+    )
+
+
+def earlier_computation(path):
+    """(precision, batch size, whether compiled) of the images in a folder, None where unknown.
+
+    A damaged manifest is left to the GeneratedFolder, which says what to do.
+    """
+    file = path / "manifest.json"
+    try:
+        manifest = read_json(file, "manifest")
+        precision = entry(entry(manifest, "settings", dict, file), "precision", str, file, None)
+        batch_size = entry(manifest, "batch_size", int, file, None, minimum=1)
+        return precision, batch_size, entry(manifest, "compiled", bool, file, False)
+    except (UserError, OSError):
+        return None, None, None
+
+
+def default_batch_size(image_size, device):
+    """A batch that fills a GPU, or the caches of a CPU."""
+    if device.type == "cpu":
+        return 32
+    return 256 if is_small(image_size) else 64
 
 
 def generate(folder, pipeline, batch_size, device):

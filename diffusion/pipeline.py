@@ -555,6 +555,27 @@ class Denoiser(nn.Module):
         return self.transformer(x, timestep=t, class_labels=labels, return_dict=False)[0]
 
 
+class Bf16(nn.Module):
+    """Runs a module with weights in bf16 on float32 tensors."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module.bfloat16()
+
+    def forward(self, x, **options):
+        return self.module(x.bfloat16(), **options).float()
+
+
+def use_bf16_blocks(denoiser):
+    """Gives the attention and the MLP of every block of a Denoiser weights in bf16, in place.
+
+    Nearly all operations are theirs. The residual stream, the norms and the embeddings stay in
+    float32, which keeps the output closer to float32 than autocast does.
+    """
+    for block in denoiser.transformer.transformer_blocks:
+        block.attn1, block.ff = Bf16(block.attn1), Bf16(block.ff)
+
+
 class _ReadyEmbedding(nn.Module):
     """Replaces a block's embedder; it receives the embedding (N, D) as its timestep."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, JpegImagePlugin
 
 import helper.files
@@ -333,7 +334,59 @@ def test_jpeg_and_dpmsolver(tiny_pipeline, tmp_path):
     assert [file.name for file in files] == ["00000.jpg", "00001.jpg"] * 2 + ["00000.jpg"]
     with Image.open(files[0]) as image:
         assert image.format == "JPEG" and JpegImagePlugin.get_sampling(image) == 0  # 4:4:4
-    assert manifest(tmp_path / "set")["settings"]["precision"] == "bf16"
+    assert manifest(tmp_path / "set")["settings"]["precision"] == "bf16_blocks"
+
+
+BF16 = ["--precision", "bf16", "--sampler", "ddim", "--num-sampling-steps", "3"]
+
+
+def test_bf16_images_are_near_those_of_fp32(tiny_pipeline, tmp_path):
+    flags = [*BF16[2:], "--data_amount", "6"]
+    synthesize(tiny_pipeline, tmp_path / "fp32", *flags)
+    synthesize(tiny_pipeline, tmp_path / "bf16", *flags, *BF16[:2])
+    images = [
+        np.stack([np.asarray(Image.open(file), int) for file in sorted(path.glob("*/*"))])
+        for path in (tmp_path / "fp32", tmp_path / "bf16")
+    ]
+    difference = np.abs(images[0] - images[1])
+    assert 0 < difference.mean() < 1
+
+
+def test_older_bf16_folders_keep_autocast(tiny_pipeline, tmp_path, monkeypatch):
+    """Their manifests say bf16: they grow as they began."""
+    whole, grown = tmp_path / "whole", tmp_path / "grown"
+    flags = [*BF16, "--batch_size", "3"]
+    with monkeypatch.context() as older:
+        older.setattr(synthesize_dit, "BF16_BLOCKS", "bf16")
+        synthesize(tiny_pipeline, whole, *flags, "--data_amount", "3")
+        synthesize(tiny_pipeline, grown, *flags, "--data_amount", "3")
+        synthesize(tiny_pipeline, whole, *flags, "--data_amount", "9")
+    synthesize(tiny_pipeline, grown, *flags, "--data_amount", "9")
+    assert manifest(grown)["settings"]["precision"] == "bf16"
+    synthesize(tiny_pipeline, tmp_path / "new", *flags, "--data_amount", "9")
+    assert contents(whole) == contents(grown) != contents(tmp_path / "new")
+
+
+def test_folder_keeps_its_batch_size_and_compilation(tiny_pipeline, tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_nothing(network, **_):
+        compiled.append(network)
+        return network
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    folder = tmp_path / "set"
+    synthesize(tiny_pipeline, folder, *BF16, "--data_amount", "3", "--batch_size", "5", "--compile")
+    for amount, calls in ((4, 2), (5, 3)):
+        synthesize(tiny_pipeline, folder, *BF16, "--data_amount", str(amount))
+        state = manifest(folder)
+        assert (state["batch_size"], state["compiled"], len(compiled)) == (5, True, calls)
+    synthesize(tiny_pipeline, folder, *BF16, "--data_amount", "6", "--no_compile")
+    assert len(compiled) == 3 and "compiled" not in manifest(folder)
+    # A new folder on a CPU is not compiled
+    synthesize(tiny_pipeline, tmp_path / "new", *BF16, "--data_amount", "3")
+    state = manifest(tmp_path / "new")
+    assert state["batch_size"] == 32 and "compiled" not in state and len(compiled) == 3
 
 
 def test_grey_model(tiny_pipeline, tmp_path):
