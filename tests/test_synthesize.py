@@ -358,6 +358,7 @@ def test_older_bf16_folders_keep_autocast(tiny_pipeline, tmp_path, monkeypatch):
     flags = [*BF16, "--batch_size", "3"]
     with monkeypatch.context() as older:
         older.setattr(synthesize_dit, "BF16_BLOCKS", "bf16")
+        older.setattr(synthesize_dit, "use_bf16_blocks", lambda denoiser: None)
         synthesize(tiny_pipeline, whole, *flags, "--data_amount", "3")
         synthesize(tiny_pipeline, grown, *flags, "--data_amount", "3")
         synthesize(tiny_pipeline, whole, *flags, "--data_amount", "9")
