@@ -12,7 +12,8 @@ VAE=${VAE:-}
 SCALE=${SCALE:-2}
 STEPS=${STEPS:-100}
 AMOUNT=${AMOUNT:-200k}
-BATCH=${BATCH:-32}
+PRECISION=${PRECISION:-bf16}             # the fastest; the paper: fp32, which is TF32 on a GPU
+BATCH=${BATCH:-}
 SEED=${SEED:-0}
 SAVE_DIR=${SAVE_DIR:-syn_dataset/DiT-XL-2-256_ddpm_s${SCALE}_T${STEPS}_seed${SEED}_imagenet100}
 ESTIMATE=${ESTIMATE:+--estimate}
@@ -22,4 +23,5 @@ exec "$PYTHON" $TORCHRUN synthesize_dit.py \
     --model "$MODEL" ${CKPT:+--ckpt "$CKPT"} ${VAE:+--vae "$VAE"} --sampler ddpm \
     --cfg-scale "$SCALE" --num-sampling-steps "$STEPS" \
     --class-list dataset/class_lists/imagenet100.txt --data_amount "$AMOUNT" \
-    --batch_size "$BATCH" --seed "$SEED" --save_dir "$SAVE_DIR" $ESTIMATE
+    --precision "$PRECISION" ${BATCH:+--batch_size "$BATCH"} --seed "$SEED" \
+    --save_dir "$SAVE_DIR" $ESTIMATE

@@ -1,6 +1,7 @@
 """Official DiT checkpoints, compared with a reference implementation (reference_dit.py)."""
 
 import argparse
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -14,8 +15,9 @@ from safetensors.torch import save_file
 
 import synthesize_dit
 from diffusion.official import OfficialDiT, names, to_diffusers
-from diffusion.pipeline import load_pipeline, read_pipeline
+from diffusion.pipeline import load_pipeline, read_pipeline, use_bf16_blocks
 from diffusion.sampler import Sampler, batch_noise
+from helper.device import autocast
 from helper.errors import UserError, run_script
 from helper.files import sha256
 
@@ -128,6 +130,24 @@ def test_latents_are_the_official_ones(state, pipeline, name):
     unguided = sampler.sample(pipeline.predict, noise, labels, pipeline.num_classes, 1, 3)
     # Class and guidance matter: the comparison is not trivial.
     assert (ours - unguided).norm() / expected.norm() > 1e-2
+
+
+def test_bf16_blocks_are_nearer_to_fp32_than_autocast(pipeline):
+    x = torch.randn(2, *pipeline.latent_shape, generator=torch.Generator().manual_seed(0))
+    inputs = x, torch.tensor([500, 20]), torch.tensor([1, pipeline.num_classes])
+    exact = pipeline.denoiser(*inputs)
+    with autocast("bf16", torch.device("cpu")):
+        errors = [(pipeline.denoiser(*inputs).float() - exact).norm()]
+    denoiser = copy.deepcopy(pipeline.denoiser)
+    use_bf16_blocks(denoiser)
+    output = denoiser(*inputs)
+    assert output.dtype == torch.float32
+    errors.append((output - exact).norm())
+    assert 0 < errors[1] < errors[0] / 2
+    weights = {
+        parameter.dtype for parameter in denoiser.transformer.transformer_blocks.parameters()
+    }
+    assert weights == {torch.float32, torch.bfloat16}
 
 
 def test_description_of_a_checkpoint(files, pipeline):
