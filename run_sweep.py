@@ -2,6 +2,7 @@
 
     python run_sweep.py --sweep scale
     python run_sweep.py --sweep temperature --values 1,4,16 --data_amount 4k --epochs 20 --fidelity
+    python run_sweep.py --sweep temperature --jobs 2
     python run_sweep.py --dataset imagenet --sweep fidelity --gpus 8
 
 A cell is one value with one seed. The seed sets the noise of the images and the initialisation of
@@ -17,15 +18,19 @@ Sweeps share the cells that they have in common, so run them one after the other
 <out>/<sweep>.csv, .md and .png, for ImageNet and CIFAR-100 <out>/<dataset>_<sweep>.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 import evaluate_images
 import synthesize_dit
@@ -39,6 +44,8 @@ from helper import options as flags
 from helper.cost import duration
 from helper.errors import UserError, run_script
 from helper.files import make_folder, sha256
+from helper.jobs import Jobs, device_slots, last_line
+from helper.run import SIGTERM_EXIT
 from models.classifiers import architecture_of
 from report import sweeps
 from report.fidelity import LEAST_FRECHET_IMAGES, LEAST_NEIGHBOUR_IMAGES
@@ -245,6 +252,12 @@ def parse_option(argv=None):
         "--fidelity", action="store_true", help="also measure the images with evaluate_images.py"
     )
     parser.add_argument(
+        "--jobs",
+        type=flags.positive_int,
+        help="cells at a time, each with one CPU thread, whatever this number is, and on a GPU of "
+        "its own as far as there are enough (default: one cell at a time with all CPU threads)",
+    )
+    parser.add_argument(
         "--out", default="results/sweeps", help="folder of the results (default: %(default)s)"
     )
     group = parser.add_argument_group("fixed settings (synthesize_dit.py, train_student.py)")
@@ -341,7 +354,10 @@ def main(argv=None):
     check_files(sweep, options.fidelity)
     make_folder(options.out)
     runs = {cell: result for cell in cells if (result := finished_run(cell.run))}
-    run_cells(sweep, cells, runs)
+    if options.jobs:
+        run_side_by_side(sweep, cells, runs, options.jobs, Path(options.out, "logs"))
+    else:
+        run_cells(sweep, cells, runs)
     folders = list(dict.fromkeys(cell.images for cell in cells if cell.images))
     if options.fidelity:
         measure(sweep, folders)
@@ -577,10 +593,9 @@ def finished_run(folder):
     return None
 
 
-def run_cells(sweep, cells, runs):
-    """Runs the cells that are not in `runs` {Cell: RunResult} and adds them.
-
-    Prints cost and progress.
+def plan(sweep, cells, runs):
+    """The cells that are not in `runs`, {Cell: images that its folder is to have}, and {folder:
+    images that it has}. Prints the cost.
     """
     todo = [cell for cell in cells if cell not in runs]
     # Fashion-MNIST's folders are filled at once for all cells: the batches, and so the images, do
@@ -588,8 +603,6 @@ def run_cells(sweep, cells, runs):
     largest = max(cell.amount for cell in cells)
     amounts = {cell: cell.amount if sweep.by_recipe else largest for cell in todo}
     existing = {cell.images: image_count(cell.images) for cell in todo if cell.images}
-    clock = sweeps.Clock()
-
     steps, images, evaluations = work_of(todo, amounts, existing)
     print(
         f"sweep {sweep.name}: {len(cells)} cells, {len(sweep.values)} values by "
@@ -604,7 +617,13 @@ def run_cells(sweep, cells, runs):
             earlier.add_training(result.image_steps, result.seconds)
         estimate = duration(earlier.seconds(steps, 0)[0])
         print(f"at the speed of the finished cells: {estimate} of training", flush=True)
+    return todo, amounts, existing
 
+
+def run_cells(sweep, cells, runs):
+    """Runs the cells that are not in `runs` {Cell: RunResult} one by one and adds them."""
+    todo, amounts, existing = plan(sweep, cells, runs)
+    clock = sweeps.Clock()
     sampled = {}  # image folder: images that have been sampled or checked
     for number, cell in enumerate(todo, 1):
         print(f"\n[{number}/{len(todo)}] {sweep.name} {cell.value}, seed {cell.seed}", flush=True)
@@ -634,6 +653,118 @@ def run_cells(sweep, cells, runs):
         )
 
 
+def run_side_by_side(sweep, cells, runs, jobs, logs):
+    """Runs the cells that are not in `runs` {Cell: RunResult}, `jobs` at a time, and adds them.
+
+    Their output is written to the folder `logs`. A cell that fails does not stop the others.
+    Raises UserError at the end if cells have failed.
+    """
+    todo, amounts, existing = plan(sweep, cells, runs)
+    needed = {}  # image folder: the cell that wants most of its images
+    for cell in todo:
+        if cell.images:
+            needed[cell.images] = max(needed.get(cell.images, cell), cell, key=amounts.get)
+    waiting, clock, failed = list(todo), sweeps.Clock(), []
+    gpus = 0 if sweep.device == "cpu" else torch.cuda.device_count()
+    with ended_by_sigterm(), Jobs(device_slots(jobs, gpus, sweep.gpus)) as running:
+        while waiting or running.keys:
+            # Start what can be started
+            while running.has_room and (task := next_task(waiting, needed, running.keys)):
+                if isinstance(task, Cell):
+                    waiting.remove(task)
+                    command = training_command(task, sweep.dataset)
+                else:
+                    command = sampling_command(needed[task], amounts[needed[task]])
+                running.start(task, *command, logs / f"{name_of(task)}.log")
+                print(f"started {name_of(task)}", flush=True)
+
+            # Wait until something has ended
+            task, code, seconds = running.wait()
+            if code:
+                log = logs / f"{name_of(task)}.log"
+                print(f"failed: {name_of(task)}: {last_line(log)} ({log})", flush=True)
+                failed += [cell for cell in todo if task in (cell, cell.images)]
+                waiting = [cell for cell in waiting if cell not in failed]
+            elif isinstance(task, Cell):
+                runs[task] = read_run(task.run)
+                clock.add_training(task.steps, seconds)
+                left = waiting + [cell for cell in running.keys if isinstance(cell, Cell)]
+                steps, _, evaluations = work_of(left, amounts, existing)
+                rest = sum(part or 0 for part in clock.seconds(steps, evaluations)) / jobs
+                print(
+                    f"{sweep.name} {task.value}, seed {task.seed}: {duration(seconds)}, top-1 "
+                    f"{runs[task].top1_last:.2f} %; {len(left)} left, about {duration(rest)}",
+                    flush=True,
+                )
+            else:
+                new_images = amounts[needed[task]] - existing[task]
+                clock.add_sampling(new_images * needed.pop(task).evaluations, seconds)
+                existing[task] += new_images
+                print(f"sampled {name_of(task)} in {duration(seconds)}", flush=True)
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(todo)} cells have failed, see the messages above and {logs}: "
+            "correct the cause and run the sweep again; the finished ones are kept"
+        )
+
+
+def next_task(waiting, needed, running):
+    """The next Cell to train or image folder to sample, None if all must wait.
+
+    waiting: Cells; needed: image folders that are not complete; running: tasks. A cell whose images
+    are complete comes first.
+    """
+    for cell in waiting:
+        if cell.images not in needed:
+            return cell
+    for cell in waiting:
+        if cell.images not in running:
+            return cell.images
+    return None
+
+
+def name_of(task):
+    """The name of a cell's run folder, or of an image folder."""
+    return task.run.name if isinstance(task, Cell) else task.name
+
+
+def sampling_command(cell, amount):
+    """(command, environment) that sample the images of a cell."""
+    if isinstance(cell.sampling, dict):
+        per_class = -(-amount // IMAGENET_CLASSES)
+        variables = cell.sampling | {"IMAGES_PER_CLASS": str(per_class)}
+        return recipe_command("imagenet_synthesize.sh", variables)
+    script = [sys.executable, str(ROOT / "synthesize_dit.py")]
+    return [*script, *cell.sampling, "--data_amount", str(amount)], {}
+
+
+def training_command(cell, dataset):
+    """(command, environment) that distil the student of a cell."""
+    if isinstance(cell.student, dict):
+        return recipe_command(f"{dataset}_distill.sh", cell.student)
+    return [sys.executable, str(ROOT / "train_student.py"), *cell.student], {}
+
+
+def recipe_command(script, variables):
+    """(command, environment) of a script of scripts/ with variables."""
+    python = os.environ.get("PYTHON", sys.executable)
+    return ["sh", str(ROOT / "scripts" / script)], {"PYTHON": python, **variables}
+
+
+@contextlib.contextmanager
+def ended_by_sigterm():
+    """SIGTERM raises SystemExit(143) within the context."""
+
+    def stop(*_):
+        raise SystemExit(SIGTERM_EXIT)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def work_of(cells, amounts, existing):
     """(image-steps, images to sample, network evaluations) of cells; existing: images that each
     folder has.
@@ -655,8 +786,7 @@ def work_of(cells, amounts, existing):
 def sample(cell, amount):
     """Samples the images that are missing among the first `amount` of the cell's folder."""
     if isinstance(cell.sampling, dict):
-        per_class = -(-amount // IMAGENET_CLASSES)
-        run_recipe("imagenet_synthesize.sh", cell.sampling | {"IMAGES_PER_CLASS": str(per_class)})
+        run_recipe(*sampling_command(cell, amount))
     else:
         synthesize_dit.main([*cell.sampling, "--data_amount", str(amount)])
 
@@ -664,17 +794,16 @@ def sample(cell, amount):
 def train(cell, dataset):
     """Distils the student of a cell, or resumes it."""
     if isinstance(cell.student, dict):
-        run_recipe(f"{dataset}_distill.sh", cell.student)
+        run_recipe(*training_command(cell, dataset))
     else:
         train_student.main(cell.student)
 
 
-def run_recipe(script, variables):
+def run_recipe(command, variables):
     """Runs a script of scripts/ with variables; exits with its exit code if it fails."""
-    environment = {"PYTHON": sys.executable, **os.environ, **variables}
-    code = subprocess.run(["sh", ROOT / "scripts" / script], env=environment).returncode
+    code = subprocess.run(command, env={**os.environ, **variables}).returncode
     if code:
-        print(f"scripts/{script} failed: run the sweep again to continue", file=sys.stderr)
+        print(f"{command[-1]} failed: run the sweep again to continue", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
 
 

@@ -5,6 +5,9 @@ import json
 import math
 import shutil
 import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ import train_student
 from diffusion import sampler
 from helper import checkpoints
 from helper.errors import UserError, run_script
+from helper.jobs import Jobs, device_slots, last_line
 from models import classifiers
 from report import sweeps
 from tools import sweeps as sweeps_tool
@@ -645,3 +649,96 @@ def test_a_sweep_by_recipes(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run_sweep.main([*argv[:-1], "4,20"])
     assert stop.value.code == 3 and "imagenet_synthesize.sh" in capsys.readouterr().err
+
+
+# Several cells at a time
+
+
+def test_jobs_side_by_side(tmp_path):
+    """Two at a time, one thread and a GPU for each; codes and output of all; the slots go round."""
+    script = 'echo "$OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES $NAME"; exit "$CODE"'
+    ended = {}
+    with Jobs(device_slots(2, 4, 2)) as jobs:
+        for number in range(4):
+            if not jobs.has_room:
+                name, code, _ = jobs.wait()
+                ended[name] = code
+            variables = {"NAME": f"job {number}", "CODE": str(number)}
+            jobs.start(number, ["sh", "-c", script], variables, tmp_path / f"logs/{number}.log")
+            assert len(jobs.keys) <= 2
+        while jobs.keys:
+            name, code, _ = jobs.wait()
+            ended[name] = code
+    assert ended == {number: number for number in range(4)}
+    lines = [last_line(tmp_path / f"logs/{number}.log") for number in range(4)]
+    assert lines[0] == "1 0,1 job 0" and lines[1] == "1 2,3 job 1"
+    assert all(line.split()[1] in ("0,1", "2,3") for line in lines[2:])
+
+
+def test_jobs_end_with_the_context(tmp_path):
+    script = "trap 'echo saved; exit 143' TERM; echo begun; while :; do sleep 0.05; done"
+    log = tmp_path / "log"
+    with pytest.raises(KeyboardInterrupt), Jobs([{}]) as jobs:
+        jobs.start("job", ["sh", "-c", script], {}, log)
+        while "begun" not in (log.read_text() if log.exists() else ""):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    assert last_line(log) == "saved"
+
+
+def test_gpus_of_jobs(monkeypatch):
+    assert device_slots(3, 0) == [{}] * 3
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in device_slots(3, 2)] == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in device_slots(2, 2)] == ["4", "6"]
+    with pytest.raises(UserError, match="--gpus"):
+        device_slots(2, 2, gpus_per_job=8)
+
+
+def test_results_do_not_depend_on_the_number_of_jobs(swept, argv, tmp_path, monkeypatch, capsys):
+    folder, records = swept  # one after the other, with one thread
+    monkeypatch.chdir(tmp_path)
+    parallel = run_sweep.main([*argv, "--jobs", "2"])
+    figures = ("label_top1", "entropy")  # not asked for here
+    assert timeless(parallel) == timeless([record | dict.fromkeys(figures) for record in records])
+    logs = sorted(path.name for path in Path("results/sweeps/logs").glob("*.log"))
+    assert len(logs) == 8  # of four image folders and four students
+    for record in records:
+        rows = [
+            [
+                {**row, "images_s": None}
+                for row in csv.DictReader(open(path / record["run"] / "metrics.csv"))
+            ]
+            for path in (folder, tmp_path)
+        ]
+        assert rows[0] == rows[1]
+    assert "0 left" in capsys.readouterr().out
+    assert timeless(run_sweep.main([*argv, "--jobs", "3"])) == timeless(parallel)
+
+
+def test_a_failed_cell_does_not_stop_the_others(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = run_sweep.make_cells(run_sweep.read_sweep(run_sweep.parse_option(argv)))
+    cells[1].run.mkdir(parents=True)
+    (cells[1].run / "resnet8_latest.pth").write_text("damaged")
+    assert run_script(run_sweep.main, [*argv, "--jobs", "2"]) == 2
+    out, error = capsys.readouterr()
+    assert cells[1].run.name in out and "1 of 4 cells" in error
+    assert [(cell.run / "result.json").exists() for cell in cells] == [True, False, True, True]
+    (cells[1].run / "resnet8_latest.pth").unlink()
+    assert len(run_sweep.main([*argv, "--jobs", "2"])) == 4
+
+
+def test_sigterm_to_a_parallel_sweep(argv, tmp_path):
+    """It ends the cells, which save; the sweep can be continued."""
+    # Of a flag that is given twice the last one counts
+    command = [sys.executable, str(ROOT / "run_sweep.py"), *argv, "--jobs", "2", "--epochs", "200"]
+    with open(tmp_path / "out", "w") as out:
+        sweep = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out)
+        while not list(tmp_path.glob("save/student_model/sweeps/*/*_latest.pth")):
+            assert sweep.poll() is None, (tmp_path / "out").read_text()
+            time.sleep(0.05)
+        sweep.terminate()
+        assert sweep.wait(60) == 143
+    (log, *_) = tmp_path.glob("results/sweeps/logs/*x200*.log")
+    assert "SIGTERM" in log.read_text()
