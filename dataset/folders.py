@@ -187,12 +187,14 @@ def note(text):
 
 def _own_manifest(file):
     """The manifest of images that were generated here; None without one, or for another program's,
-    which is ignored with a note.
+    which is ignored with a note. Raises UserError for a damaged one.
     """
     if not file.is_file():
         return None
+    manifest = read_json(file, "manifest", object)
     try:
-        manifest = read_json(file, "manifest")
+        if not isinstance(manifest, dict):
+            raise UserError(f"{file} is not a manifest of generated images")
         entry(manifest, "complete", bool, file)
         entry(manifest, "labelled", bool, file, True)
         entry(manifest, "method", str | None, file, None)

@@ -71,10 +71,11 @@ def write_json(path, data):
     write_text(path, json.dumps(data, indent=2, default=str) + "\n")
 
 
-def read_json(path, what):
-    """The object (a dict) in the JSON file `path`; `entry` checks what is in it.
+def read_json(path, what, kind=dict):
+    """The content of the JSON file `path`, an object (a dict); `entry` checks what is in it.
 
-    Raises UserError, which calls the file `what`, if it is missing, damaged, or holds no object.
+    kind: object for any JSON.
+    Raises UserError, which calls the file `what`, if it is missing, damaged, or of another kind.
     """
     try:
         data = json.loads(Path(path).read_bytes())  # UTF-8 with or without a byte-order mark
@@ -84,7 +85,7 @@ def read_json(path, what):
         raise UserError(
             f"{what} {path} is not valid JSON ({error}): restore or delete it"
         ) from None
-    if not isinstance(data, dict):
+    if not isinstance(data, kind):
         raise UserError(
             f"{what} {path} holds {_JSON_TYPES[type(data)]} where an object is expected: is it "
             "another program's file?"

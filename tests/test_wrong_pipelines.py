@@ -382,7 +382,7 @@ def test_latents_that_are_not_finite_name_the_autoencoder(value):
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", '{"files": []}', '{"complete": "yes"}', '{"complete": true, "method": 3}', "", "{"],
+    ["[]", '"x"', '{"files": []}', '{"complete": "yes"}', '{"complete": true, "method": 3}'],
 )
 def test_another_programs_manifest_beside_training_images_is_ignored(tmp_path, capsys, text):
     for label in range(2):
