@@ -75,7 +75,7 @@ WRONG_VALUES = {
     "true for a size": (TRANSFORMER, "num_embeds_ada_norm", True),
     "text for channels": (TRANSFORMER, "out_channels", "8"),
     "activation": (TRANSFORMER, "activation_fn", 7),
-    "sizes that do not fit together": (TRANSFORMER, "patch_size", 16),
+    "a size that is not divisible": (TRANSFORMER, "patch_size", 3),
     "text for a factor": (VAE, "scaling_factor", "0.5"),
     "factor zero": (VAE, "scaling_factor", 0),
     "number for a list": (VAE, "block_out_channels", 8),
@@ -366,6 +366,16 @@ def test_a_diverged_measure_of_unseen_images_ends_the_training():
     dit.proj_out_2.bias.data[0] = float("inf")
     with pytest.raises(UserError, match="--learning_rate"):
         train_dit.evaluate_transformer(dit, held_out, objective, WORLD)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_dit_has_a_loss_that_the_run_refuses(value):
+    """Not an exception of torch.distributions, whose check would also wait for the device."""
+    diffusion = GaussianDiffusion(linear_betas(), "cpu")
+    latents = torch.zeros(2, 4, 4, 4)
+    output, t = torch.full((2, 8, 4, 4), value), torch.tensor([0, 500])
+    mse, bound = diffusion.losses(output, latents, latents, t, latents)
+    assert not (mse + bound).isfinite().any()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 200.0])
