@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from dataset import real, transforms
+from dataset.identity import images_sha256
 from dataset.image_writer import ImageWriter, to_pixels
 from dataset.loader import Loader, TensorLoader, make_loader
 from diffusion.build import Reconstruction, build_dit, build_vae, save_pipeline
@@ -31,7 +32,7 @@ from helper import options as flags
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
-from helper.files import make_folder
+from helper.files import make_folder, sha256
 from helper.optim import Schedule, make_optimizer, update
 from helper.run import Run, latest_path
 
@@ -183,6 +184,9 @@ def main(argv=None):
                 return result
 
         # Networks and data
+        images, held_out = data.training(options.data_amount), held_out_images(data)
+        settings["training_images_sha256"] = world.from_main(images_sha256, images)
+        settings["validation_images_sha256"] = world.from_main(images_sha256, held_out)
         if stage == "vae":
             torch.manual_seed(options.seed)
             model = build_vae(*vae_shape).to(device)
@@ -197,13 +201,15 @@ def main(argv=None):
                     options.val_batch_size,
                     workers,
                 )
-                for images in (data.training(options.data_amount), held_out_images(data))
+                for images in (images, held_out)
             )
         else:
             vae = load_vae(options.save_dir, *vae_shape).to(device)
-            images = data.training(options.data_amount)
+            settings["vae_sha256"] = sha256(
+                latest_path(stage_folder(options.save_dir, "vae"), "vae")
+            )
             moments, labels = encode(vae, images, size, workers, world)
-            held_out = encode(vae, held_out_images(data), size, workers, world)
+            held_out = encode(vae, held_out, size, workers, world)
             held_out = [tensor[world.rank :: world.size] for tensor in held_out]
             scaling_factor = unit_variance_factor(moments)
             vae.register_to_config(scaling_factor=scaling_factor)
@@ -322,7 +328,7 @@ def evaluate_vae(vae, loader, world):
         images, _ = to_device(batch, world.device)
         latents = vae.encode(2 * images - 1).latent_dist.mode()
         reconstruction = vae.decode(latents).sample.clamp(-1, 1) / 2 + 0.5
-        error = (reconstruction - images).square().mean(dim=(1, 2, 3))
+        error = (reconstruction - images).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)  # ≤ 100 dB
         sums += torch.tensor([float((-10 * error.log10()).sum()), len(images)])
     total, count = world.sum(sums).tolist()
     return total / count
