@@ -184,16 +184,14 @@ def main(argv=None):
                 return result
 
         # Networks and data
-        images, held_out = data.training(options.data_amount), held_out_images(data)
-        settings["training_images_sha256"] = world.from_main(images_sha256, images)
-        settings["validation_images_sha256"] = world.from_main(images_sha256, held_out)
+        images, val_images = data.training(options.data_amount), held_out_images(data)
         if stage == "vae":
             torch.manual_seed(options.seed)
             model = build_vae(*vae_shape).to(device)
             parts = {"model": model}
             loader, held_out = (
                 make_loader(
-                    images,
+                    image_set,
                     transforms.validation(size),  # no crop or flip
                     options.batch_size,
                     world,
@@ -201,7 +199,7 @@ def main(argv=None):
                     options.val_batch_size,
                     workers,
                 )
-                for images in (images, held_out)
+                for image_set in (images, val_images)
             )
         else:
             vae = load_vae(options.save_dir, *vae_shape).to(device)
@@ -209,7 +207,7 @@ def main(argv=None):
                 latest_path(stage_folder(options.save_dir, "vae"), "vae")
             )
             moments, labels = encode(vae, images, size, workers, world)
-            held_out = encode(vae, held_out, size, workers, world)
+            held_out = encode(vae, val_images, size, workers, world)
             held_out = [tensor[world.rank :: world.size] for tensor in held_out]
             scaling_factor = unit_variance_factor(moments)
             vae.register_to_config(scaling_factor=scaling_factor)
@@ -244,6 +242,8 @@ def main(argv=None):
         )
 
         # Create or restore the run
+        settings["training_images_sha256"] = world.from_main(images_sha256, images)
+        settings["validation_images_sha256"] = world.from_main(images_sha256, val_images)
         run = Run(folder, stage, parts, world)
         images_per_epoch = len(loader) * loader.batch_size
         run.open(settings, {"images": images_per_epoch}, options.resume)
