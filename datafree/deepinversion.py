@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from datafree import Stopped, per_process, terms
 from datafree.batchnorm import BatchNormMatch, evaluating
 from helper.errors import UserError
+from helper.finite import first_not_finite
 from helper.image_size import is_small
 from helper.options import (
     fraction,
@@ -161,8 +162,8 @@ def invert(teacher, labels, size, settings, student=None, grey=False, should_sto
                     lowest = torch.minimum(loss, lowest)
                     optimizer.step()
                     pixels.clamp_(lowest_value, highest_value)
-            # A nan loss stays the lowest one; the host has waited for no step until here.
-            if not (lowest.isfinite() and pixels.isfinite().all()):
+            # A nan loss stays the lowest one, so one check after the last step is enough.
+            if first_not_finite([lowest, pixels, optimizer.state_dict()]) is not None:
                 raise UserError(
                     "the loss of the images is not finite: lower --lr or the weights of the loss, "
                     "or check the checkpoint of the teacher (and student)"

@@ -16,6 +16,7 @@ import torch
 from datafree import Stopped, per_process, terms, views
 from datafree.batchnorm import BatchNormMatch, evaluating
 from helper.errors import UserError
+from helper.finite import first_not_finite
 from helper.options import (
     fraction,
     natural,
@@ -199,8 +200,8 @@ class FastDFKD:
                     leaf.grad = gradient
                     total += gradient
             optimizer.step()
-        # A nan loss stays the lowest one; the host has waited for no step until here.
-        if self.world.any(not lowest.isfinite()):
+        # A nan loss stays the lowest one, so one check after the last step is enough.
+        if self.world.any(first_not_finite([lowest, optimizer.state_dict()]) is not None):
             raise UserError(
                 f"round {self.rounds + 1}: the loss of the images is not finite: lower --lr_g, "
                 "--lr_z or the weights of the loss, or check the teacher's checkpoint"

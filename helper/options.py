@@ -31,6 +31,7 @@ SCHEDULE_SETTINGS = (
     "min_lr",
     "momentum",
 )
+LARGEST = 1e30  # of a float: torch refuses factors that overflow float32
 NETWORK_SETTINGS = ("model_t", "mean_t", "std_t", "model_s", "mean_s", "std_s")
 
 
@@ -85,18 +86,18 @@ def natural(text):
 
 
 def positive_float(text):
-    """argparse type: a finite number > 0."""
+    """argparse type: a number > 0, up to LARGEST."""
     value = float(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    if not 0 < value <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number (up to {LARGEST:g})")
     return value
 
 
 def nonnegative_float(text):
-    """argparse type: a finite number ≥ 0."""
+    """argparse type: a number ≥ 0, up to LARGEST."""
     value = float(text)
-    if not (value >= 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text} is negative or not a finite number")
+    if not 0 <= value <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not a number in 0 to {LARGEST:g}")
     return value
 
 
@@ -367,9 +368,9 @@ def add_schedule_flags(
     )
     group.add_argument(
         "--lr_decay_rate",
-        type=positive_float,
+        type=fraction,
         default=lr_decay_rate,
-        help=f"learning-rate factor of the step schedule {_default(lr_decay_rate)}",
+        help=f"learning-rate factor of the step schedule, in [0, 1] {_default(lr_decay_rate)}",
     )
     group.add_argument(
         "--min_lr",
