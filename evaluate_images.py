@@ -24,6 +24,7 @@ from dataset.loader import make_loader
 from helper import options as flags
 from helper.distributed import fix_kernels, session
 from helper.errors import UserError, run_script
+from helper.evaluate import chance_warning
 from helper.files import file_stem, make_folder, sha256, write_json
 from helper.run import environment
 from models.classifiers import architecture_of, image_statistics, load_teacher
@@ -182,6 +183,10 @@ def main(argv=None):
         real_outputs = real_facts = None
         if with_real:
             real_outputs = outputs_for(real_images)
+            top1 = real_outputs.top1  # None without labels
+            warning = None if top1 is None else chance_warning(top1, num_classes)
+            if warning and world.is_main:
+                print(warning, flush=True)
             real_facts = {
                 "source": origin_of(real_images),
                 "images": len(real_images),

@@ -23,6 +23,7 @@ import torch
 
 from datafree import Stopped, dafl, deepinversion, dfq, fastdfkd
 from dataset import folders, real, transforms
+from dataset.identity import images_sha256
 from dataset.image_writer import ImageWriter, to_pixels
 from dataset.loader import Batches, keep_in_memory, make_loader
 from dataset.pool import Pool, RepeatedLoader
@@ -90,7 +91,7 @@ def parse_option(argv=None):
     temperatures = ", ".join(f"{name} {method.kd_T:g}" for name, method in METHODS.items())
     group.add_argument(
         "--kd_T",
-        type=flags.positive_float,
+        type=flags.moderate_float,
         default=None,
         help=f"temperature tau (default: {temperatures})",
     )
@@ -160,8 +161,9 @@ def main(argv=None):
     size = data.image_size
     with session(flags.process_settings(options), argv) as world:
         device = world.device
+        val_images = data.validation()
         val_loader = make_loader(
-            data.validation(),
+            val_images,
             transforms.validation(size),
             options.batch_size,
             world,
@@ -207,9 +209,12 @@ def main(argv=None):
         # Pool
         folder = Path("save/student_model", options.experiments_dir, options.experiments_name)
         inputs = {"teacher_sha256": sha256(options.path_t)}
+        contents = {"validation_images_sha256": world.from_main(images_sha256, val_images)}
         warmup_rounds = getattr(settings, "warmup_rounds", 0)
         if has_pool:
             beside = read_images_beside(options.pool_data, data) if options.pool_data else None
+            if beside:
+                contents["pool_data_sha256"] = world.from_main(images_sha256, beside)
             rounds = warmup_rounds + options.rounds_per_epoch
             images = rounds * settings.batch + (len(beside) if beside else 0)
             if images < options.batch_size:
@@ -236,7 +241,7 @@ def main(argv=None):
         # Create or restore the run
         run = Run(folder, options.model_s, parts, world, normalisation["student"].facts)
         run.open(
-            flags.values_of(options, SETTINGS) | LOSS | inputs,
+            flags.values_of(options, SETTINGS) | LOSS | inputs | contents,
             {
                 "teacher": inputs,
                 "validation": val_loader.images.origin,

@@ -19,13 +19,14 @@ import torch
 import torch.nn.functional as F
 
 from dataset import folders, real, transforms
+from dataset.identity import images_sha256
 from dataset.loader import Batches, make_loader
 from helper import options as flags
 from helper.cost import training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
-from helper.evaluate import evaluate_classifier, evaluate_teacher
+from helper.evaluate import chance_warning, evaluate_classifier, evaluate_teacher
 from helper.files import file_stem, sha256
 from helper.losses import kd_loss, mixing
 from helper.optim import make_optimizer, update
@@ -78,7 +79,7 @@ def parse_option(argv=None):
         help="weight of the cross-entropy (default: 0)",
     )
     group.add_argument(
-        "--kd_T", type=flags.positive_float, default=4.0, help="temperature tau (default: 4)"
+        "--kd_T", type=flags.moderate_float, default=4.0, help="temperature tau (default: 4)"
     )
     group.add_argument(
         "--no_tau2", action="store_true", help="omit the factor tau^2 of the KL loss (One-Image)"
@@ -91,7 +92,7 @@ def parse_option(argv=None):
     )
     group.add_argument(
         "--mix_beta",
-        type=flags.positive_float,
+        type=flags.moderate_float,
         default=None,
         help="parameter c of the mixing weight's Beta(c, c) distribution (default: 0.4 for mixup, "
         "0.25 for cutmix)",
@@ -217,8 +218,9 @@ def main(argv=None):
         )
     with session(flags.process_settings(options), argv) as world:
         device = world.device
+        val_images = data.validation()
         val_loader = make_loader(
-            data.validation(),
+            val_images,
             transforms.validation(data.image_size),
             options.batch_size,
             world,
@@ -290,7 +292,12 @@ def main(argv=None):
         )
         inputs = {"teacher_sha256": sha256(options.path_t), "images": len(images)}
         run.open(
-            flags.values_of(options, SETTINGS) | inputs,
+            flags.values_of(options, SETTINGS)
+            | inputs
+            | {
+                "training_images_sha256": world.from_main(images_sha256, images),
+                "validation_images_sha256": world.from_main(images_sha256, val_images),
+            },
             {
                 "teacher": inputs,
                 "train": images.origin,
@@ -416,6 +423,8 @@ def evaluate_checkpoint(path, name, statistics, val_loader, world, amp):
             f"{len(val_loader.images)} images",
             flush=True,
         )
+        if warning := chance_warning(metrics["top1"], num_classes):
+            print(warning, flush=True)
     return metrics
 
 

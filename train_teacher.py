@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from dataset import folders, real, transforms
+from dataset.identity import images_sha256
 from dataset.loader import make_loader
 from helper import options as flags
 from helper.cost import training_cost
@@ -22,7 +23,7 @@ from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
 from helper.evaluate import evaluate_classifier
-from helper.files import file_stem
+from helper.files import file_stem, sha256
 from helper.optim import make_optimizer, update
 from helper.run import Run
 from models.classifiers import Statistics, library_statistics, make_student, statistics_of
@@ -166,7 +167,13 @@ def main(argv=None):
             "validation": val_images.origin,
             "normalisation": statistics._asdict(),
         }
-        settings = flags.values_of(options, SETTINGS) | {"images": len(images)}
+        settings = flags.values_of(options, SETTINGS) | {
+            "images": len(images),
+            "training_images_sha256": world.from_main(images_sha256, images),
+            "validation_images_sha256": world.from_main(images_sha256, val_images),
+        }
+        if file:
+            settings["pretrained_sha256"] = sha256(file)
         run.open(settings, config, options.resume)
         if result := run.finished_result(options.epochs, PANELS):
             return result

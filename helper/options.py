@@ -31,6 +31,7 @@ SCHEDULE_SETTINGS = (
     "min_lr",
     "momentum",
 )
+LARGEST = 1e30  # of a float: torch refuses factors that overflow float32
 NETWORK_SETTINGS = ("model_t", "mean_t", "std_t", "model_s", "mean_s", "std_s")
 
 
@@ -85,18 +86,28 @@ def natural(text):
 
 
 def positive_float(text):
-    """argparse type: a finite number > 0."""
+    """argparse type: a number > 0, up to LARGEST."""
     value = float(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    if not 0 < value <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number (up to {LARGEST:g})")
     return value
 
 
 def nonnegative_float(text):
-    """argparse type: a finite number ≥ 0."""
+    """argparse type: a number ≥ 0, up to LARGEST."""
     value = float(text)
-    if not (value >= 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text} is negative or not a finite number")
+    if not 0 <= value <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not a number in 0 to {LARGEST:g}")
+    return value
+
+
+def moderate_float(text):
+    """argparse type: a number in [1e-4, 1e4]: beyond, a temperature or a Beta distribution is lost
+    in the rounding of float32.
+    """
+    value = float(text)
+    if not 1e-4 <= value <= 1e4:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0.0001 to 10000")
     return value
 
 
@@ -122,15 +133,49 @@ def int_list(text):
     return [int(part) for part in text.split(",") if part.strip()]
 
 
-def float_list(text):
-    """argparse type: three comma-separated numbers, `0.5,0.5,0.5`; a single one is repeated."""
+def epoch_list(text):
+    """argparse type: epochs, which count from 1, as in `int_list`."""
+    values = int_list(text)
+    if min(values, default=1) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: epochs count from 1 (an empty list: '')")
+    return values
+
+
+def mean_list(text):
+    """argparse type: three comma-separated means of images in [0, 1], `0.5,0.5,0.5`; a single one
+    is repeated.
+    """
+    return _checked_statistics(text, "mean")
+
+
+def std_list(text):
+    """argparse type: standard deviations, as in `mean_list`."""
+    return _checked_statistics(text, "std")
+
+
+def _checked_statistics(text, kind):
     values = [float(part) for part in text.split(",")]
     values = values * 3 if len(values) == 1 else values
     if len(values) != 3:
         raise argparse.ArgumentTypeError(
             f"{text} must be one number or three, such as 0.485,0.456,0.406"
         )
+    if fault := statistics_fault(values, kind):
+        raise argparse.ArgumentTypeError(f"{text} {fault}")
     return values
+
+
+def statistics_fault(values, kind):
+    """What is wrong with the three values of a `mean` or `std` of images in [0, 1], or None."""
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+        return "has a value that is not a finite number"
+    if max(values) > 1:
+        return f"exceeds 1, but images are in [0, 1]: a {kind} on the 0–255 scale? divide by 255"
+    if kind == "std" and min(values) <= 0:
+        return "has a standard deviation that is not above 0"
+    if min(values) < 0:
+        return "has a negative mean, but images are in [0, 1]"
+    return None
 
 
 def index_ranges(text):
@@ -288,10 +333,10 @@ def add_network_flags(group, model_s="resnet8", statistics_s="the data set's"):
 
 
 def _add_statistics_flags(group, suffix, name, default):
-    for what in ("mean", "std"):
+    for what, kind in (("mean", mean_list), ("std", std_list)):
         group.add_argument(
             f"--{what}_{suffix}",
-            type=float_list,
+            type=kind,
             default=None,
             help=f"{what} that normalises the images of the {name} (default: {default})",
         )
@@ -316,16 +361,16 @@ def add_schedule_flags(
     )
     group.add_argument(
         "--lr_decay_epochs",
-        type=int_list,
+        type=epoch_list,
         default=list(lr_decay_epochs),
         help="epochs after which the step schedule lowers the learning rate "
         f"(default: {','.join(map(str, lr_decay_epochs)) or 'none'})",
     )
     group.add_argument(
         "--lr_decay_rate",
-        type=positive_float,
+        type=fraction,
         default=lr_decay_rate,
-        help=f"learning-rate factor of the step schedule {_default(lr_decay_rate)}",
+        help=f"learning-rate factor of the step schedule, in [0, 1] {_default(lr_decay_rate)}",
     )
     group.add_argument(
         "--min_lr",
@@ -334,7 +379,7 @@ def add_schedule_flags(
         help=f"final learning rate of the cosine schedule {_default(min_lr)}",
     )
     group.add_argument(
-        "--momentum", type=nonnegative_float, default=0.9, help="momentum of SGD (default: 0.9)"
+        "--momentum", type=fraction, default=0.9, help="momentum of SGD, in [0, 1] (default: 0.9)"
     )
 
 

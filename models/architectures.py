@@ -9,6 +9,7 @@ import torch
 
 from helper import checkpoints
 from helper.errors import UserError
+from helper.finite import first_not_finite
 from models import checkpoint_layouts as layouts
 from models import libraries
 from models.libraries import nearest_names
@@ -148,6 +149,11 @@ def create_model(name, num_classes, checkpoint=None, pretrained=False, new_head=
     if checkpoint is not None:
         state = checkpoints.state_dict_of(checkpoints.load(checkpoint), checkpoint)
         _load_weights(net, name, num_classes, state, f"checkpoint {checkpoint}", new_head)
+        if tensor := first_not_finite(net.state_dict()):
+            raise UserError(
+                f"checkpoint {checkpoint}: the values of {tensor} are not all finite (its training "
+                "diverged, or its precision was too low): use another checkpoint"
+            )
     elif pretrained and library == "torchvision":
         with libraries.downloading(name):
             state = published.get_state_dict(progress=True, check_hash=True)

@@ -8,6 +8,7 @@ from torch import nn
 
 from helper import checkpoints
 from helper.errors import UserError
+from helper.options import statistics_fault
 from models.architectures import (
     architecture_with,
     create_model,
@@ -93,7 +94,7 @@ def image_statistics(mean, std, who, default, path=None, name=None):
     """
     default_mean, default_std, like_imagenet = default
     statistics = Statistics(default_mean, default_std, "the data set's")
-    if path is not None:
+    if path is not None and not (mean and std):
         statistics = statistics_of(path, name, statistics, published=like_imagenet)
     flags = {key: values for key, values in (("mean", mean), ("std", std)) if values}
     if not flags:
@@ -112,6 +113,12 @@ def statistics_of(path, name, default, published):
         mean, std = content.get("mean"), content.get("std")
         # In a plain state dict these may be tensors of the network
         if all(isinstance(values, list) and len(values) == 3 for values in (mean, std)):
+            for kind, values in (("mean", mean), ("std", std)):
+                if fault := statistics_fault(values, kind):
+                    raise UserError(
+                        f"checkpoint {path}: its entry '{kind}', {values}, {fault}: correct it, or "
+                        "give both flags --mean_… and --std_…"
+                    )
             return Statistics(mean, std, "the checkpoint's own")
     return (published and library_statistics(name)) or default
 
