@@ -99,17 +99,21 @@ def main(argv=None):
         val_images = data.validation()
         num_classes = len(val_images.class_names)
         if options.train_data is None:
-            images = data.split("train")
-            real.check_classes(images, val_images, options.dataset)
+            images = data.training(class_names=val_images.class_names)
         else:
             images = folders.read_training(
-                options.train_data, num_classes, class_list=data.class_list, grey=data.grey
+                options.train_data,
+                num_classes,
+                class_list=data.class_list,
+                grey=data.grey,
+                class_names=val_images.class_names,
             )
-            if images.labels is None:
-                raise UserError(
-                    f"{options.train_data} has no labels, which training a teacher requires: "
-                    "give an ImageFolder"
-                )
+        if images.labels is None:
+            what = options.train_data or f"the training set of --dataset {options.dataset}"
+            remedy = "give an ImageFolder"
+            if images.why_unlabelled:
+                remedy = f"{images.why_unlabelled}: check --val_data and the class folders"
+            raise UserError(f"{what} has no labels, which training a teacher requires: {remedy}")
         size, workers = data.image_size, options.num_workers
         loader = make_loader(
             images,
