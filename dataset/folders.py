@@ -127,7 +127,7 @@ def read_labelled(
         if class_list:
             label_of = _labels_in_class_list(names, class_list, path)
         elif both_have_names(names, class_names):
-            label_of, why = _labels_by_name(names, class_names)
+            label_of, why = labels_by_name(names, class_names)
         else:
             label_of = {name: label for label, name in enumerate(names)}
         names = sorted(names, key=lambda name: label_of.get(name, -1))
@@ -172,8 +172,62 @@ def without_wrong_labels(images):
     """The ImageSet without labels, and a note, if it has `why_unlabelled`; else as it is."""
     if not images.why_unlabelled:
         return images
-    note(f"{images.origin.get('source', 'training images')}: {images.why_unlabelled}: no labels")
+    source = images.origin.get("source", "training images")
+    note(f"{source}: labels are not used: {images.why_unlabelled}")
     return replace(images, labels=None)
+
+
+def both_have_names(names, class_names):
+    """Whether the names of class folders can be compared with those of the validation images.
+
+    Validation images without names have the numbers 0, 1, 2, … in their place. Numbers are names if
+    they are the validation folders' names, such as 1 … 102, or cannot be class indices.
+    """
+    if not names or list(class_names) == [str(label) for label in range(len(class_names))]:
+        return False
+    if not are_numbers(names):
+        return not are_numbers(class_names)
+    if set(names) <= set(class_names):
+        return True
+    return are_numbers(class_names) and max(map(int, names)) >= len(class_names)
+
+
+def labels_by_name(names, class_names):
+    """({class folder: label}, "") by the validation images' class names.
+
+    If the names differ, the folders are numbered in order, and the text says how they differ.
+    """
+    if set(names) == set(class_names):
+        return {name: class_names.index(name) for name in names}, ""
+    label_of = {_comparable(name): label for label, name in enumerate(class_names)}
+    name_of = {_comparable(name): name for name in names}
+    if name_of.keys() == label_of.keys() and len(name_of) == len(names):
+        return {name: label_of[_comparable(name)] for name in names}, ""
+    why = names_differ(names, class_names) or "two of its class folders have the same number"
+    return {name: label for label, name in enumerate(names)}, why
+
+
+def names_differ(names, class_names):
+    """How the class names of training and validation images differ, "" if they do not."""
+    ours, theirs = ({_comparable(name): name for name in part} for part in (names, class_names))
+    unknown = [name for key, name in ours.items() if key not in theirs]
+    missing = [name for key, name in theirs.items() if key not in ours]
+    numbers = f"{len(names)} class folders, and the validation images have {len(class_names)}"
+    if unknown and missing:
+        return (
+            f"its class {unknown[0]} is not one of the validation images, which have "
+            f"{missing[0]} ({len(unknown)} of {len(names)} names differ)"
+        )
+    if unknown:
+        return f"its class {unknown[0]} is not one of the validation images ({numbers})"
+    if missing:
+        return f"class {missing[0]} of the validation images is missing ({numbers})"
+    return ""
+
+
+def are_numbers(names):
+    """Whether all names are numbers of ASCII digits that fit an int64."""
+    return all(name.isascii() and name.isdigit() and len(name) <= 18 for name in names)
 
 
 def released_list_path(data_quality, s_step, amount):
@@ -242,8 +296,10 @@ def _read_folder(folder, num_classes, class_list, class_names, is_generated, lef
     names, loose = _class_folders(folder, left_out)
     label_of, why = {}, ""
     if names:
+        if is_generated and are_numbers(names):
+            class_names = ()
         label_of, why = _labels_of_class_folders(
-            names, folder, num_classes, class_list, () if is_generated else class_names
+            names, folder, num_classes, class_list, class_names
         )
     if label_of:
         return *_in_class_folders(folder, label_of, loose, left_out), why
@@ -268,7 +324,7 @@ def _class_folders(folder, left_out):
     Class order is numerical if all names are numbers, else alphabetical.
     """
     loose, names = scan(folder, left_out)
-    return sorted(names, key=int) if _are_numbers(names) else names, loose
+    return sorted(names, key=int) if are_numbers(names) else names, loose
 
 
 def _in_class_folders(folder, label_of, loose, left_out):
@@ -334,7 +390,7 @@ def _labels_of_class_folders(names, folder, num_classes, class_list, class_names
     Without labels, these are no class folders but, for example, shards. class_names: of the
     validation images, if they are known.
     """
-    are_indices = _are_numbers(names) and len({int(name) for name in names}) == len(names)
+    are_indices = are_numbers(names) and len({int(name) for name in names}) == len(names)
     classes = class_list or _imagenet_class_list(names, num_classes)
     if classes and (are_indices or _are_synsets(names)):
         return _labels_in_class_list(names, classes, folder), ""
@@ -342,7 +398,7 @@ def _labels_of_class_folders(names, folder, num_classes, class_list, class_names
         return {}, f"its subfolders, such as {names[0]}, are neither numbers nor synsets"
     in_order, why = {name: label for label, name in enumerate(names)}, ""
     if both_have_names(names, class_names):
-        label_of, why = _labels_by_name(names, class_names)
+        label_of, why = labels_by_name(names, class_names)
         if not why or are_indices or len(names) == num_classes:
             return label_of, why
     elif are_indices:
@@ -365,62 +421,9 @@ def _labels_of_class_folders(names, folder, num_classes, class_list, class_names
     return {}, why
 
 
-def both_have_names(names, class_names):
-    """Whether the names of class folders can be compared with those of the validation images.
-
-    Validation images without names have the numbers 0, 1, 2, … in their place. Numbers are names if
-    they are the validation folders' names, such as 1 … 102, or cannot be class indices.
-    """
-    if not names or list(class_names) == [str(label) for label in range(len(class_names))]:
-        return False
-    if not _are_numbers(names):
-        return not _are_numbers(class_names)
-    if set(names) <= set(class_names):
-        return True
-    return _are_numbers(class_names) and max(map(int, names)) >= len(class_names)
-
-
-def _labels_by_name(names, class_names):
-    """({class folder: label}, "") by the validation images' class names.
-
-    If the names differ, the folders are numbered in order, and the text says how they differ.
-    """
-    if set(names) == set(class_names):
-        return {name: class_names.index(name) for name in names}, ""
-    label_of = {_comparable(name): label for label, name in enumerate(class_names)}
-    name_of = {_comparable(name): name for name in names}
-    if name_of.keys() == label_of.keys() and len(name_of) == len(names):
-        return {name: label_of[_comparable(name)] for name in names}, ""
-    why = names_differ(names, class_names) or "two of its class folders have the same number"
-    return {name: label for label, name in enumerate(names)}, why
-
-
-def names_differ(names, class_names):
-    """How the class names of training and validation images differ, "" if they do not."""
-    ours, theirs = ({_comparable(name): name for name in part} for part in (names, class_names))
-    unknown = [name for key, name in ours.items() if key not in theirs]
-    missing = [name for key, name in theirs.items() if key not in ours]
-    numbers = f"{len(names)} class folders, and the validation images have {len(class_names)}"
-    if unknown and missing:
-        return (
-            f"its class {unknown[0]} is not one of the validation images, which have "
-            f"{missing[0]} ({len(unknown)} of {len(names)} names differ)"
-        )
-    if unknown:
-        return f"its class {unknown[0]} is not one of the validation images ({numbers})"
-    if missing:
-        return f"class {missing[0]} of the validation images is missing ({numbers})"
-    return ""
-
-
 def _comparable(name):
     """A number as int, so that 007 is 7, and text in one Unicode form."""
-    return int(name) if _are_numbers([name]) else unicodedata.normalize("NFC", name)
-
-
-def _are_numbers(names):
-    """Whether all names are numbers of ASCII digits that fit an int64."""
-    return all(name.isascii() and name.isdigit() and len(name) <= 18 for name in names)
+    return int(name) if are_numbers([name]) else unicodedata.normalize("NFC", name)
 
 
 def _are_synsets(names):
@@ -446,7 +449,7 @@ def _labels_in_class_list(names, class_list, folder):
     label_of_index = {index: label for label, index in enumerate(class_list.indices)}
     label_of = {}
     for name in names:
-        if not _are_numbers([name]) and name not in index_of:
+        if not are_numbers([name]) and name not in index_of:
             raise UserError(
                 f"{folder}: class folder {name} is neither a number nor a synset of ImageNet-1K: "
                 "rename or remove it, or omit --class-list"

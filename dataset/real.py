@@ -198,8 +198,9 @@ class RealData:
         """
         images = self.split("train", class_names)
         if images.in_memory and folders.both_have_names(images.class_names, class_names):
-            why = folders.names_differ(images.class_names, class_names)
-            images = replace(images, why_unlabelled=why)
+            label_of, why = folders.labels_by_name(images.class_names, class_names)
+            labels = np.array(list(label_of.values()))[images.labels]
+            images = replace(images, labels=labels, why_unlabelled=why)
         if amount is not None:
             prefix = folders.class_balanced_prefix(
                 range(len(images)), images.labels, amount, f"the real {self.name}"
@@ -235,9 +236,9 @@ class RealData:
             class_names=class_names,
         )
         names = sorted(images.class_names)
-        if path.is_file() or class_names or names == images.class_names:
+        is_ambiguous = folders.are_numbers(names) and names != images.class_names
+        if not is_ambiguous or class_names or path.is_file():
             return images
-        # Class folders that are numbers, of different length
         if self.class_order == "string":
             ranks = np.array([names.index(name) for name in images.class_names])
             images = replace(images, labels=ranks[images.labels], class_names=names)

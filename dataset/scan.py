@@ -38,13 +38,13 @@ class LeftOut(dict):
     """What a scan leaves out: {reason: (number of files or folders, the first of them)}."""
 
     def add(self, reason, path, count=1):
-        """reason: words that follow a number, such as 'hidden files'; path: the first of `count`"""
+        """Counts `count` more, of which `path` is the first; reason: such as 'hidden files'."""
         earlier, first = self.get(reason, (0, os.fsdecode(path)))
         self[reason] = earlier + count, first
 
     def __str__(self):
         return "; ".join(
-            f"{count} {reason} (such as {first})" for reason, (count, first) in self.items()
+            f"{reason}: {count}, such as {first}" for reason, (count, first) in self.items()
         )
 
 
