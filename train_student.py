@@ -392,7 +392,7 @@ def main(argv=None):
         return result
 
 
-def read_images(data, source, amount, num_classes, ignore_labels, class_names):
+def read_images(data, source, amount, num_classes, ignore_labels, class_names=()):
     """Returns the training ImageSet: 'real', or a folder or list of images.
 
     class_names: of the validation images.

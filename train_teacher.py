@@ -109,11 +109,14 @@ def main(argv=None):
                 class_names=val_images.class_names,
             )
         if images.labels is None:
-            what = options.train_data or f"the training set of --dataset {options.dataset}"
-            remedy = "give an ImageFolder"
+            source = options.train_data or f"the training set of {options.dataset}"
             if images.why_unlabelled:
-                remedy = f"{images.why_unlabelled}: check --val_data and the class folders"
-            raise UserError(f"{what} has no labels, which training a teacher requires: {remedy}")
+                raise UserError(
+                    f"{source}: {images.why_unlabelled}: check --val_data and the class folders"
+                )
+            raise UserError(
+                f"{source} has no labels, which training a teacher requires: give an ImageFolder"
+            )
         size, workers = data.image_size, options.num_workers
         loader = make_loader(
             images,
