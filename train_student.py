@@ -260,12 +260,13 @@ def main(argv=None):
         ).to(device)
         images = read_images(data, source, amount, num_classes, options.ignore_labels, class_names)
         if options.gamma and images.labels is None:
-            why = f"{source} has none"
+            why, remedy = f"{source} has none", "use -r 0"
             if options.ignore_labels:
                 why = f"those of {source} are ignored (--ignore_labels)"
             elif images.why_unlabelled:
                 why = f"those of {source} do not fit --val_data: {images.why_unlabelled}"
-            raise UserError(f"-r {options.gamma:g} needs labels, but {why}: use -r 0")
+                remedy = "rename or add class folders (they may be empty), or use -r 0"
+            raise UserError(f"-r {options.gamma:g} needs labels, but {why}: {remedy}")
         train_loader = make_loader(
             images,
             transforms.training(data.image_size, options.augment == "colour"),

@@ -112,7 +112,8 @@ def main(argv=None):
             source = options.train_data or f"the training set of {options.dataset}"
             if images.why_unlabelled:
                 raise UserError(
-                    f"{source}: {images.why_unlabelled}: check --val_data and the class folders"
+                    f"{source}: {images.why_unlabelled}: check --val_data, or rename or add class "
+                    "folders (they may be empty)"
                 )
             raise UserError(
                 f"{source} has no labels, which training a teacher requires: give an ImageFolder"

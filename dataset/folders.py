@@ -339,7 +339,7 @@ def _in_class_folders(folder, label_of, loose, left_out):
         deeper += [os.path.join(path, subfolder) for subfolder in subfolders]
     if loose:
         first = os.path.join(folder, os.fsdecode(loose[0]))
-        left_out.add("images beside the class folders", first, len(loose))
+        left_out.add("images outside of class folders", first, len(loose))
     _count_images(deeper, [folder, *names_of] if deeper else [], left_out)
     counts = [len(names) for names in names_of.values()]
     return Paths.in_folders(names_of), np.repeat(np.array([*label_of.values()], np.int64), counts)

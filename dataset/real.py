@@ -242,10 +242,10 @@ class RealData:
         if self.class_order == "string":
             ranks = np.array([names.index(name) for name in images.class_names])
             images = replace(images, labels=ranks[images.labels], class_names=names)
+        remedy = "" if self.class_order else "; torchvision's ImageFolder has --class_order string"
         folders.note(
-            f"{path}: the class folders are numbers, in {self.class_order or 'numeric'} order "
-            f"({', '.join(images.class_names[:4])}, …); a teacher that was trained with "
-            "torchvision's ImageFolder has string order: see --class_order"
+            f"{path}: the class folders are numbers, in {self.class_order or 'numeric'} order: "
+            f"{', '.join(images.class_names[:4])}, …{remedy}"
         )
         return images
 

@@ -65,7 +65,10 @@ def scan(folder, left_out):
             ):
                 files.append(entry.name)
             elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                subfolders.append(os.fsdecode(entry.name))
+                if entry.is_symlink() and _leads_up(entry.path):
+                    left_out.add("links to a folder above", entry.path)
+                else:
+                    subfolders.append(os.fsdecode(entry.name))
             elif entry.is_symlink() and not os.path.exists(entry.path):
                 left_out.add("broken links", entry.path)
             elif entry.name.lower().endswith(_ENDINGS):
@@ -96,6 +99,12 @@ def scan(folder, left_out):
 def _is_skipped(name):
     """Whether a subfolder of this name never belongs to a set."""
     return name.startswith(".") or name in FOREIGN_FOLDERS
+
+
+def _leads_up(link):
+    """Whether a link leads to a folder that it is in."""
+    target = os.path.realpath(link)
+    return os.path.commonpath([target, os.path.realpath(os.path.dirname(link))]) == target
 
 
 def walk(folders, left_out, known=()):

@@ -201,9 +201,9 @@ def test_the_order_of_validation_folders_that_are_numbers(tmp_path, run):
     flags += ["cpu", "--num_workers", "0", "--model_s", "resnet8"]
     flags += ["--evaluate", run.teacher_of(11)]
     code, printed = run(train_student, *flags)
-    assert code == 0 and "numeric order (1, 2, 3, " in printed and "--class_order" in printed
+    assert code == 0 and "numeric order: 1, 2, 3, " in printed and "--class_order" in printed
     code, printed = run(train_student, *flags, "--class_order", "string")
-    assert code == 0 and "string order (1, 10, 11, " in printed
+    assert code == 0 and "string order: 1, 10, 11, " in printed
 
     parser = Parser("")
     real.add_flags(parser)
@@ -249,7 +249,7 @@ def test_images_that_are_left_out_are_counted(tmp_path, capsys):
         assert len(read(folder, 2)) == 7
         note = capsys.readouterr().out
         assert "images in deeper folders: 2" in note and f"{folder}/cat/more/7.png" in note
-        assert "images beside the class folders: 1" in note and "loose.png" in note
+        assert "images outside of class folders: 1" in note and "loose.png" in note
         assert "formats that are not read: 1" in note and "a.gif" in note
         assert "broken links: 1" in note and "captions" not in note
     write(tmp_path / "flat", "class_0_seed_0_num_0.png", "deep/x.png")
@@ -282,6 +282,9 @@ def test_links_are_followed_once(tmp_path, capsys):
     (tmp_path / "two/a").symlink_to(tmp_path / "two/z")
     assert list(folders.read_training(tmp_path / "two", 10).images) == [f"{tmp_path}/two/z/0.png"]
     # Class folders
+    (tmp_path / "two/up").symlink_to(tmp_path)
+    assert folders.read_labelled(tmp_path / "two", None).class_names == ["a", "z"]
+    assert f"above: 1, such as {tmp_path}/two/up" in capsys.readouterr().out
     (tmp_path / "by_class").mkdir()
     (tmp_path / "by_class/cat").symlink_to(elsewhere)
     (elsewhere / "back").symlink_to(tmp_path / "by_class")
