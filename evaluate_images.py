@@ -137,10 +137,14 @@ def main(argv=None):
                 raise UserError("--inception runs in one process: start without torchrun")
             check_weights(options.inception)
         with_real = bool(options.inception or {"frechet", "precision_recall"} - set(options.skip))
-        real_images = read_real(data, options.real) if with_real else None
+        class_names = [] if data.num_classes else data.validation().class_names
+        real_images = read_real(data, options.real, class_names) if with_real else None
+
+        if not class_names and real_images is not None:
+            class_names = real_images.class_names
 
         # Classifier
-        num_classes = data.num_classes or len(data.validation().class_names)
+        num_classes = data.num_classes or len(class_names)
         name = options.model_t or architecture_of(options.path_t)
         statistics = image_statistics(
             options.mean_t, options.std_t, "t", data.default_statistics, options.path_t, name
@@ -159,6 +163,7 @@ def main(argv=None):
                 class_list=data.class_list,
                 ignore_labels=options.ignore_labels,
                 grey=data.grey,
+                class_names=class_names,
             )
             image_sets.append(images)
         if with_real:
@@ -238,13 +243,16 @@ def main(argv=None):
         return results
 
 
-def read_real(data, split_or_path):
+def read_real(data, split_or_path, class_names):
     """The ImageSet of `--real`; the images of a path have no labels.
 
+    class_names: of the validation images, if they are known.
     Raises UserError as `dataset.real` and `dataset.folders` do.
     """
-    if split_or_path in ("train", "holdout"):
-        return data.split(split_or_path)
+    if split_or_path == "train":
+        return data.training(class_names=class_names)
+    if split_or_path == "holdout":
+        return data.split("holdout")
     if split_or_path == "test":
         return data.validation()
     return folders.read_training(split_or_path, None, ignore_labels=True, grey=data.grey)

@@ -197,16 +197,20 @@ def main(argv=None):
         source = folders.released_list_path(options.data_quality, options.s_step, amount)
         options.ignore_labels |= options.dataset != "imagenet" and data.class_list is None
     if options.estimate:
-        num_classes, val_images = data.num_classes, 0
+        num_classes, class_names, val_images = data.num_classes, (), 0
         try:
             images = data.validation()
-            num_classes, val_images = len(images.class_names), len(images)
+            class_names, val_images = images.class_names, len(images)
+            num_classes = len(class_names)
         except UserError as error:
             if num_classes is None:
                 raise
             print(f"the evaluation is not included: {error}", flush=True)
         if amount is None:
-            amount = len(read_images(data, source, None, num_classes, options.ignore_labels))
+            images = read_images(
+                data, source, None, num_classes, options.ignore_labels, class_names
+            )
+            amount = len(images)
         names = options.model_t or architecture_of(options.path_t), options.model_s
         return estimate(
             data,
@@ -227,7 +231,8 @@ def main(argv=None):
             val_batch_size=options.val_batch_size,
             workers=options.num_workers,
         )
-        num_classes = len(val_loader.images.class_names)
+        class_names = val_loader.images.class_names
+        num_classes = len(class_names)
         if options.evaluate:
             name = options.model_s or architecture_of(options.evaluate)
             statistics = image_statistics(
@@ -255,12 +260,15 @@ def main(argv=None):
         teacher = load_teacher(
             options.path_t, num_classes, *normalisation["teacher"][:2], options.model_t
         ).to(device)
-        images = read_images(data, source, amount, num_classes, options.ignore_labels)
+        images = read_images(data, source, amount, num_classes, options.ignore_labels, class_names)
         if options.gamma and images.labels is None:
-            why = f"{images.origin['source']} has none"
+            why, remedy = f"{source} has none", "use -r 0"
             if options.ignore_labels:
-                why = f"those of {images.origin['source']} are ignored (--ignore_labels)"
-            raise UserError(f"-r {options.gamma:g} needs labels, but {why}: use -r 0")
+                why = f"those of {source} are ignored (--ignore_labels)"
+            elif images.why_unlabelled:
+                why = f"those of {source} do not fit --val_data: {images.why_unlabelled}"
+                remedy = "rename or add class folders (they may be empty), or use -r 0"
+            raise UserError(f"-r {options.gamma:g} needs labels, but {why}: {remedy}")
         train_loader = make_loader(
             images,
             transforms.training(data.image_size, options.augment == "colour"),
@@ -392,15 +400,17 @@ def main(argv=None):
         return result
 
 
-def read_images(data, source, amount, num_classes, ignore_labels):
+def read_images(data, source, amount, num_classes, ignore_labels, class_names=()):
     """Returns the training ImageSet: 'real', or a folder or list of images.
+
+    class_names: of the validation images.
 
     Raises UserError as `dataset.folders.read_training`.
     """
     if source == "real":
-        return data.training(amount)
+        return data.training(amount, class_names)
     return folders.read_training(
-        source, num_classes, amount, data.class_list, ignore_labels, data.grey
+        source, num_classes, amount, data.class_list, ignore_labels, data.grey, class_names
     )
 
 

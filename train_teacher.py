@@ -100,17 +100,25 @@ def main(argv=None):
         val_images = data.validation()
         num_classes = len(val_images.class_names)
         if options.train_data is None:
-            images = data.split("train")
-            real.check_classes(images, val_images, options.dataset)
+            images = data.training(class_names=val_images.class_names)
         else:
             images = folders.read_training(
-                options.train_data, num_classes, class_list=data.class_list, grey=data.grey
+                options.train_data,
+                num_classes,
+                class_list=data.class_list,
+                grey=data.grey,
+                class_names=val_images.class_names,
             )
-            if images.labels is None:
+        if images.labels is None:
+            source = options.train_data or f"the training set of {options.dataset}"
+            if images.why_unlabelled:
                 raise UserError(
-                    f"{options.train_data} has no labels, which training a teacher requires: "
-                    "give an ImageFolder"
+                    f"{source}: {images.why_unlabelled}: check --val_data, or rename or add class "
+                    "folders (they may be empty)"
                 )
+            raise UserError(
+                f"{source} has no labels, which training a teacher requires: give an ImageFolder"
+            )
         size, workers = data.image_size, options.num_workers
         loader = make_loader(
             images,

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
-CONTACT_SHEET = "contact_sheet.png"  # files with this ending are not part of a set
 _CHUNK = 1 << 16  # file names parsed at once
 _MAX_DIGITS = 18  # of a number that fits an int64
 _NO_NAMES = np.empty(0, "S1")
@@ -73,16 +71,6 @@ class Paths(Sequence):
         rank = np.empty(len(self), np.int64)
         rank[np.lexsort((self.names, keys[1], keys[0]))] = np.arange(len(self))
         return rank
-
-
-def image_names(folder):
-    """Sorted file names (bytes) of the images in `folder`, without contact sheets."""
-    extensions, sheet = tuple(map(os.fsencode, EXTENSIONS)), os.fsencode(CONTACT_SHEET)
-    return sorted(
-        name
-        for name in os.listdir(os.fsencode(folder))
-        if name.lower().endswith(extensions) and not name.endswith(sheet)
-    )
 
 
 def released_classes(names):

@@ -330,7 +330,7 @@ TEACHER = {
             images("DATA2/imagefolder/train", ["a/0.png", "b/0.png"]),
         ],
         IMAGE_FOLDER,
-        "2 training .*1 validation .*--val_data",
+        "training .*class b .*2 class.* 1.*--val_data",
     ),
     "empty train folder": (
         lambda: [

@@ -19,7 +19,8 @@ import numpy as np
 from dataset.class_list import IMAGENET_CLASSES, imagenet_synsets
 from dataset.folders import read_labelled
 from dataset.lists import write_list
-from dataset.paths import Paths, image_names
+from dataset.paths import Paths
+from dataset.scan import LeftOut, scan
 from helper.errors import UserError, run_script
 from helper.files import make_folder
 from helper.options import Parser
@@ -118,7 +119,7 @@ def read_solution(folder, solution):
             f"{solution} is not Kaggle's LOC_val_solution.csv with the columns ImageId and "
             "PredictionString"
         )
-    name_of = {os.fsdecode(name).rpartition(".")[0]: name for name in image_names(folder)}
+    name_of = {os.fsdecode(name).rpartition(".")[0]: name for name in scan(folder, LeftOut())[0]}
     missing = [stem for stem in label_of if stem not in name_of]
     if missing:
         raise UserError(
