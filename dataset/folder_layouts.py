@@ -29,9 +29,10 @@ from dataclasses import asdict
 
 from dataset.contact_sheet import COLUMNS, ROWS
 from dataset.image_writer import FORMATS, THREADS, is_whole
+from dataset.paths import is_class_number
 from dataset.requested_images import IMAGES_PER_SEED, SeedRange
 from helper.errors import UserError
-from helper.files import remove_parts, write_json
+from helper.files import read_text, remove_parts, write_json
 
 SHARD = 10_000  # unlabelled images per subfolder
 
@@ -101,7 +102,7 @@ class Layout:
             for entry in os.scandir(folder):
                 stem, suffix = os.path.splitext(entry.name)
                 is_image = suffix == FORMATS[self.settings["format"]] and entry.is_file()
-                if is_image and stem.isdecimal() and folder.name.isdecimal():
+                if is_image and is_class_number(stem) and is_class_number(folder.name):
                     items.add((int(folder.name), int(stem)))
         return items
 
@@ -300,7 +301,7 @@ def read_manifest(path, settings, new, verify=False):
             raise UserError(f"{path} holds images but no manifest.json: {remedy}")
         return new
     try:
-        manifest = json.loads(file.read_text())
+        manifest = json.loads(read_text(file))
     except ValueError:
         if verify:
             return new

@@ -15,7 +15,7 @@ import numpy as np
 from dataset.class_list import IMAGENET_CLASSES, imagenet_synsets, whole_imagenet
 from dataset.image_set import ImageSet
 from dataset.lists import read_list
-from dataset.paths import EXTENSIONS, Paths, image_names, released_classes
+from dataset.paths import EXTENSIONS, Paths, image_names, is_class_number, released_classes
 from dataset.places365 import training_folder
 from helper.errors import UserError
 from helper.files import read_json
@@ -242,7 +242,7 @@ def _labels_of_class_folders(folder, num_classes, class_list):
 
 
 def _are_numbers(names):
-    return all(name.isdigit() for name in names)
+    return all(map(is_class_number, names))
 
 
 def _are_synsets(names):
@@ -268,12 +268,12 @@ def _labels_in_class_list(names, class_list, folder):
     label_of_index = {index: label for label, index in enumerate(class_list.indices)}
     label_of = {}
     for name in names:
-        if not name.isdigit() and name not in index_of:
+        if not is_class_number(name) and name not in index_of:
             raise UserError(
                 f"{folder}: class folder {name} is neither a number nor a synset of ImageNet-1K: "
                 "rename or remove it, or omit --class-list"
             )
-        index = int(name) if name.isdigit() else index_of[name]
+        index = int(name) if is_class_number(name) else index_of[name]
         if index in label_of_index:
             label_of[name] = label_of_index[index]
     _report_selection(len(label_of), len(names), "class folders", folder)

@@ -17,7 +17,7 @@ from dataset.image_writer import ImageWriter, to_pixels
 from dataset.loader import keep_in_memory
 from dataset.paths import Paths
 from helper.errors import UserError
-from helper.files import make_folder, remove_parts, write_json
+from helper.files import make_folder, read_text, remove_parts, write_json
 from helper.image_size import is_small
 
 
@@ -65,7 +65,7 @@ class Pool:
         files = {str(file.relative_to(self.folder)) for file in self.folder.glob("*/*.png")}
         extra, missing = files.difference(self._names), set(self._names) - files
         try:
-            manifest = json.loads(path.read_text())
+            manifest = json.loads(read_text(path))
             own = manifest["run"] == self.manifest["run"] and not manifest.get("complete")
         except (OSError, ValueError, TypeError, KeyError):
             own = bool(self._names) and not missing  # the checkpoint knows these images
