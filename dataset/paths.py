@@ -85,6 +85,16 @@ def image_names(folder):
     )
 
 
+def is_image(path):
+    """Whether the name of a file is that of an image, and not of a contact sheet or hidden."""
+    name = os.path.basename(path)
+    return (
+        name.lower().endswith(EXTENSIONS)
+        and not name.startswith(".")
+        and not name.endswith(CONTACT_SHEET)
+    )
+
+
 def released_classes(names):
     """Classes, int64 (N,), of released file names such as class_3_seed_0_num_7.png; −1 for others.
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from dataset.image_set import decode
+from dataset.paths import is_image
 from helper.errors import UserError, run_script
-from helper.options import Parser
+from helper.options import Parser, fraction
 
 
 def differences(folder, other_folder):
@@ -23,7 +24,11 @@ def differences(folder, other_folder):
     UserError if there are no pairs, or the images of a pair differ in size.
     """
     folder, other_folder = Path(folder), Path(other_folder)
-    paths = [path.relative_to(folder) for path in sorted(folder.glob("*/*.*"))]
+    for path in (folder, other_folder):
+        if not path.is_dir():
+            raise UserError(f"{path} is not a folder: give two folders of images")
+    files = sorted([*folder.glob("*.*"), *folder.glob("*/*.*")])
+    paths = [file.relative_to(folder) for file in files if is_image(file)]
     paths = [path for path in paths if (other_folder / path).is_file()]
     if not paths:
         raise UserError(
@@ -52,7 +57,7 @@ def main(argv=None):
     parser.add_argument("folders", nargs=2, metavar="FOLDER")
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=fraction,
         default=0.01,
         help="accepted fraction of values that differ by more than one level, exit code 2 above "
         "it (default: %(default)s)",

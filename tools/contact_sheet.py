@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from dataset.contact_sheet import COLUMNS, ROWS, write_contact_sheet
-from dataset.paths import CONTACT_SHEET, EXTENSIONS
+from dataset.paths import is_image
 from helper.errors import UserError, run_script
 from helper.options import Parser
 
@@ -15,13 +15,11 @@ from helper.options import Parser
 def evenly_spaced(folder):
     """Ten paths of images below `folder` at equal distances: of ten classes the first of each.
 
-    Raises UserError if there are fewer images.
+    Raises UserError if there is no such folder, or fewer images.
     """
-    files = sorted(
-        path
-        for path in Path(folder).rglob("*")
-        if path.suffix.lower() in EXTENSIONS and not path.name.endswith(CONTACT_SHEET)
-    )
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder} is not a folder: give a folder of images")
+    files = sorted(filter(is_image, Path(folder).rglob("*")))
     if len(files) < COLUMNS:
         raise UserError(
             f"{folder} holds {len(files)} images, a row needs {COLUMNS}: give another folder"
