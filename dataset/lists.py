@@ -229,10 +229,10 @@ def _fault(line, is_first):
         return "(the line has quotes: write the path without them)"
     if "\\" in line:
         return "(the path has backslashes: separate folders by /)"
-    if re.fullmatch(r"-?[\d.]+[\s,;|].*\.\w{3,4}", line):
+    if re.match(r"-?[0-9.]+([\t,;|]| .*\.\w{3,4}$)", line):
         return "(the line begins with a number: write the path first, then the label)"
     after_path = re.fullmatch(r".*\.[A-Za-z]{3,4}[\s,]*([\s,;:|][^/]*)", line)
-    if after_path and not re.fullmatch(r"[\s,]\d{1,18}", after_path[1]):
+    if after_path and not re.fullmatch(r"[\s,][0-9]{1,18}", after_path[1]):
         return f"(after the path, a class index is expected, not `{after_path[1].strip(' ,')}`)"
     if is_first and not re.search(r"[./]", line):
         return "(is this a header? Remove it, or begin it with #)"

@@ -95,9 +95,12 @@ def _unpack(package_folder, root):
     for name in FILES:
         packed_file = package_folder / f"{name}.gz"
         if packed_file.is_file():
-            with contextlib.suppress(gzip.BadGzipFile, EOFError, zlib.error):  # damaged
-                with gzip.open(packed_file) as packed, whole_file(folder(root) / name) as file:
-                    shutil.copyfileobj(packed, file)
+            with (
+                contextlib.suppress(gzip.BadGzipFile, EOFError, zlib.error),  # damaged
+                gzip.open(packed_file) as packed,
+                whole_file(folder(root) / name) as file,
+            ):
+                shutil.copyfileobj(packed, file)
 
 
 def main(argv=None):

@@ -108,7 +108,7 @@ def read_solution(folder, solution):
                 raise UserError(f"{solution}, line {line}: {synset} is not a synset of ImageNet-1K")
             label_of[row["ImageId"]] = index_of[synset]
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise UserError(f"{solution} not found: it is a part of Kaggle's ImageNet") from None
+        raise UserError(f"no file {solution}: it is a part of Kaggle's ImageNet") from None
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, csv.Error):
         label_of = {}
     if not label_of:
