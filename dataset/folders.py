@@ -17,7 +17,7 @@ import numpy as np
 from dataset.class_list import IMAGENET_CLASSES, imagenet_synsets, whole_imagenet
 from dataset.image_set import ImageSet
 from dataset.lists import read_list
-from dataset.paths import Paths, released_classes
+from dataset.paths import Paths, is_class_number, released_classes
 from dataset.places365 import training_folder
 from dataset.scan import EXTENSIONS, LeftOut, scan, walk
 from helper.errors import UserError
@@ -227,7 +227,7 @@ def names_differ(names, class_names):
 
 def are_numbers(names):
     """Whether all names are numbers of ASCII digits that fit an int64."""
-    return all(name.isascii() and name.isdigit() and len(name) <= 18 for name in names)
+    return all(map(is_class_number, names))
 
 
 def released_list_path(data_quality, s_step, amount):

@@ -104,6 +104,11 @@ def is_number(texts):
     return np.strings.isdigit(texts) & (np.strings.str_len(texts) <= _MAX_DIGITS)
 
 
+def is_class_number(name):
+    """Whether the name of a class folder is a class index, as `is_number` for a string."""
+    return name.isascii() and name.isdigit() and len(name) <= _MAX_DIGITS
+
+
 def parse_numbers(texts):
     """Values, int64 (N,), of N byte strings of digits; arbitrary for other strings."""
     columns = np.ascontiguousarray(texts).view(np.uint8).reshape(len(texts), -1)[:, :_MAX_DIGITS]

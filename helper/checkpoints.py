@@ -59,10 +59,10 @@ def load(path, mmap=False):
         if not mmap and zipfile.is_zipfile(path):
             _check_crc(path)
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _call(load_file, path)
         with torch.serialization.safe_globals(SAFE_CLASSES):
             mmap = mmap and zipfile.is_zipfile(path)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            return _call(torch.load, path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError:
@@ -79,6 +79,16 @@ def load(path, mmap=False):
             f"checkpoint {path} is truncated or not a checkpoint ({type(error).__name__}): "
             "download it again"
         ) from None
+
+
+def _call(loader, path, **options):
+    """loader(path, **options), even if the name of the file is not UTF-8 or the locale is ASCII."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with open(path, "rb") as file:
+            return loader(f"/proc/self/fd/{file.fileno()}", **options)
+    return loader(path, **options)
 
 
 def _check_crc(path):

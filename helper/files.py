@@ -25,19 +25,23 @@ _JSON_TYPES = {
     dict: "an object",
     type(None): "null",
 }
+# Text is UTF-8 whatever the locale is, and keeps the bytes of file names that are not.
+_UTF8 = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 @contextlib.contextmanager
 def whole_file(path, mode="wb", sync=False):
     """Context manager: a file open for writing that becomes `path` if the block succeeds.
 
+    Text is written as UTF-8. The writers of Pillow and torch hide the error of a full disk: let
+    them write to memory, and write the bytes here.
     sync: write it to the disk before, so that a power cut cannot leave an empty file.
     Raises UserError if the folder does not exist (any more).
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with open(part, mode) as file:
+        with open(part, mode, **({} if "b" in mode else _UTF8)) as file:
             yield file
             if sync:
                 file.flush()
@@ -54,16 +58,33 @@ def whole_file(path, mode="wb", sync=False):
         ) from None
     except OSError as error:
         # The error of a full disk does not name the file.
-        error.filename = error.filename or str(path)
+        if error.filename in (None, str(part)):
+            error.filename = str(path)
         raise
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a name that is too long
+            part.unlink(missing_ok=True)
+
+
+def read_text(path):
+    """The text of a file in UTF-8, with or without a byte-order mark. Raises OSError."""
+    return Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
 
 
 def write_text(path, text):
     """Writes `text` to `path` atomically."""
     with whole_file(path, "w", sync=True) as file:
         file.write(text)
+
+
+def append_text(path, text):
+    """Appends `text` to the file `path`. Raises OSError that names the file."""
+    try:
+        with open(path, "a", **_UTF8) as file:
+            file.write(text)
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def write_json(path, data):

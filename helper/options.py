@@ -12,6 +12,9 @@ from helper.distributed import ProcessSettings
 from helper.errors import UserError
 from helper.optim import Schedule
 
+MAX_INT = 2**63 - 1
+MAX_INDEX = 10**6 - 1  # of a class
+
 # Flags of the functions below that change the result of a run: a resumed run must share them.
 TRAINING_SETTINGS = (
     "epochs",
@@ -70,18 +73,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive_int(text):
-    """argparse type: an integer ≥ 1."""
-    value = int(text)
-    if value < 1:
+    """argparse type: an integer ≥ 1 that fits an int64."""
+    if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
-    return value
+    return natural(text)
 
 
 def natural(text):
-    """argparse type: an integer ≥ 0."""
+    """argparse type: an integer ≥ 0 that fits an int64."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
+    if value > MAX_INT:
+        raise argparse.ArgumentTypeError(f"{text} is larger than {MAX_INT}")
     return value
 
 
@@ -123,7 +127,7 @@ def amount(text):
     """argparse type: a number of images, `200000` or `200k` or `1.28m`."""
     factor = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 1)
     value = float(text[:-1] if factor > 1 else text) * factor
-    if value < 1 or value != int(value):
+    if not (1 <= value <= MAX_INT and value == int(value)):
         raise argparse.ArgumentTypeError(f"{text} is not a number of images (such as 3000 or 200k)")
     return int(value)
 
@@ -183,9 +187,12 @@ def index_ranges(text):
     indices = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        indices.update(range(int(first), int(last or first) + 1))
-    if not indices:
-        raise argparse.ArgumentTypeError(f"{text} contains no index (such as 0-9,17)")
+        first, last = int(first), int(last or first)
+        if not first <= last <= MAX_INDEX:
+            raise argparse.ArgumentTypeError(
+                f"{part} is not a range of indices such as 0-9, up to {MAX_INDEX}"
+            )
+        indices.update(range(first, last + 1))
     return sorted(indices)
 
 
@@ -214,8 +221,10 @@ def add_process_flags(parser):
         default=None,
         help="tcp://host:port of the first machine (default: this machine)",
     )
-    group.add_argument("--world-size", type=int, default=1, help="number of machines (default: 1)")
-    group.add_argument("--rank", type=int, default=0, help="rank of this machine (default: 0)")
+    group.add_argument(
+        "--world-size", type=positive_int, default=1, help="number of machines (default: 1)"
+    )
+    group.add_argument("--rank", type=natural, default=0, help="rank of this machine (default: 0)")
     group.add_argument(
         "--deterministic", action="store_true", help="use deterministic GPU kernels (slower)"
     )

@@ -32,10 +32,12 @@ from helper.cost import Pace
 from helper.distributed import StopRequest
 from helper.errors import UserError
 from helper.files import (
+    append_text,
     csv_text,
     file_stem,
     make_folder,
     read_json,
+    read_text,
     remove_parts,
     whole_file,
     write_json,
@@ -164,7 +166,7 @@ class Run:
         if self.progress.rows:
             line = self._epoch_line(self.progress.rows[-1])
             log = self.folder / "train.log"
-            if not log.exists() or line not in log.read_text(errors="replace"):
+            if not log.exists() or line not in read_text(log):
                 notes.append(f"the log of this epoch was lost: {line}")
         return notes
 
@@ -207,8 +209,8 @@ class Run:
         """Prints a line and appends it to train.log (rank 0)."""
         if self.world.is_main:
             print(line, flush=True)
-            with open(self.folder / "train.log", "a") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+            moment = time.strftime("%Y-%m-%d %H:%M:%S")
+            append_text(self.folder / "train.log", f"{moment} {line}\n")
 
     def finish(self, result, panels):
         """Writes curves.png, result.json and the final checkpoint, without the optimizer.
@@ -488,7 +490,7 @@ def unlock_folder(folder):
 def is_json(path):
     """Whether a file exists and holds a JSON object."""
     try:
-        return isinstance(json.loads(path.read_text()), dict)
+        return isinstance(json.loads(read_text(path)), dict)
     except (OSError, ValueError):
         return False
 

@@ -6,6 +6,7 @@ library's own (`resnet18`).
 
 import contextlib
 import difflib
+import errno
 
 from helper.errors import UserError
 
@@ -125,6 +126,8 @@ def downloading(name):
     try:
         yield
     except OSError as error:  # the base class of urllib's and huggingface_hub's errors
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise UserError(
             f"the published weights of {name} cannot be downloaded ({error}): download the file on "
             "a machine with a connection and give it as the checkpoint"

@@ -573,8 +573,8 @@ def test_full_disk_leaves_the_previous_checkpoint(place, capsys, monkeypatch, mo
         times.append(str(path)) if name in Path(path).name else None
         return len(times) == call and name in Path(path).name
 
-    def opened(path, mode):
-        return open("/dev/full" if full(path) else path, mode)
+    def opened(path, mode, **options):
+        return open("/dev/full" if full(path) else path, mode, **options)
 
     def replaced(part, path):
         if full(path):
