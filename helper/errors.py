@@ -5,8 +5,26 @@ import os
 import sys
 import time
 
+SMALLER = "use fewer --num_workers or a smaller --batch_size"
+
+# Faults of the machine, whichever file it was, and what to do.
+MACHINE_FAULTS = {
+    errno.EMFILE: "too many open files: raise the limit with `ulimit -n 65536`, or use fewer "
+    "--num_workers",
+    errno.ENFILE: "all programs together have too many open files: end some of them",
+    errno.ENOMEM: f"not enough memory: {SMALLER}, or end other programs",
+    errno.EIO: "input/output error: the disk or the network failed: check them, then run the same "
+    "command again",
+    errno.ESTALE: "stale file handle: the file server has restarted or replaced the file: run the "
+    "same command again",
+    errno.ETIMEDOUT: "the file server did not answer in time: run the same command again",
+    errno.ENOTCONN: "the file system is no longer connected: mount it again",
+    errno.EHOSTDOWN: "the file server does not answer: run the same command again later",
+}
+
 # Operating-system errors that the user can fix, and how.
 REMEDIES = {
+    **MACHINE_FAULTS,
     errno.ENOSPC: "the disk is full: free some space, then run the same command again "
     "(a training with --resume)",
     errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again",
@@ -31,8 +49,30 @@ def describe_os_error(error):
         return None
     if not error.filename:
         return remedy
+    if error.errno in MACHINE_FAULTS:
+        return f"cannot access {error.filename}: {remedy}"
     unreadable = os.path.exists(error.filename) and not os.access(error.filename, os.R_OK)
     return f"cannot {'read' if unreadable else 'write'} {error.filename}: {remedy}"
+
+
+def describe_runtime_error(error):
+    """The message for a RuntimeError of torch that is a fault of the machine, None for others."""
+    text = str(error)
+    # Data-loading processes hand over batches in shared memory, as files </torch_…>.
+    if "Bus error" in text or ("</torch_" in text and f"({errno.ENOSPC})" in text):
+        return (
+            "too little shared memory for the data-loading processes: enlarge /dev/shm (docker run "
+            "--shm-size 8g), or use --num_workers 0"
+        )
+    if "Too many open files" in text:
+        return MACHINE_FAULTS[errno.EMFILE]
+    if "DataLoader worker (pid" in text or "Pin memory thread exited" in text:
+        return f"{text.splitlines()[0].rstrip(' .')}: probably not enough memory: {SMALLER}"
+    if any(part in text for part in ("allocate memory", "MemoryError", f"({errno.ENOMEM})")):
+        return MACHINE_FAULTS[errno.ENOMEM]
+    if "CUDA out of memory" in text:
+        return "not enough memory on the GPU: use a smaller --batch_size, or end other programs"
+    return None
 
 
 def run_script(main, argv=None):
@@ -52,10 +92,14 @@ def run_script(main, argv=None):
         if message is None:
             raise
     except RuntimeError as error:
+        message = describe_runtime_error(error)
         # A collective operation fails when another process has ended, which says why itself.
-        if int(os.environ.get("RANK", 0)) == 0 or "closed by peer" not in str(error):
+        if int(os.environ.get("RANK", 0)) > 0 and "closed by peer" in str(error):
+            message = "another process ended: see its message"
+        if message is None:
             raise
-        message = "another process ended: see its message"
+    except MemoryError:
+        message = MACHINE_FAULTS[errno.ENOMEM]
     except KeyboardInterrupt:
         return 130
     if int(os.environ.get("RANK", 0)) > 0:
