@@ -25,7 +25,13 @@ from helper.evaluate import evaluate_classifier
 from helper.files import file_stem
 from helper.optim import make_optimizer, update
 from helper.run import Run
-from models.classifiers import Statistics, library_statistics, make_student, statistics_of
+from models.classifiers import (
+    Statistics,
+    check_classifier,
+    library_statistics,
+    make_student,
+    statistics_of,
+)
 
 # A resumed run must share these flags.
 SETTINGS = (
@@ -145,6 +151,7 @@ def main(argv=None):
             new_head=notes.append,
             pretrained=options.pretrained is True,
         ).to(device)
+        check_classifier(model, options.model, "--model", size, num_classes, loader.rank_batch_size)
         optimizer = make_optimizer(
             options.optimizer,
             model.parameters(),

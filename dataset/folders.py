@@ -17,7 +17,7 @@ from dataset.image_set import ImageSet
 from dataset.lists import read_list
 from dataset.paths import EXTENSIONS, Paths, image_names, released_classes
 from dataset.places365 import training_folder
-from helper.errors import UserError
+from helper.errors import UserError, note
 from helper.files import read_json
 
 _SYNSET = re.compile(r"n\d{8}")
@@ -175,12 +175,6 @@ def class_balanced_prefix(order, labels, amount, source):
         )
     rank_in_class = np.arange(len(by_class)) - np.repeat(starts, counts)
     return by_class[rank_in_class < np.repeat(wanted, counts)]
-
-
-def note(text):
-    """Prints a note for the user, on rank 0 only."""
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(f"note: {text}", flush=True)
 
 
 # Folders

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from helper import checkpoints
+from helper.cost import dry_pass
 from helper.errors import UserError
 from models.architectures import (
     architecture_with,
@@ -14,6 +15,7 @@ from models.architectures import (
     downloaded_name,
     is_model,
     model_names,
+    published_image_size,
     published_statistics,
 )
 from models.libraries import LIBRARIES, nearest_names
@@ -56,6 +58,36 @@ def make_student(name, num_classes, mean, std, **weights):
     """
     net = create_model(name, num_classes, **weights)
     return Normalised(net, mean, std).to(memory_format=torch.channels_last)
+
+
+def check_classifier(network, name, flag, size, num_classes, batch_size=2):
+    """Raises UserError unless `network` maps images of `size` pixels to logits (N, num_classes).
+
+    Nothing is computed or changed (`dry_pass`). name: of the architecture; flag: that chooses it;
+    batch_size: images per process and step, of a network in training.
+    """
+    try:
+        output, _ = dry_pass(network, torch.empty(2, 3, size, size))
+    except Exception as error:  # networks raise many types
+        raise UserError(
+            f"{name} cannot run on images of {size} pixels ({str(error).splitlines()[0]}): use "
+            f"--image_size {published_image_size(name)}, or another network ({flag})"
+        ) from None
+    if not isinstance(output, torch.Tensor) or output.shape != (2, num_classes):
+        kind = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise UserError(
+            f"{name} returns {kind} for two images, not logits of {num_classes} classes, "
+            f"(2, {num_classes}): use another network ({flag})"
+        )
+    if batch_size == 1:
+        try:
+            dry_pass(network, torch.empty(1, 3, size, size))
+        except Exception:  # BatchNorm in training has one value per channel
+            raise UserError(
+                f"a step has one image per process (--batch_size): {name} has BatchNorm layers, "
+                f"which cannot train on one image of {size} pixels: use at least two images per "
+                "process"
+            ) from None
 
 
 # Normalisation
@@ -139,14 +171,14 @@ def architecture_of(path):
     Raises UserError if none does.
     """
     # Only names and shapes are read: mmap leaves the weights on the disk.
-    content = checkpoints.load(path, mmap=True) if os.path.isfile(path) else None
+    content = checkpoints.load(path, mmap=True) if os.path.exists(path) else None
     if isinstance(content, dict) and isinstance(content.get("model_name"), str):
         return content["model_name"]
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
     name, unknown = _architecture_in_folder_name(folder), ""
     if name is None and content is not None:
+        name = architecture_with(content, f"checkpoint {path}")
         state = checkpoints.state_dict_of(content, path)
-        name = architecture_with(state)
         unknown = f", and its tensors ({next(iter(state))}, …) are not those of a known one"
     name = name or downloaded_name(os.path.abspath(path))
     if name is None:
