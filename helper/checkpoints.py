@@ -1,9 +1,11 @@
 """Saving checkpoints, and loading them without executing code that they may contain."""
 
 import argparse
+import errno
 import io
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -64,12 +66,18 @@ def load(path, mmap=False):
             return load_file(path)
         if not mmap and zipfile.is_zipfile(path):
             _check_crc(path)
-        with torch.serialization.safe_globals(SAFE_CLASSES):
+        with torch.serialization.safe_globals(SAFE_CLASSES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error says it all
+            if path.suffix == ".safetensors":  # torch goes by the name
+                with open(path, "rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
             mmap = mmap and zipfile.is_zipfile(path)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except OSError as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # damaged files raise many types in zip, pickle and safetensors
+        # "Invalid argument": an offset in a damaged file
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            reason = error.strerror or error
+            raise UserError(f"checkpoint {path} cannot be read: {reason}") from None
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise UserError(f"too little memory to read checkpoint {path}") from None
         raise UserError(f"checkpoint {path} {_describe_unreadable(path, error)}") from None

@@ -4,6 +4,8 @@ import os
 import re
 from typing import NamedTuple
 
+import torch
+
 from helper import checkpoints
 from helper.checkpoints import WRAPPERS
 from helper.errors import UserError
@@ -108,7 +110,8 @@ def choose_weights(found, expected, origin, note):
     chosen = next(weights for weights in found if weights.place == places[0])
     unused = [weights.place or "the top level" for weights in found if weights is not chosen]
     if chosen.others:
-        unused.append(f"{len(chosen.others)} other tensors ({chosen.others[0]}, …)")
+        more = f" and {len(chosen.others) - 1} more" if len(chosen.others) > 1 else ""
+        unused.append(f"{chosen.others[0]}{more}")
     if unused:
         where = f"under {chosen.place}" if chosen.place else "at the top level"
         note(f"{origin}: the weights {where} are used; not used: {', '.join(unused)}")
@@ -189,12 +192,10 @@ def copy_weights(net, state, origin):
     """
     complete = net.state_dict()  # has the versions of the modules too, which some of them check
     for key, value in state.items():
-        if key in complete and (
-            value.is_meta
-            or value.is_quantized
-            or value.is_floating_point() != complete[key].is_floating_point()
-        ):
-            kind = "has no values" if value.is_meta else f"is {value.dtype}"
-            raise UserError(f"{origin}: {key} {kind}: save the weights of the network in float32")
+        weights = key in complete and complete[key].is_floating_point()
+        dense = value.layout == torch.strided and not value.is_quantized
+        if weights and (value.is_meta or not dense or not value.is_floating_point()):
+            kind = "has no values" if value.is_meta else f"is {value.dtype}, {value.layout}"
+            raise UserError(f"{origin}: {key} {kind}: save the weights as dense float32 tensors")
     complete.update((key, value) for key, value in state.items() if key in complete)
     net.load_state_dict(complete)
