@@ -135,7 +135,7 @@ def _describe_unreadable(path, error):
                 f"holds a whole network{named}, which could run code: refused; save its weights "
                 "with torch.save(network.state_dict(), file)"
             )
-        if classes or zipfile.is_zipfile(path):
+        if classes or zipfile.is_zipfile(path) or head[:1] == pickle.PROTO:
             return (
                 f"holds objects other than weights{named}, which could run code: refused; save its "
                 "state_dict alone"
@@ -151,7 +151,7 @@ def _unsafe_classes(path, error):
         with torch.serialization.safe_globals(SAFE_CLASSES):
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # the format before torch 1.6, or a damaged file
-        return re.findall(r"GLOBAL (\S+) was not", str(error))
+        return re.findall(r"GLOBAL (\S+)", str(error))
 
 
 def state_dicts(content, name="", depth=3):
