@@ -27,7 +27,12 @@ from helper.errors import UserError, run_script
 from helper.evaluate import chance_warning
 from helper.files import file_stem, make_folder, sha256, write_json
 from helper.run import environment
-from models.classifiers import architecture_of, image_statistics, load_teacher
+from models.classifiers import (
+    architecture_of,
+    check_classifier,
+    image_statistics,
+    load_teacher,
+)
 from report import fidelity
 from report.inception import FEATURES, check_weights, inception_measures
 
@@ -151,6 +156,7 @@ def main(argv=None):
         )
         classifier = load_teacher(options.path_t, num_classes, *statistics[:2], name)
         classifier = classifier.to(world.device)
+        check_classifier(classifier, name, "--model_t", data.image_size, num_classes)
         dimension = fidelity.feature_dimension(classifier, data.image_size, world.device)
 
         # Generated images

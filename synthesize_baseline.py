@@ -40,7 +40,12 @@ from helper.errors import UserError, run_script
 from helper.files import free_bytes, sha256
 from helper.run import environment
 from models.biggan import find_biggan, load_biggan
-from models.classifiers import architecture_of, image_statistics, load_teacher
+from models.classifiers import (
+    architecture_of,
+    check_classifier,
+    image_statistics,
+    load_teacher,
+)
 
 # Rows of the paper's tables; train_student.py passes them on to result.json
 ROWS = {"one-image": "One-Image", "deepinversion": "DeepInv", "biggan": "BigGAN"}
@@ -247,6 +252,9 @@ def main(argv=None):
                     mean, std, suffix, data.default_statistics, file, model
                 )
                 network = load_teacher(file, num_classes, *statistics[:2], model)
+                for divisor, _ in inversion.stages:
+                    flag = f"--model_{suffix}" + " or --half_steps 0" * (divisor > 1)
+                    check_classifier(network, model, flag, size // divisor, num_classes)
                 networks[role] = network.to(device)
                 say(f"{role} {model}, images normalised with {statistics}")
                 facts |= {

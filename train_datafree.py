@@ -39,7 +39,13 @@ from helper.losses import kd_loss
 from helper.optim import make_optimizer, update
 from helper.run import Run
 from helper.seeds import seed_step
-from models.classifiers import architecture_of, image_statistics, load_teacher, make_student
+from models.classifiers import (
+    architecture_of,
+    check_classifier,
+    image_statistics,
+    load_teacher,
+    make_student,
+)
 
 
 class Method(NamedTuple):
@@ -200,6 +206,21 @@ def main(argv=None):
             options.learning_rate,
             options.weight_decay,
             options.momentum,
+        )
+        networks = [(teacher, options.model_t, "--model_t")]
+        if getattr(settings, "adv", 0):  # then the images depend on the student too
+            networks.append((student, options.model_s, "--model_s"))
+        for divisor, _ in getattr(settings, "stages", ((1, None),)):
+            for network, name, flag in networks:
+                flag += " or --half_steps 0" * (divisor > 1)
+                check_classifier(network, name, flag, size // divisor, num_classes)
+        check_classifier(
+            student,
+            options.model_s,
+            "--model_s",
+            size,
+            num_classes,
+            options.batch_size // world.size,
         )
         method = METHODS[options.method].kind(
             teacher, num_classes, size, data.grey, settings, world

@@ -31,7 +31,13 @@ from helper.files import file_stem, sha256
 from helper.losses import kd_loss, mixing
 from helper.optim import make_optimizer, update
 from helper.run import Run
-from models.classifiers import architecture_of, image_statistics, load_teacher, make_student
+from models.classifiers import (
+    architecture_of,
+    check_classifier,
+    image_statistics,
+    load_teacher,
+    make_student,
+)
 
 RELEASED_AMOUNT = 400_000  # images, default of the released script
 SHUFFLE_RATE = 0.02  # learning rate of ShuffleV2 students in the released script, always
@@ -260,6 +266,7 @@ def main(argv=None):
         teacher = load_teacher(
             options.path_t, num_classes, *normalisation["teacher"][:2], options.model_t
         ).to(device)
+        check_classifier(teacher, options.model_t, "--model_t", data.image_size, num_classes)
         images = read_images(data, source, amount, num_classes, options.ignore_labels, class_names)
         if options.gamma and images.labels is None:
             why, remedy = f"{source} has none", "use -r 0"
@@ -280,6 +287,14 @@ def main(argv=None):
         torch.manual_seed(options.seed)
         student = make_student(options.model_s, num_classes, *normalisation["student"][:2]).to(
             device
+        )
+        check_classifier(
+            student,
+            options.model_s,
+            "--model_s",
+            data.image_size,
+            num_classes,
+            train_loader.rank_batch_size,
         )
         optimizer = make_optimizer(
             options.optimizer,
@@ -425,6 +440,7 @@ def evaluate_checkpoint(path, name, statistics, val_loader, world, amp):
     """Prints and returns the metrics of the classifier `name` in the checkpoint `path`."""
     num_classes = len(val_loader.images.class_names)
     student = load_teacher(path, num_classes, *statistics[:2], name).to(world.device)
+    check_classifier(student, name, "--model_s", val_loader.transform.size, num_classes)
     metrics, _ = evaluate_classifier(student, val_loader, world, amp)
     if world.is_main:
         print(f"{name}: images are normalised with {statistics}")
@@ -446,6 +462,8 @@ def estimate(data, names, num_classes, val_images, batches, epochs):
     teacher, student = (
         make_student(name, num_classes, data.info.mean, data.info.std) for name in names
     )
+    for network, name, flag in zip((teacher, student), names, ("--model_t", "--model_s")):
+        check_classifier(network, name, flag, data.image_size, num_classes)
     cost = training_cost(student, data.image_size, batches, val_images, epochs, teacher)
     print(
         f"teacher {names[0]}, student {names[1]}, {batches.count} images, {epochs} epochs of "

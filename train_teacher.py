@@ -26,7 +26,13 @@ from helper.evaluate import evaluate_classifier
 from helper.files import file_stem, sha256
 from helper.optim import make_optimizer, update
 from helper.run import Run
-from models.classifiers import Statistics, library_statistics, make_student, statistics_of
+from models.classifiers import (
+    Statistics,
+    check_classifier,
+    library_statistics,
+    make_student,
+    statistics_of,
+)
 
 # A resumed run must share these flags.
 SETTINGS = (
@@ -154,6 +160,7 @@ def main(argv=None):
             new_head=notes.append,
             pretrained=options.pretrained is True,
         ).to(device)
+        check_classifier(model, options.model, "--model", size, num_classes, loader.rank_batch_size)
         optimizer = make_optimizer(
             options.optimizer,
             model.parameters(),

@@ -20,7 +20,7 @@ from dataset.lists import read_list
 from dataset.paths import Paths, is_class_number, released_classes
 from dataset.places365 import training_folder
 from dataset.scan import EXTENSIONS, LeftOut, scan, walk
-from helper.errors import UserError
+from helper.errors import UserError, note
 from helper.files import entry, read_json
 
 # Folders of these names hold parts of a data set, each with its own class folders.
@@ -267,12 +267,6 @@ def class_balanced_prefix(order, labels, amount, source):
         )
     rank_in_class = np.arange(len(by_class)) - np.repeat(starts, counts)
     return by_class[rank_in_class < np.repeat(wanted, counts)]
-
-
-def note(text):
-    """Prints a note for the user, on rank 0 only."""
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(f"note: {text}", flush=True)
 
 
 # Folders

@@ -53,6 +53,12 @@ class UserError(Exception):
     """Wrong input. The message says in one or two lines what is wrong, where, and what to do."""
 
 
+def note(text):
+    """Prints a note for the user, on rank 0 only."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"note: {text}", flush=True)
+
+
 def describe_os_error(error):
     """The message for an OSError that the user can fix, None for any other."""
     remedy = REMEDIES.get(error.errno)

@@ -212,7 +212,7 @@ STUDENT = {
         "mine.* mine/t.pth .*head.weight.*--model_t",
     ),
     "unknown layout": (
-        lambda: checkpoint("mine/t.pth", {"weights": {"fc.weight": torch.zeros(10, 3)}}),
+        lambda: checkpoint("mine/t.pth", {"weights": {"fc": [0.0]}}),
         ["--path-t", "mine/t.pth"],
         "mine/t.pth .*'model', 'state_dict', 'state', 'net'",
     ),
