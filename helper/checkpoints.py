@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from helper.errors import UserError
-from helper.finite import first_not_finite
 from helper.files import whole_file
+from helper.finite import first_not_finite
 
 # Published checkpoints contain flags (a Namespace) and numpy scalars. Nothing else is unpickled.
 _NUMPY_DTYPES = [
@@ -211,8 +211,8 @@ def check_finite(state, origin):
     """Raises UserError if a tensor of a state dict holds nan or inf; `origin` names its file."""
     if name := first_not_finite(state):
         raise UserError(
-            f"{origin}: the weights are not all finite ({name} holds nan or inf): the training that "
-            "wrote them diverged, or the file is damaged: give other weights"
+            f"{origin}: the weights are not all finite ({name} holds nan or inf): the training "
+            "that wrote them diverged, or the file is damaged: give other weights"
         )
 
 
