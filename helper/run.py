@@ -297,6 +297,7 @@ class Run:
         if self._pace is None:
             self._pace = Pace(self._epochs * steps * batch_size, "image")
         started, first_step = time.monotonic(), progress.step
+        stopped = False
         bar = tqdm(
             total=steps,
             initial=first_step,
@@ -306,23 +307,22 @@ class Run:
             mininterval=1,
             disable=not world.is_main,
         )
-        stopped = False
-        for batch in batches:
-            seed_step(self._seed, progress.epoch, progress.step, world.rank)
-            self._set_learning_rate(progress.epoch + progress.step / steps)
-            yield batch
-            progress.step += 1
-            bar.update()
-            shown = progress.step % self._print_freq == 0
-            if shown:
-                sums = self._sums()
-                bar.set_postfix(loss=f"{sums['loss'] / sums['count']:.4f}")
-            self._log_pace((progress.epoch * steps + progress.step) * batch_size)
-            # An epoch may have fewer steps than print_freq.
-            if self.stop.agreed(world, shown or progress.step == steps):
-                stopped = True
-                break
-        bar.close()
+        with bar:  # an error must not be printed behind it
+            for batch in batches:
+                seed_step(self._seed, progress.epoch, progress.step, world.rank)
+                self._set_learning_rate(progress.epoch + progress.step / steps)
+                yield batch
+                progress.step += 1
+                bar.update()
+                shown = progress.step % self._print_freq == 0
+                if shown:
+                    sums = self._sums()
+                    bar.set_postfix(loss=f"{sums['loss'] / sums['count']:.4f}")
+                self._log_pace((progress.epoch * steps + progress.step) * batch_size)
+                # An epoch may have fewer steps than print_freq.
+                if self.stop.agreed(world, shown or progress.step == steps):
+                    stopped = True
+                    break
         progress.totals = self._sums()
         if stopped:
             self.save()
