@@ -117,13 +117,14 @@ def main(argv=None):
             )
         if images.labels is None:
             source = options.train_data or f"the training set of {options.dataset}"
+            remedy = "give an ImageFolder"
             if images.why_unlabelled:
-                raise UserError(
-                    f"{source}: {images.why_unlabelled}: check --val_data, or rename or add class "
-                    "folders (they may be empty)"
+                remedy = (
+                    f"{images.why_unlabelled}: check --val_data, or rename or add class folders "
+                    "(they may be empty)"
                 )
             raise UserError(
-                f"{source} has no labels, which training a teacher requires: give an ImageFolder"
+                f"{source} has no labels for the classes of the validation images: {remedy}"
             )
         size, workers = data.image_size, options.num_workers
         loader = make_loader(

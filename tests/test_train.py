@@ -1087,7 +1087,7 @@ def test_a_run_of_an_older_version_is_resumed(workspace, tiny_fashion_mnist):
     resumed = train_student.main([*argv, "--experiments_name", "run", "--resume"])
     whole = train_student.main([*argv, "--experiments_name", "whole"])
     other = json.loads(Path("save/student_model/old/whole/config.json").read_text())
-    assert flags_before.items() <= other["flags"].items()  # the images' hashes are new
+    assert flags_before.items() <= other["flags"].items()  # later flags and hashes are new
     assert rows_of(folder)[0] == row_before
     assert resumed["top1_last"] == pytest.approx(whole["top1_last"], abs=2)
     states = [
