@@ -252,9 +252,6 @@ def main(argv=None):
                     mean, std, suffix, data.default_statistics, file, model
                 )
                 network = load_teacher(file, num_classes, *statistics[:2], model)
-                for divisor, _ in inversion.stages:
-                    flag = f"--model_{suffix}" + " or --half_steps 0" * (divisor > 1)
-                    check_classifier(network, model, flag, size // divisor, num_classes)
                 networks[role] = network.to(device)
                 say(f"{role} {model}, images normalised with {statistics}")
                 facts |= {
@@ -264,6 +261,10 @@ def main(argv=None):
                     f"{role}_std": list(statistics.std),
                 }
             BatchNormMatch(networks["teacher"])  # raises UserError before a folder is created
+            for role, network in networks.items():
+                for divisor, _ in inversion.stages if network else ():
+                    flag = f"--model_{role[0]}" + " or --half_steps 0" * (divisor > 1)
+                    check_classifier(network, facts[role], flag, size // divisor, num_classes)
             classes = sorted(
                 requested_images.requested_classes(options, num_classes, options.path_t)
             )
