@@ -40,7 +40,12 @@ from helper.errors import UserError, run_script
 from helper.files import free_bytes, sha256
 from helper.run import environment
 from models.biggan import find_biggan, load_biggan
-from models.classifiers import architecture_of, image_statistics, load_teacher
+from models.classifiers import (
+    architecture_of,
+    check_classifier,
+    image_statistics,
+    load_teacher,
+)
 
 # Rows of the paper's tables; train_student.py passes them on to result.json
 ROWS = {"one-image": "One-Image", "deepinversion": "DeepInv", "biggan": "BigGAN"}
@@ -256,6 +261,10 @@ def main(argv=None):
                     f"{role}_std": list(statistics.std),
                 }
             BatchNormMatch(networks["teacher"])  # raises UserError before a folder is created
+            for role, network in networks.items():
+                for divisor, _ in inversion.stages if network else ():
+                    flag = f"--model_{role[0]}" + " or --half_steps 0" * (divisor > 1)
+                    check_classifier(network, facts[role], flag, size // divisor, num_classes)
             classes = sorted(
                 requested_images.requested_classes(options, num_classes, options.path_t)
             )

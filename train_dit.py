@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from dataset import real, transforms
+from dataset.identity import images_sha256
 from dataset.image_writer import ImageWriter, to_pixels
 from dataset.loader import Loader, TensorLoader, make_loader
 from diffusion.build import Reconstruction, build_dit, build_vae, save_pipeline
@@ -33,7 +34,7 @@ from helper import options as flags
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
-from helper.files import make_folder
+from helper.files import make_folder, sha256
 from helper.optim import Schedule, make_optimizer, update
 from helper.run import Run, latest_path
 
@@ -185,13 +186,14 @@ def main(argv=None):
                 return result
 
         # Networks and data
+        images, val_images = data.training(options.data_amount), held_out_images(data)
         if stage == "vae":
             torch.manual_seed(options.seed)
             model = build_vae(*vae_shape).to(device)
             parts = {"model": model}
             loader, held_out = (
                 make_loader(
-                    images,
+                    image_set,
                     transforms.validation(size),  # no crop or flip
                     options.batch_size,
                     world,
@@ -199,14 +201,16 @@ def main(argv=None):
                     options.val_batch_size,
                     workers,
                 )
-                for images in (data.training(options.data_amount), held_out_images(data))
+                for image_set in (images, val_images)
             )
         else:
             vae = load_vae(options.save_dir, *vae_shape).to(device)
-            images = data.training(options.data_amount)
+            settings["vae_sha256"] = sha256(
+                latest_path(stage_folder(options.save_dir, "vae"), "vae")
+            )
             moments, labels = encode(vae, images, size, workers, world)
             check_latents(moments, options.save_dir)
-            held_out = encode(vae, held_out_images(data), size, workers, world)
+            held_out = encode(vae, val_images, size, workers, world)
             held_out = [tensor[world.rank :: world.size] for tensor in held_out]
             scaling_factor = unit_variance_factor(moments)
             vae.register_to_config(scaling_factor=scaling_factor)
@@ -241,6 +245,8 @@ def main(argv=None):
         )
 
         # Create or restore the run
+        settings["training_images_sha256"] = world.from_main(images_sha256, images)
+        settings["validation_images_sha256"] = world.from_main(images_sha256, val_images)
         run = Run(folder, stage, parts, world)
         images_per_epoch = len(loader) * loader.batch_size
         run.open(settings, {"images": images_per_epoch}, options.resume)

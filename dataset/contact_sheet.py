@@ -5,7 +5,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dataset.paths import CONTACT_SHEET
+from dataset.image_set import decode
+from dataset.scan import CONTACT_SHEET
 from helper.files import whole_file
 
 ROWS, COLUMNS = 10, 10
@@ -30,6 +31,7 @@ def write_contact_sheet(path, rows):
     rows: (name, [image paths]) of each class. Of more than 10 classes, 10 at equal distances are
     shown, and the first 10 images of each. All images have one size. Those of up to 64 pixels are
     enlarged twice; those of 256 pixels and more are reduced.
+    Raises UserError as `decode`.
     """
     if len(rows) > ROWS:
         rows = [rows[number * len(rows) // ROWS] for number in range(ROWS)]
@@ -54,8 +56,7 @@ def write_contact_sheet(path, rows):
 
 def _thumbnail(path):
     """The image in RGB, enlarged or reduced."""
-    with Image.open(path) as image:
-        image = image.convert("RGB")
+    image = decode(path)
     if image.width <= 64:
         return image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST)
     return image.reduce(max(1, image.width // 128))

@@ -28,6 +28,7 @@ from dataclasses import asdict
 
 from dataset.contact_sheet import COLUMNS, ROWS
 from dataset.image_writer import FORMATS, THREADS, is_whole
+from dataset.paths import is_class_number
 from dataset.requested_images import IMAGES_PER_SEED, SeedRange
 from helper.errors import UserError
 from helper.files import read_json, remove_parts, write_json
@@ -100,7 +101,7 @@ class Layout:
             for entry in os.scandir(folder):
                 stem, suffix = os.path.splitext(entry.name)
                 is_image = suffix == FORMATS[self.settings["format"]] and entry.is_file()
-                if is_image and stem.isdecimal() and folder.name.isdecimal():
+                if is_image and is_class_number(stem) and is_class_number(folder.name):
                     items.add((int(folder.name), int(stem)))
         return items
 

@@ -11,7 +11,6 @@ files are the same for any number of processes and interruptions.
 
 import glob
 import os
-import struct
 import time
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from dataset.contact_sheet import sheet_beside, write_contact_sheet
 from dataset.folder_layouts import layout_of
 from dataset.image_writer import ImageWriter, image_bytes
 from helper.cost import Pace
-from helper.errors import UserError
 from helper.files import check_free_space, make_folder
 
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total} images [{elapsed}<{remaining}, {rate_fmt}]"
@@ -144,15 +142,7 @@ class GeneratedFolder:
         if not self._can_write_sheet:
             return
         rows = self._layout.sheet_rows(self.origin.get("class_names"))
-        try:
-            write_contact_sheet(self.sheet, rows)
-        except (OSError, SyntaxError, struct.error) as error:  # Pillow's, for damaged files
-            if getattr(error, "errno", None):
-                raise
-            raise UserError(
-                f"{self.path} holds a damaged image ({error}): run again with --verify, which "
-                "checks all images and repairs them"
-            ) from None
+        write_contact_sheet(self.sheet, rows)
 
     def _complete(self):
         """Draws the contact sheet and completes the manifest (rank 0)."""

@@ -1,30 +1,120 @@
 """Images with labels: files that are decoded on demand, or an array in memory."""
 
+import contextlib
+import errno
+import io
+import json
+import os
+import stat
+import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from dataset.paths import Paths
-from helper.errors import UserError
+from helper.errors import REMEDIES, UserError
+
+# Pillow's limits protect web servers. Users' own pictures may be larger, and so may texts in them.
+Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = sys.maxsize
+MAX_PIXELS = 1 << 30  # of an image; it takes 4 GiB of memory
+# Modes of Pillow whose range is not known, or that it cannot convert
+NOT_READ = {
+    "I": "32-bit or signed integers",
+    "F": "floating-point numbers",
+    "LAB": "Lab colours",
+}
+
+
+class UnusableImage(UserError):
+    """An image file is missing or damaged, or of a kind that is not read."""
 
 
 def decode(path):
-    """Reads an image file as a PIL image in RGB. Raises UserError if it is missing or damaged."""
+    """Reads an image file as a PIL image in RGB; of several frames, the first.
+
+    An alpha channel is dropped. 16-bit grey values are scaled to 8 bits. Raises UserError as
+    `opened`, and UnusableImage for 32-bit and floating-point images.
+    """
+    with opened(path) as image:
+        image.load()
+        image.info.pop("transparency", None)  # Pillow warns about it; RGB has none
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+            return _from_16_bits(image, path)
+        if image.mode in NOT_READ:
+            raise UnusableImage(
+                f"image {path} holds {NOT_READ[image.mode]}, which are not read: convert it to "
+                "8-bit RGB or grey"
+            )
+        return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@contextlib.contextmanager
+def opened(path):
+    """Context manager: the PIL image of a file, not decoded yet.
+
+    Errors in the context, too, are raised as UserError: UnusableImage if the file is missing or
+    damaged, other UserErrors if it is too large or not a file, or if the machine is at fault.
+    """
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")
+        # Errors of the disk are errors of reading; those of decoding are in the bytes.
+        with Image.open(io.BytesIO(_read(path))) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(
+                    f"image {path} has {image.width} × {image.height} pixels, more than "
+                    f"{MAX_PIXELS:,}: reduce it"
+                )
+            yield image
+    except UserError:
+        raise
     except FileNotFoundError:
-        raise UserError(f"image not found: {path}") from None
-    except PermissionError:
-        raise UserError(
-            f"cannot read image {path}: no permission: change its permissions"
-        ) from None
+        raise UnusableImage(f"image not found: {path}") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and others
-        raise UserError(
-            f"damaged image {path} ({error}): generate it again, or delete it and its list entry"
-        ) from None
+        no_memory = isinstance(error, MemoryError) or "out of memory" in str(error)
+        if number := errno.ENOMEM if no_memory else getattr(error, "errno", None):
+            remedy = REMEDIES.get(number) or f"{error.strerror}: check the file and its disk"
+            raise UserError(f"cannot read image {path}: {remedy}") from None
+        if isinstance(error, UnidentifiedImageError):
+            error = "not in a format that Pillow reads"
+        raise UnusableImage(f"damaged image {path} ({error}): {_repair(path)}") from None
+
+
+def _read(path):
+    """The bytes of a file. Raises UserError for pipes and the like, which would block."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder raises an OSError
+        raise UserError(f"{path} is a pipe, socket or device, not an image file: remove it")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _repair(path):
+    """What to do about a damaged image."""
+    for folder in Path(path).parents[:2]:
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            manifest = json.loads((folder / "manifest.json").read_text())
+            if "run" in manifest:  # a pool
+                return f"restore it, or start the run {manifest['run']} again"
+            script = manifest["command"].partition(" ")[0]
+            return (
+                f"run the command in {folder}/manifest.json again with --verify: {script} then "
+                "generates damaged images again"
+            )
+    return "replace it by an intact copy, or delete it and its list entry"
+
+
+def _from_16_bits(image, path):
+    """Scales 16-bit grey values from 65,535 to 255, rounded; the image is returned in RGB."""
+    # Tags of TIFF: 258 is the number of bits, 262 is 0 if white is zero
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(258, (16,)) != (16,) or tags.get(262) == 0:
+        raise UnusableImage(
+            f"image {path} has 12-bit or inverted grey values: convert it to 8-bit RGB or grey"
+        )
+    values = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
 
 
 @dataclass
@@ -36,6 +126,7 @@ class ImageSet:
     grey: whether the channels of image files are averaged after decoding.
     shrunk: whether the deterministic part of the transform has been applied.
     origin: where the images come from, for config.json.
+    why_unlabelled: why class folders do not give labels, "" if they do or there are none.
     """
 
     images: np.ndarray | Paths
@@ -44,6 +135,7 @@ class ImageSet:
     grey: bool = False
     shrunk: bool = False
     origin: dict = field(default_factory=dict)
+    why_unlabelled: str = ""
 
     def __post_init__(self):
         if not isinstance(self.images, (np.ndarray, Paths)):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from PIL import Image
 
+from dataset.image_set import UnusableImage, opened
 from helper.errors import UserError
 from helper.files import whole_file
 
@@ -32,14 +33,17 @@ def image_bytes(settings):
 
 
 def is_whole(path, image_size, mode):
-    """Whether `path` is an image of this size and mode that can be decoded to the end."""
+    """Whether `path` is an image of this size and mode that can be decoded to the end.
+
+    Raises UserError if that is unknown because the file cannot be read.
+    """
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             image.verify()  # PNG checksums
-        with Image.open(path) as image:
+        with opened(path) as image:
             image.load()
             return image.size == (image_size, image_size) and image.mode == mode
-    except Exception:  # missing, or damaged: Pillow raises many types
+    except UnusableImage:
         return False
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
 from dataset.device_crops import padded_crop, resized_crop
@@ -63,7 +63,13 @@ def _collate(items):
         if isinstance(item, UserError):
             return item
     *arrays, labels = zip(*items, strict=True)
-    return *(torch.from_numpy(np.stack(array)) for array in arrays), torch.tensor(labels)
+    batch = *(torch.from_numpy(np.stack(array)) for array in arrays), torch.tensor(labels)
+    if get_worker_info() is not None:
+        # Here an error, such as a full /dev/shm, reaches the main process. The queue would move the
+        # batch to shared memory later, in a thread whose errors are lost.
+        for tensor in batch:
+            tensor.share_memory_()
+    return batch
 
 
 def _restore_signals(_):

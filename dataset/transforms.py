@@ -18,6 +18,7 @@ from dataset.colour import change, draw_jitter
 from helper.errors import UserError
 from helper.image_size import SMALL, is_small
 
+LONGEST = 64  # aspect ratio of the images that are resized as a whole
 _DRAWS = 3  # random numbers per small image: top, left, flip
 
 
@@ -163,6 +164,18 @@ class LargeColour(Large):
         return changes
 
 
+def _without_ends(image):
+    """Cuts both ends off an extremely long PIL image: resized as a whole it would take gigabytes.
+
+    The middle, of LONGEST times the shorter side, is far more than a validation crop needs.
+    """
+    limit = LONGEST * min(image.size)
+    if max(image.size) <= limit:
+        return image
+    left, top = (max(0, side - limit) // 2 for side in image.size)
+    return image.crop((left, top, image.width - left, image.height - top))
+
+
 class LargeValidation:
     """Validation transform of large images: shorter side to size · 8/7, centre crop."""
 
@@ -174,6 +187,7 @@ class LargeValidation:
 
     def shrink(self, image):
         """Resizes and crops a PIL image to size × size pixels."""
+        image = _without_ends(image)
         scale = self.shorter_side / min(image.size)
         resized = image.resize(
             [max(self.shorter_side, int(side * scale)) for side in image.size], Image.BILINEAR

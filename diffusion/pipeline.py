@@ -246,6 +246,9 @@ def _read_dit_config(folder):
         raise UserError(f"{folder} is not a DiT pipeline: its transformer is a {kind} ({norm})")
     for key in DIT_SIZES:
         entry(config, key, int, path, None, minimum=1)
+    size, patch = config.get("sample_size", 32), config.get("patch_size", 2)
+    if size % patch:
+        raise UserError(f"{path}: sample_size {size} is not a multiple of patch_size {patch}")
     channels, outputs = config.get("in_channels", 4), config.get("out_channels")
     if outputs != 2 * channels:
         raise UserError(
@@ -439,7 +442,10 @@ def _download(name, flag, instead, fetch):
 
 
 def _first_line(error):
-    return str(error).strip().split("\n")[0][:160]
+    first, *others = str(error).strip().split("\n")
+    if first.endswith(":"):  # the reason is in the next line
+        first = " ".join([first, *others[:1]]).replace("\t", "")
+    return first[:240]
 
 
 # Loading the networks

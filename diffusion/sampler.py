@@ -16,15 +16,11 @@ import torch
 from helper.errors import UserError
 from helper.seeds import image_generator
 
-_BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-BETA_SCHEDULES = {  # of diffusers' schedulers
-    "ddpm": (*_BETA_SCHEDULES, "sigmoid", "laplace"),
-    "ddim": _BETA_SCHEDULES,
-    "dpmsolver++": _BETA_SCHEDULES,
-}
 # Spacing of the timesteps of each sampler
 SAMPLERS = {"ddpm": "linspace", "ddim": "leading", "dpmsolver++": "linspace"}
 SPACINGS = ("leading", "trailing")  # that can be chosen instead
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")  # of diffusers' schedulers
+DDPM_BETA_SCHEDULES = (*BETA_SCHEDULES, "sigmoid", "laplace")
 SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
@@ -93,10 +89,11 @@ def check_steps(name, steps, schedule):
     does not know this schedule.
     """
     kind = schedule.get("beta_schedule", "linear")
-    if kind not in BETA_SCHEDULES[name] and not schedule.get("trained_betas"):
+    known = DDPM_BETA_SCHEDULES if name == "ddpm" else BETA_SCHEDULES
+    if kind not in known and not schedule.get("trained_betas"):
         raise UserError(
             f"the model's beta_schedule {kind} is none of those of --sampler {name}: "
-            f"{', '.join(BETA_SCHEDULES[name])}"
+            f"{', '.join(known)}"
         )
     # DPM-Solver++ needs one more point than steps
     maximum = schedule["num_train_timesteps"] - (name == "dpmsolver++")

@@ -27,19 +27,23 @@ _JSON_TYPES = {
     dict: "an object",
     type(None): "null",
 }
+# Text is UTF-8 whatever the locale is, and keeps the bytes of file names that are not.
+_UTF8 = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 @contextlib.contextmanager
 def whole_file(path, mode="wb", sync=False):
     """Context manager: a file open for writing that becomes `path` if the block succeeds.
 
+    Text is written as UTF-8. The writers of Pillow and torch hide the error of a full disk: let
+    them write to memory, and write the bytes here.
     sync: write it to the disk before, so that a power cut cannot leave an empty file.
     Raises UserError if the folder does not exist (any more).
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with open(part, mode) as file:
+        with open(part, mode, **({} if "b" in mode else _UTF8)) as file:
             yield file
             if sync:
                 file.flush()
@@ -56,10 +60,17 @@ def whole_file(path, mode="wb", sync=False):
         ) from None
     except OSError as error:
         # The error of a full disk does not name the file.
-        error.filename = error.filename or str(path)
+        if error.filename in (None, str(part)):
+            error.filename = str(path)
         raise
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a name that is too long
+            part.unlink(missing_ok=True)
+
+
+def read_text(path):
+    """The text of a file in UTF-8, with or without a byte-order mark. Raises OSError."""
+    return Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
 
 
 def write_text(path, text):
@@ -68,15 +79,26 @@ def write_text(path, text):
         file.write(text)
 
 
+def append_text(path, text):
+    """Appends `text` to the file `path`. Raises OSError that names the file."""
+    try:
+        with open(path, "a", **_UTF8) as file:
+            file.write(text)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def write_json(path, data):
     """Writes `data` to `path` as indented JSON, atomically."""
     write_text(path, json.dumps(data, indent=2, default=str) + "\n")
 
 
-def read_json(path, what):
-    """The object (a dict) in the JSON file `path`; `entry` checks what is in it.
+def read_json(path, what, kind=dict):
+    """The content of the JSON file `path`, an object (a dict); `entry` checks what is in it.
 
-    Raises UserError, which calls the file `what`, if it is missing, damaged, or holds no object.
+    kind: object for any JSON.
+    Raises UserError, which calls the file `what`, if it is missing, damaged, or of another kind.
     """
     try:
         data = json.loads(Path(path).read_bytes())  # UTF-8 with or without a byte-order mark
@@ -86,7 +108,7 @@ def read_json(path, what):
         raise UserError(
             f"{what} {path} is not valid JSON ({error}): restore or delete it"
         ) from None
-    if not isinstance(data, dict):
+    if not isinstance(data, kind):
         raise UserError(
             f"{what} {path} holds {_JSON_TYPES[type(data)]} where an object is expected: is it "
             "another program's file?"

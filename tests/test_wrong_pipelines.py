@@ -75,7 +75,7 @@ WRONG_VALUES = {
     "true for a size": (TRANSFORMER, "num_embeds_ada_norm", True),
     "text for channels": (TRANSFORMER, "out_channels", "8"),
     "activation": (TRANSFORMER, "activation_fn", 7),
-    "sizes that do not fit together": (TRANSFORMER, "patch_size", 16),
+    "a size that is not divisible": (TRANSFORMER, "patch_size", 3),
     "text for a factor": (VAE, "scaling_factor", "0.5"),
     "factor zero": (VAE, "scaling_factor", 0),
     "number for a list": (VAE, "block_out_channels", 8),
@@ -368,6 +368,16 @@ def test_a_diverged_measure_of_unseen_images_ends_the_training():
         train_dit.evaluate_transformer(dit, held_out, objective, WORLD)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_dit_has_a_loss_that_the_run_refuses(value):
+    """Not an exception of torch.distributions, whose check would also wait for the device."""
+    diffusion = GaussianDiffusion(linear_betas(), "cpu")
+    latents = torch.zeros(2, 4, 4, 4)
+    output, t = torch.full((2, 8, 4, 4), value), torch.tensor([0, 500])
+    mse, bound = diffusion.losses(output, latents, latents, t, latents)
+    assert not (mse + bound).isfinite().any()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 200.0])
 def test_latents_that_are_not_finite_name_the_autoencoder(value):
     moments = torch.zeros(2, 8, 4, 4)
@@ -382,7 +392,7 @@ def test_latents_that_are_not_finite_name_the_autoencoder(value):
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", '{"files": []}', '{"complete": "yes"}', '{"complete": true, "method": 3}', "", "{"],
+    ["[]", '"x"', '{"files": []}', '{"complete": "yes"}', '{"complete": true, "method": 3}'],
 )
 def test_another_programs_manifest_beside_training_images_is_ignored(tmp_path, capsys, text):
     for label in range(2):

@@ -9,7 +9,7 @@ from pathlib import Path
 from dataset.contact_sheet import sheet_beside
 from helper.errors import run_script
 from helper.files import entry, read_json
-from helper.options import Parser
+from helper.options import Parser, nonnegative_float
 
 FIELDS = {  # of result.json
     **dict.fromkeys(("source", "val_split", "teacher", "student"), str),
@@ -23,7 +23,9 @@ def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("run_folder", metavar="RUN_FOLDER", type=Path)
     parser.add_argument("images", metavar="IMAGE_FOLDER", type=Path, help="training images")
-    parser.add_argument("seconds", metavar="SECONDS", type=float, help="time of the quickstart")
+    parser.add_argument(
+        "seconds", metavar="SECONDS", type=nonnegative_float, help="time of the quickstart"
+    )
     options = parser.parse_args(argv)
     path = options.run_folder / "result.json"
     result = read_json(path, "result of the distillation")
