@@ -10,8 +10,8 @@ deepinversion add rounds of images to a pool before every epoch, and the student
 it; the pool is an image folder that train_student.py reads too. The default settings are the
 published ones for 32×32, see the files in datafree/.
 
-The loss of the student is KL(teacher || student) * tau^2. The run folder is
-save/student_model/<experiments_dir>/<experiments_name>/.
+The loss of the student is KL(teacher || student) * tau^2; for others see --distill. The run folder
+is save/student_model/<experiments_dir>/<experiments_name>/.
 """
 
 import sys
@@ -28,6 +28,7 @@ from dataset.image_writer import ImageWriter, to_pixels
 from dataset.loader import Batches, keep_in_memory, make_loader
 from dataset.pool import Pool, RepeatedLoader
 from helper import options as flags
+from helper.capture import capturable_step
 from helper.cost import SynthesisCost, forward_operations, training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
@@ -35,7 +36,7 @@ from helper.errors import UserError, run_script
 from helper.evaluate import evaluate_classifier, evaluate_teacher
 from helper.files import file_stem, make_folder, remove_parts, sha256
 from helper.image_size import is_small
-from helper.losses import kd_loss
+from helper.losses import loss_weight
 from helper.optim import make_optimizer, update
 from helper.run import Run
 from helper.seeds import seed_step
@@ -76,6 +77,7 @@ SETTINGS = (
     *flags.TRAINING_SETTINGS,
     *flags.SCHEDULE_SETTINGS,
     *real.SETTINGS,
+    *flags.DISTILLATION_SETTINGS,
     *"method kd_T steps_per_epoch rounds_per_epoch pool pool_data".split(),
     *(field.name for kind in METHOD_SETTINGS.values() for field in fields(kind)),
 )
@@ -94,6 +96,7 @@ def parse_option(argv=None):
     group = parser.add_argument_group("distillation")
     group.add_argument("--method", choices=list(METHODS), required=True, help="see above")
     flags.add_network_flags(group)
+    flags.add_distillation_flags(group)
     temperatures = ", ".join(f"{name} {method.kd_T:g}" for name, method in METHODS.items())
     group.add_argument(
         "--kd_T",
@@ -124,6 +127,7 @@ def parse_option(argv=None):
     flags.add_training_flags(
         parser, epochs=200, batch_size=256, learning_rate=None, weight_decay=1e-4
     )
+    flags.add_capture_flag(parser)
     flags.add_schedule_flags(parser, schedule="cosine", min_lr=2e-4)
     real.add_flags(parser)
     group = parser.add_argument_group("run folder")
@@ -162,6 +166,7 @@ def main(argv=None):
     """Distils the student of `argv` and returns its result (a dict)."""
     options = parse_option(argv)
     settings = flags.settings_of(options, options.method, METHOD_SETTINGS)
+    distill = flags.distillation_of(options, options.kd_T)
     row, has_pool = METHODS[options.method].row, METHODS[options.method].has_pool
     data = real.data_from(options)
     size = data.image_size
@@ -307,13 +312,17 @@ def main(argv=None):
                 torch.compile, (student_network, teacher_network)
             )
 
+        ramp = torch.ones((), device=device)  # of the distillation loss
+
         def step(images):
             """One step of the student on images (N, 3, S, S) in [0, 1]."""
-            with autocast(options.amp, device):
+            with autocast(options.amp, device, cache=options.capture != "on"):
                 with torch.no_grad():
                     teacher_logits = teacher_network(images)
                 logits = student_network(images)
-            loss = kd_loss(logits, teacher_logits, options.kd_T)
+            loss = distill(logits, teacher_logits)
+            if options.distill_warmup_epochs:
+                loss = ramp * loss
             update(optimizer, loss)
             return loss, 100.0 * (logits.argmax(1) == teacher_logits.argmax(1))
 
@@ -323,10 +332,12 @@ def main(argv=None):
             )
             return metrics, metrics["top1"]
 
+        step = capturable_step(step, optimizer, options.capture, world, run.log)
         schedule = flags.schedule_of(options)
         epochs = run.epochs(options.epochs, schedule, options.seed, options.print_freq)
         if has_pool:
             for epoch in epochs:
+                ramp.fill_(loss_weight(epoch, options.distill_warmup_epochs))
                 # Add the missing rounds to the pool
                 old_rounds = pool.rounds
                 while pool.rounds < warmup_rounds + (epoch + 1) * options.rounds_per_epoch:
@@ -357,7 +368,8 @@ def main(argv=None):
                 run.end_epoch(*evaluate())  # writes metrics.csv and the checkpoints
         else:
             count = options.batch_size // world.size
-            for _ in epochs:
+            for epoch in epochs:
+                ramp.fill_(loss_weight(epoch, options.distill_warmup_epochs))
                 # Seeds torch and sets the learning rate
                 for number in run.steps(options.steps_per_epoch, options.batch_size):
                     with autocast(options.amp, device, cache=False):

@@ -8,7 +8,8 @@ evaluates it on the real validation set.
         --path-t save/models/ResNet18/resnet18.pth --data_amount 200k --data_quality 2 \\
         --s_step 100 --batch_size 256 --epochs 100 --kd_T 10
 
-The loss is alpha * KL(teacher || student) * tau^2 + gamma * cross-entropy. The run folder is
+The loss is alpha * KL(teacher || student) * tau^2 + gamma * cross-entropy; for others than KL see
+--distill. The run folder is
 save/student_model/<experiments_dir>/<experiments_name>/.
 """
 
@@ -22,13 +23,14 @@ from dataset import folders, real, transforms
 from dataset.identity import images_sha256
 from dataset.loader import Batches, make_loader
 from helper import options as flags
+from helper.capture import capturable_step
 from helper.cost import training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
 from helper.evaluate import chance_warning, evaluate_classifier, evaluate_teacher
 from helper.files import file_stem, sha256
-from helper.losses import kd_loss, mixing
+from helper.losses import loss_weight, mixing
 from helper.optim import make_optimizer, update
 from helper.run import Run
 from models.classifiers import (
@@ -48,7 +50,8 @@ SETTINGS = (
     *flags.TRAINING_SETTINGS,
     *flags.SCHEDULE_SETTINGS,
     *real.SETTINGS,
-    *"distill alpha gamma kd_T no_tau2 use_aug mix_beta augment".split(),
+    *flags.DISTILLATION_SETTINGS,
+    *"alpha gamma kd_T no_tau2 use_aug mix_beta augment".split(),
     *"train_data data_amount ignore_labels data_quality s_step".split(),
 )
 PANELS = {
@@ -67,15 +70,13 @@ def parse_option(argv=None):
         model_s="resnet8; with --evaluate, that of the checkpoint",
         statistics_s="the data set's; with --evaluate, the checkpoint's or library's, if any",
     )
-    group.add_argument(
-        "--distill", choices=["kd"], default="kd", help="distillation loss, always kd"
-    )
+    flags.add_distillation_flags(group)
     group.add_argument(
         "-a",
         "--alpha",
         type=flags.nonnegative_float,
         default=1.0,
-        help="weight of the KL loss (default: 1)",
+        help="weight of the distillation loss (default: 1)",
     )
     group.add_argument(
         "-r",
@@ -142,6 +143,7 @@ def parse_option(argv=None):
     flags.add_training_flags(
         parser, epochs=240, batch_size=128, learning_rate=0.1, weight_decay=5e-4
     )
+    flags.add_capture_flag(parser)
     flags.add_schedule_flags(parser, lr_decay_epochs=[150, 180, 210])
     real.add_flags(parser)
     group = parser.add_argument_group("run folder and other modes")
@@ -195,6 +197,7 @@ def main(argv=None):
     with --estimate the TrainingCost.
     """
     options = parse_option(argv)
+    distill = flags.distillation_of(options, options.kd_T, scaled=not options.no_tau2)
     data = real.data_from(options)
     source, amount = options.train_data, options.data_amount
     if source is None and options.evaluate is None:
@@ -362,27 +365,32 @@ def main(argv=None):
             student_network, teacher_network = map(
                 torch.compile, (student_network, teacher_network)
             )
-        mix = mixing(options.use_aug, options.mix_beta)
+        draw, mix = mixing(options.use_aug, options.mix_beta)
+        has_targets = images.labels is not None and options.use_aug == "none"
+        ramp = torch.ones((), device=device)  # of the distillation loss
 
-        def step(images, labels):
+        def step(images, labels, *mixture):
             """One optimisation step (arXiv 2305.12954, eq. 4): images (N, 3, H, W) in [0, 1]."""
-            images = mix(images)
-            with autocast(options.amp, device):
+            images = mix(images, *mixture)
+            with autocast(options.amp, device, cache=options.capture != "on"):
                 with torch.no_grad():
                     teacher_logits = teacher_network(images)
                 logits = student_network(images)
-            loss = options.alpha * kd_loss(
-                logits, teacher_logits, options.kd_T, scaled=not options.no_tau2
-            )
+            loss = options.alpha * distill(logits, teacher_logits, labels if has_targets else None)
+            if options.distill_warmup_epochs:
+                loss = ramp * loss
             if options.gamma:
                 loss = loss + options.gamma * F.cross_entropy(logits.float(), labels)
             update(optimizer, loss)
             return loss, logits.argmax(1) == teacher_logits.argmax(1)
 
+        step = capturable_step(step, optimizer, options.capture, world, run.log)
         schedule = flags.schedule_of(options)
-        for _ in run.epochs(options.epochs, schedule, options.seed, options.print_freq):
+        for epoch in run.epochs(options.epochs, schedule, options.seed, options.print_freq):
+            ramp.fill_(loss_weight(epoch, options.distill_warmup_epochs))
             for batch in run.batches(train_loader):  # seeds torch, sets the learning rate
-                loss, agreement = step(*to_device(batch, device))
+                inputs, labels = to_device(batch, device)
+                loss, agreement = step(inputs, labels, *draw(inputs))
                 run.add(len(agreement), loss=loss, train_agreement=100.0 * agreement)
             metrics, _ = evaluate_classifier(
                 student, val_loader, world, options.amp, teacher_classes

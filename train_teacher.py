@@ -18,6 +18,7 @@ from dataset import folders, real, transforms
 from dataset.identity import images_sha256
 from dataset.loader import make_loader
 from helper import options as flags
+from helper.capture import capturable_step
 from helper.cost import training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
@@ -86,6 +87,7 @@ def parse_option(argv=None):
     flags.add_training_flags(
         parser, epochs=200, batch_size=256, learning_rate=0.1, weight_decay=5e-4
     )
+    flags.add_capture_flag(parser)
     flags.add_schedule_flags(parser, lr_decay_epochs=[120, 150, 180], lr_decay_rate=0.2)
     real.add_flags(parser)
     flags.add_process_flags(parser)
@@ -209,12 +211,13 @@ def main(argv=None):
 
         def step(images, labels):
             """One optimisation step: images (N, 3, H, W) in [0, 1], labels (N,)."""
-            with autocast(options.amp, device):
+            with autocast(options.amp, device, cache=options.capture != "on"):
                 logits = network(images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
             update(optimizer, loss)
             return loss, logits.argmax(1) == labels
 
+        step = capturable_step(step, optimizer, options.capture, world, run.log)
         schedule = flags.schedule_of(options)
         for _ in run.epochs(options.epochs, schedule, options.seed, options.print_freq):
             for batch in run.batches(loader):  # seeds torch, sets the learning rate

@@ -10,6 +10,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+DISTILLATIONS = ("kd", "dkd", "dist")
+
 
 def kd_loss(student_logits, teacher_logits, temperature, scaled=True):
     """τ² · KL(softmax(t/τ) ‖ softmax(s/τ)), summed over classes, averaged over the batch (0-d).
@@ -75,6 +77,34 @@ def standardize(logits):
     logits = logits.float()
     deviation = logits.std(dim=1, keepdim=True) + 1e-7
     return (logits - logits.mean(dim=1, keepdim=True)) / deviation
+
+
+def distillation(name, temperature, standardized=False, scaled=True, **weights):
+    """The loss `name`, one of DISTILLATIONS, as a function of (student logits, teacher logits,
+    targets).
+
+    standardized: of standardised logits; scaled: whether kd has the factor τ²; weights: `alpha` and
+    `beta` of dkd, `beta` and `gamma` of dist. targets: classes (N,), None for those that the
+    teacher predicts; only dkd uses them.
+    """
+
+    def loss(student_logits, teacher_logits, targets=None):
+        if name == "dkd" and targets is None:
+            targets = teacher_logits.argmax(1)
+        if standardized:
+            student_logits, teacher_logits = map(standardize, (student_logits, teacher_logits))
+        if name == "dkd":
+            return dkd_loss(student_logits, teacher_logits, targets, temperature, **weights)
+        if name == "dist":
+            return dist_loss(student_logits, teacher_logits, temperature, **weights)
+        return kd_loss(student_logits, teacher_logits, temperature, scaled)
+
+    return loss
+
+
+def loss_weight(epoch, warmup_epochs):
+    """Weight in (0, 1] of the distillation loss in `epoch`, from 0: 1 / N, 2 / N, …, 1, 1, …"""
+    return min(1.0, (epoch + 1) / max(1, warmup_epochs))
 
 
 def mixup(images, partners, weight):

@@ -10,6 +10,7 @@ import sys
 
 from helper.distributed import ProcessSettings
 from helper.errors import UserError
+from helper.losses import DISTILLATIONS, distillation
 from helper.optim import Schedule
 
 MAX_INT = 2**63 - 1
@@ -35,6 +36,15 @@ SCHEDULE_SETTINGS = (
     "momentum",
 )
 LARGEST = 1e30  # of a float: torch refuses factors that overflow float32
+DISTILLATION_SETTINGS = (
+    "distill",
+    "standardize_logits",
+    "dkd_alpha",
+    "dkd_beta",
+    "dist_beta",
+    "dist_gamma",
+    "distill_warmup_epochs",
+)
 NETWORK_SETTINGS = ("model_t", "mean_t", "std_t", "model_s", "mean_s", "std_s")
 
 
@@ -357,6 +367,68 @@ def _add_statistics_flags(group, suffix, name, default):
             default=None,
             help=f"{what} that normalises the images of the {name} (default: {default})",
         )
+
+
+def add_capture_flag(parser):
+    """Adds the flag of `helper.capture.capturable_step`."""
+    parser.add_argument(
+        "--capture",
+        choices=["auto", "on", "off"],
+        default="auto",
+        help="on: run the training step as a CUDA graph, which is faster for small images; auto is "
+        "off until this has been tested on a GPU (default: auto)",
+    )
+
+
+def add_distillation_flags(group):
+    """Adds the flags of the distillation loss, which `distillation_of` reads."""
+    group.add_argument(
+        "--distill",
+        choices=DISTILLATIONS,
+        default="kd",
+        help="distillation loss: KL divergence, DKD or DIST (default: kd)",
+    )
+    group.add_argument(
+        "--standardize_logits",
+        action="store_true",
+        help="give the logits of each image mean 0 and deviation 1 before the loss; with kd the "
+        "published settings are --kd_T 2 -a 9",
+    )
+    for name, default, text in (
+        ("dkd_alpha", 1.0, "weight of the target class in dkd"),
+        ("dkd_beta", 8.0, "weight of the other classes in dkd; published: 2 to 8"),
+        ("dist_beta", 2.0, "weight of the correlation over classes in dist; ImageNet: 1"),
+        ("dist_gamma", 2.0, "weight of the correlation over images in dist; ImageNet: 1"),
+    ):
+        group.add_argument(
+            f"--{name}", type=nonnegative_float, default=None, help=f"{text} {_default(default)}"
+        )
+    group.add_argument(
+        "--distill_warmup_epochs",
+        type=natural,
+        default=0,
+        help="epochs over which the weight of the distillation loss rises linearly; published for "
+        "dkd: a twelfth of the epochs (default: 0)",
+    )
+
+
+def distillation_of(options, temperature, scaled=True):
+    """Returns the loss function of the flags of `add_distillation_flags`, see
+    `helper.losses.distillation`.
+
+    Raises UserError for a weight of another loss.
+    """
+    weights = {}
+    for name in ("dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma"):
+        loss, _, weight = name.partition("_")
+        value = getattr(options, name)
+        if value is not None and loss != options.distill:
+            raise UserError(f"--{name} applies to --distill {loss}, not to {options.distill}")
+        if value is not None:
+            weights[weight] = value
+    if not scaled and options.distill != "kd":
+        raise UserError(f"--no_tau2 applies to --distill kd, not to {options.distill}")
+    return distillation(options.distill, temperature, options.standardize_logits, scaled, **weights)
 
 
 def add_schedule_flags(

@@ -50,7 +50,7 @@ _LOCKS = {}  # {path of a lock file: open file} of this process
 RESULT_SCHEMA = 1  # of result.json
 SIGTERM_EXIT = 143  # exit code that a shell reports for a process ended by SIGTERM
 # Flags that are younger than some runs, and the values that those runs used.
-LATER_FLAGS = {"optimizer": "sgd", "augment": "usual"}
+LATER_FLAGS = {"optimizer": "sgd", "augment": "usual", "distill": "kd"}
 
 
 @dataclass
