@@ -251,8 +251,9 @@ def test_full_disk_leaves_nothing_half_written(
         written.append(path)
         return ".png" in Path(path).name and len(written) > 9
 
-    def opened(path, mode):
-        return FullDisk(open(path, mode)) if full(path) else open(path, mode)
+    def opened(path, mode, **encoding):
+        file = open(path, mode, **encoding)
+        return FullDisk(file) if full(path) else file
 
     def replaced(part, path):
         if full(path):
