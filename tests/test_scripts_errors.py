@@ -289,7 +289,7 @@ STUDENT = {
         ["--resume"],
         f"{RUN}/resnet8_latest.pth .*delete",
     ),
-    "folder below a file": (lambda: write("save", ""), [], "write save/student_model"),
+    "folder below a file": (lambda: write("save", ""), [], "save/student_model"),
     "folder is a file": (lambda: write(RUN, ""), [], f"{RUN} "),
     # Flags
     "unknown flag": (None, ["--colour", "red"], "unrecognized arguments: --colour red"),
