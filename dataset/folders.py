@@ -17,6 +17,7 @@ import numpy as np
 from dataset.class_list import IMAGENET_CLASSES, imagenet_synsets, whole_imagenet
 from dataset.image_set import ImageSet
 from dataset.lists import read_list
+from dataset.pack import is_pack, read_pack
 from dataset.paths import Paths, is_class_number, released_classes
 from dataset.places365 import training_folder
 from dataset.scan import EXTENSIONS, LeftOut, scan, walk
@@ -60,6 +61,16 @@ def read_training(
     if path.is_file():
         paths, labels = read_list(path, [places365] if places365 else ())
         paths, labels = _select_classes(paths, labels, class_list, path)
+    elif is_pack(path):
+        paths, classes, names, manifest = read_pack(path)
+        labels = None if (classes < 0).all() else classes
+        if names is None:
+            paths, labels = _select_classes(paths, labels, class_list, path)
+        else:
+            label_of, why = _label_folders(
+                names, path, num_classes, class_list, class_names, manifest is not None
+            )
+            paths, labels = _in_pack(paths, classes, names, label_of)
     elif not path.is_dir():
         raise UserError(f"training images not found: {path}: give an image folder or a list file")
     elif places365:
@@ -118,11 +129,12 @@ def read_labelled(
     ones.
     """
     path, left_out, names, why = Path(path), LeftOut(), [], ""
-    if path.is_file():
-        paths, labels = read_list(path, roots)
+    packed = read_pack(path) if is_pack(path) else None
+    if path.is_file() or (packed and packed[2] is None):
+        paths, labels = packed[:2] if packed else read_list(path, roots)
         paths, labels = _select_classes(paths, labels, class_list, path)
     elif path.is_dir():
-        names, loose = _class_folders(path, left_out)
+        names, loose = (packed[2], []) if packed else _class_folders(path, left_out)
         class_list = class_list or _imagenet_class_list(names, num_classes)
         if class_list:
             label_of = _labels_in_class_list(names, class_list, path)
@@ -131,7 +143,10 @@ def read_labelled(
         else:
             label_of = {name: label for label, name in enumerate(names)}
         names = sorted(names, key=lambda name: label_of.get(name, -1))
-        paths, labels = _in_class_folders(path, label_of, loose, left_out)
+        if packed:
+            paths, labels = _in_pack(*packed[:3], label_of)
+        else:
+            paths, labels = _in_class_folders(path, label_of, loose, left_out)
     else:
         raise UserError(
             f"{kind} images not found: {path}: give an ImageFolder or a list of `path label` lines"
@@ -230,6 +245,30 @@ def are_numbers(names):
     return all(map(is_class_number, names))
 
 
+def read_for_pack(path):
+    """Reads all images of a folder or list for a pack: (ImageSet, names of its class folders, None
+    if it has none).
+
+    Its labels are indices of the names, or else the labels of the list or of the released names.
+    Raises UserError as `read_training`.
+    """
+    path, left_out = Path(path), LeftOut()
+    if not path.is_dir():
+        return read_training(path, None), None
+    manifest = _own_manifest(path / "manifest.json")
+    names, loose = _class_folders(path, left_out)
+    if not names or training_folder(path) or not (manifest or {}).get("labelled", True):
+        return read_training(path, None), None
+    paths, classes = _in_class_folders(
+        path, {name: number for number, name in enumerate(names)}, loose, left_out
+    )
+    if not len(paths):
+        return read_training(path, None), None
+    _note_left_out(path, left_out)
+    origin = {"source": str(path), "images": len(paths), "manifest": manifest}
+    return ImageSet(paths, classes, origin=origin), names
+
+
 def released_list_path(data_quality, s_step, amount):
     """Path of the released list for a guidance scale, number of sampling steps and image count.
 
@@ -298,13 +337,9 @@ def _read_folder(folder, num_classes, class_list, class_names, is_generated, lef
     is_generated: by this repository, so that numbers are class indices and no names.
     """
     names, loose = _class_folders(folder, left_out)
-    label_of, why = {}, ""
-    if names:
-        if is_generated and are_numbers(names):
-            class_names = ()
-        label_of, why = _labels_of_class_folders(
-            names, folder, num_classes, class_list, class_names
-        )
+    label_of, why = _label_folders(
+        names, folder, num_classes, class_list, class_names, is_generated
+    )
     if label_of:
         return *_in_class_folders(folder, label_of, loose, left_out), why
     flat = Paths.in_folders({folder: loose})
@@ -320,6 +355,28 @@ def _read_folder(folder, num_classes, class_list, class_names, is_generated, lef
             "to use only its images"
         )
     return _images_below(folder, left_out), None, why
+
+
+def _label_folders(names, folder, num_classes, class_list, class_names, is_generated):
+    """`_labels_of_class_folders`, where numbers in a generated folder are indices and no names."""
+    if not names:
+        return {}, ""
+    if is_generated and are_numbers(names):
+        class_names = ()
+    return _labels_of_class_folders(names, folder, num_classes, class_list, class_names)
+
+
+def _in_pack(images, classes, names, label_of):
+    """(PackedImages, int64 labels) of the images in the class folders of `label_of` {name: label};
+    all images without labels if it is empty.
+
+    classes: of all images, indices of `names`.
+    """
+    if not label_of:
+        return images, None
+    labels = np.array([label_of.get(name, -1) for name in names])[classes]
+    selected = np.flatnonzero(labels >= 0)
+    return images[selected], labels[selected]
 
 
 def _class_folders(folder, left_out):

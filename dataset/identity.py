@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from dataset.paths import Paths
 from helper.files import sha256
 
 SAMPLE = 1_000  # images that represent a set
@@ -16,16 +17,16 @@ THREADS = 8  # they wait for the disk, which may be a remote one
 def images_sha256(images):
     """Hex SHA-256 that identifies the images of an ImageSet, their order, and their labels.
 
-    Up to SAMPLE evenly spaced images represent the set. Images in memory are hashed. Of files, the
-    names relative to their common folder (which may move) are hashed, and either the settings in
-    the manifest of their generated folder, of which the images are a function, or else the files'
-    sizes and contents.
+    Up to SAMPLE evenly spaced images represent the set. Images in memory and packs are hashed. Of
+    files, the names relative to their common folder (which may move) are hashed, and either the
+    settings in the manifest of their generated folder, of which the images are a function, or else
+    the files' sizes and contents.
     """
     indices = np.linspace(0, len(images) - 1, min(len(images), SAMPLE)).astype(np.int64)
     digest = hashlib.sha256(f"{len(images)} images\n".encode())
     if images.labels is not None:
         digest.update(np.asarray(images.labels, np.int64).tobytes())
-    if images.in_memory:
+    if not isinstance(images.images, Paths):
         for index in indices:
             digest.update(images.images[index].tobytes())
         return digest.hexdigest()

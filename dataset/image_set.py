@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from dataset.pack import PackedImages
 from dataset.paths import Paths
 from helper.errors import REMEDIES, UserError
 
@@ -121,7 +122,8 @@ def _from_16_bits(image, path):
 class ImageSet:
     """N images with labels.
 
-    images: uint8 array (N, H, W, 3), or N file paths, which are stored as Paths.
+    images: uint8 array (N, H, W, 3), or N file paths, which are stored as Paths, or those
+    of a pack.
     labels: int64 array (N,) with values in 0…num_classes−1, or None for unlabelled images.
     grey: whether the channels of image files are averaged after decoding.
     shrunk: whether the deterministic part of the transform has been applied.
@@ -129,7 +131,7 @@ class ImageSet:
     why_unlabelled: why class folders do not give labels, "" if they do or there are none.
     """
 
-    images: np.ndarray | Paths
+    images: np.ndarray | Paths | PackedImages
     labels: np.ndarray | None
     class_names: list = field(default_factory=list)
     grey: bool = False
@@ -138,7 +140,7 @@ class ImageSet:
     why_unlabelled: str = ""
 
     def __post_init__(self):
-        if not isinstance(self.images, (np.ndarray, Paths)):
+        if not isinstance(self.images, np.ndarray | Paths | PackedImages):
             self.images = Paths.of(self.images)
 
     def __len__(self):
@@ -148,11 +150,24 @@ class ImageSet:
     def in_memory(self):
         return isinstance(self.images, np.ndarray)
 
+    @property
+    def pixel_size(self):
+        """(H, W) if all images are known to have this size, else None."""
+        if isinstance(self.images, PackedImages):
+            return self.images.pixels.shape[1:3]
+        if self.in_memory:
+            return self.images.shape[1:3]
+        settings = (self.origin.get("manifest") or {}).get("settings") or {}
+        return settings.get("image_size") and (settings["image_size"],) * 2
+
     def load(self, index):
         """Image `index` as a PIL image in RGB."""
         if self.in_memory:
             return Image.fromarray(self.images[index])
-        image = decode(self.images[index])
+        if isinstance(self.images, PackedImages):
+            image = Image.fromarray(self.images[index])
+        else:
+            image = decode(self.images[index])
         return average_channels(image) if self.grey else image
 
     def label(self, index):

@@ -296,7 +296,7 @@ def make_loader(images, transform, batch_size, world, seed=0, val_batch_size=Non
         return ResidentLoader(
             images, transform, batch_size, device, val_batch_size=val_batch_size, seed=seed, **order
         )
-    crop_on_gpu = on_gpu and type(transform) is Large and images.image_size is not None
+    crop_on_gpu = on_gpu and type(transform) is Large and images.pixel_size is not None
     return Loader(
         images,
         transform,

@@ -1,0 +1,36 @@
+"""Packs decoded images of one size into a memory-mapped file, so that training does not decode.
+
+    python -m tools.pack syn_dataset/DiT-XL-2-256_ddpm_s2_T100_seed0
+    python train_student.py --train_data syn_dataset/DiT-XL-2-256_ddpm_s2_T100_seed0_pack …
+
+An image of 256×256 pixels takes 196 KB, 200,000 take 39 GB. An interrupted run continues when it is
+started again. Labels and class folders are kept: training on the pack is training on the images.
+"""
+
+import sys
+from pathlib import Path
+
+from dataset.folders import read_for_pack
+from dataset.pack import is_pack, write_pack
+from helper.errors import UserError, run_script
+from helper.options import Parser
+
+
+def main(argv=None):
+    """Writes the pack and returns its path."""
+    parser = Parser(__doc__)
+    parser.add_argument("source", type=Path, help="image folder, or list of `path [label]` lines")
+    parser.add_argument("--out", type=Path, help="folder of the pack (default: <source>_pack)")
+    options = parser.parse_args(argv)
+    if is_pack(options.source):
+        raise UserError(f"{options.source} is a pack already: give the folder of the images")
+    out = options.out or options.source.with_name(f"{options.source.stem}_pack")
+    images, folders = read_for_pack(options.source)
+    new = write_pack(images, folders, out)
+    size = (out / "images.npy").stat().st_size / 2**30
+    print(f"{out}: {len(images)} images ({new} new), {size:.2f} GiB")
+    return out
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
