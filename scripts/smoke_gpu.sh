@@ -89,9 +89,19 @@ step "sampling in bf16" "64 images" 1 \
 step "sampling, compiled" "64 images" 1 synthesize "$OUT/compiled" 64 --device "$DEVICE" --compile
 step "distillation, $AMP" "a student well above chance, 10 %" 1 distill plain --amp "$AMP"
 step "distillation, compiled" "about the same accuracy" 1 distill compiled --amp "$AMP" --compile
+if [ "$DEVICE" != cpu ]; then
+    step "distillation, captured" "about the same accuracy, several times as fast" 1 \
+        distill captured --amp "$AMP" --capture on
+    step "distillation, compiled and captured" "about the same accuracy" 1 \
+        distill both --amp "$AMP" --compile --capture on
+fi
 step "distillation, fp32, deterministic" "a better student: 20 epochs instead of 10" 1 \
     distill whole --amp off --deterministic --epochs 20
 step "SIGTERM, then --resume" "the same metrics as the uninterrupted run" 1 stop_and_resume
+step "a pack" "the images of $OUT/images" 1 \
+    "$PYTHON" -m tools.pack "$OUT/images" --out "$OUT/pack"
+step "distillation on the pack" "about the same accuracy" 1 \
+    distill packed --amp "$AMP" --train_data "$OUT/pack"
 step "a teacher, 224 pixels" "a finite loss" 1 \
     "$PYTHON" train_teacher.py --dataset imagefolder --train_data "$OUT/images" \
     --val_data "$OUT/images" --model ResNet18 --epochs 1 --batch_size 32 --learning_rate 0.01 \
