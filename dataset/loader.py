@@ -4,6 +4,7 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -251,25 +252,29 @@ class ResidentLoader(Batches):
         super().__init__(len(images), batch_size, **order)
         self.images, self.transform, self.device = images, transform, device
         self.rank_val_batch_size = -(-(val_batch_size or self.batch_size) // self.world_size)
-        labels = np.full(len(images), -1) if images.labels is None else images.labels
-        self._pixels = torch.from_numpy(images.images).to(device)
-        self._labels = torch.from_numpy(labels.astype(np.int64)).to(device)
+
+    @cached_property
+    def _tensors(self):
+        """The images and labels on the device."""
+        labels = np.full(self.count, -1) if self.images.labels is None else self.images.labels
+        arrays = self.images.images, labels.astype(np.int64)
+        return [torch.from_numpy(array).to(self.device) for array in arrays]
 
     def epoch_batches(self, epoch, first_step=0):
         """Yields this rank's training batches of `epoch` (from 0), from `first_step` on."""
+        pixels, labels = self._tensors
         windows = self.transform.windows(self.count, self.seed, epoch)
         top, left, flip = (torch.from_numpy(values).to(self.device) for values in windows)
         for indices in self.indices(epoch, first_step):
             batch = torch.from_numpy(indices).to(self.device, non_blocking=True)
             images = padded_crop(
-                self._pixels[batch], top[batch], left[batch], flip[batch], self.transform.padding
+                pixels[batch], top[batch], left[batch], flip[batch], self.transform.padding
             )
-            yield images, self._labels[batch]
+            yield images, labels[batch]
 
     def ordered_batches(self):
         """Yields each image of this rank exactly once: images rank, rank + world_size, …"""
-        pixels = self._pixels[self.rank :: self.world_size]
-        labels = self._labels[self.rank :: self.world_size]
+        pixels, labels = (tensor[self.rank :: self.world_size] for tensor in self._tensors)
         yield from zip(
             pixels.split(self.rank_val_batch_size),
             labels.split(self.rank_val_batch_size),
