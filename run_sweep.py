@@ -22,6 +22,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ import train_student
 from dataset import fashion_mnist
 from dataset.class_list import IMAGENET_CLASSES
 from diffusion.pipeline import read_pipeline
-from diffusion.sampler import check_steps
+from diffusion.sampler import Sampler, check_steps
 from diffusion.schedule import DEFAULT_SCHEDULE
 from helper import options as flags
 from helper.cost import duration
@@ -55,7 +56,9 @@ ROOT = Path(__file__).resolve().parent
 WEIGHTS = "save/models/fashion_mnist"
 TITLES = {"fashion_mnist": "Fashion-MNIST", "imagenet": "ImageNet", "cifar100": "CIFAR-100"}
 SAMPLING_BATCH = 100  # of Fashion-MNIST
-SAMPLING_FLAGS = ("cfg_scale", "num_sampling_steps", "sampler")  # the rest are the student's
+# Flags of synthesize_dit.py, the rest are those of train_student.py
+SAMPLING_FLAGS = ("cfg_scale", "num_sampling_steps", "sampler", "timestep_spacing", "cfg_interval")
+NOT_GIVEN = "-"  # the value of a flag that is not given
 
 # The flags that each sweep varies. What their values are called: report.sweeps.LABELS.
 FLAGS = {
@@ -69,6 +72,16 @@ FLAGS = {
     "augmentation": ("use_aug",),
     "labels": ("alpha", "gamma"),
     "source": ("train_data",),
+    "spacing": ("sampler", "timestep_spacing", "num_sampling_steps"),
+    "interval": ("cfg_scale", "cfg_interval", "num_sampling_steps"),
+    "frontier": (
+        "sampler",
+        "timestep_spacing",
+        "num_sampling_steps",
+        "data_amount",
+        "epochs",
+        "warmup_epochs",
+    ),
 }
 # Default settings by flag of synthesize_dit.py and train_student.py. `generated` stands for the
 # image folder of the cell. For ImageNet and CIFAR-100 the recipes hold all other settings, and
@@ -78,6 +91,8 @@ SETTINGS = {
         "cfg_scale": "1",
         "num_sampling_steps": "25",
         "sampler": "ddim",
+        "timestep_spacing": NOT_GIVEN,
+        "cfg_interval": NOT_GIVEN,
         "path_t": f"{WEIGHTS}/resnet20/resnet20_latest.pth",
         "model_s": "resnet8",
         "train_data": "generated",
@@ -147,6 +162,27 @@ VALUES = {
         # A mixed image has no hard label.
         "labels": Values("1:0,0:1", "1:0", {"use_aug": "none"}),
         "source": Values("generated,real", "generated"),
+        "spacing": Values(
+            ",".join(
+                f"{sampler}:{spacing}:{steps}"
+                for sampler, usual in (("ddim", "leading"), ("dpmsolver++", NOT_GIVEN))
+                for spacing in (usual, "trailing")
+                for steps in (2, 3, 5, 8)
+            ),
+            "ddim:leading:8",
+        ),
+        # An interval has no comma here, which separates the values
+        "interval": Values("1:-:8,1.5:-:8,2:-:8,1.5:0.2-0.8:8,2:0.2-0.8:8,2:0.4-0.8:8", "1:-:8"),
+        # 128,000 image-steps of the student in every cell, 8,000 of them with warm-up
+        "frontier": Values(
+            ",".join(
+                f"{sampler}:{NOT_GIVEN}:{steps}:{amount}k:{128 // amount}:{8 / amount:g}"
+                for amount in (8, 16, 32, 64)
+                for sampler in ("ddim", "dpmsolver++")
+                for steps in (2, 3, 5, 8, 12, 25)
+            ),
+            f"ddim:{NOT_GIVEN}:25:8k:16:1",
+        ),
     },
     # Stated by the paper or its code: s:T of 2:100 and 4:250; RN-18 and RN-50 as teachers; 140K,
     # 200K and 1.28M images; 100 and 200 epochs; τ = 10; mixup and cutmix. Assumed: all others.
@@ -402,6 +438,7 @@ def cell_settings(sweep, value):
     """
     names = FLAGS[sweep.name]
     parts = value.split(":") if len(names) > 1 else [value]
+    parts = [re.sub(r"^([\d.]+)-([\d.]+)$", r"\1,\2", part) for part in parts]  # an interval
     if len(parts) != len(names):
         raise UserError(
             f"{len(parts)} parts for {len(names)} flags ({', '.join(names)}): separate them by "
@@ -416,8 +453,9 @@ def cell_settings(sweep, value):
 
 
 def command_line(settings, names):
-    """The flags `names` with their settings."""
-    return [word for name in names for word in (f"--{name}", settings[name])]
+    """The flags `names` with their settings, without those that are not given."""
+    given = [name for name in names if settings.get(name, NOT_GIVEN) != NOT_GIVEN]
+    return [word for name in given for word in (f"--{name}", settings[name])]
 
 
 def fashion_mnist_cell(sweep, value, seed, settings, generator):
@@ -450,8 +488,12 @@ def fashion_mnist_cell(sweep, value, seed, settings, generator):
     if settings["train_data"] == "generated":
         check_steps(sampling.sampler, sampling.num_sampling_steps, generator.schedule)
         data = f"s{sampling.cfg_scale:g}_T{sampling.num_sampling_steps}"
+        more = {name: getattr(sampling, name) for name in ("timestep_spacing", "cfg_interval")}
+        more = {name: value for name, value in more.items() if value is not None}
+        for value in more.values():
+            data += f"_{value}" if isinstance(value, str) else "_i{:g}-{:g}".format(*value)
         images = Path(f"syn_dataset/sweep_{generator.name}_{sampling.sampler}_{data}_seed{seed}")
-        key |= {name: getattr(sampling, name) for name in SAMPLING_FLAGS}
+        key |= {name: getattr(sampling, name) for name in SAMPLING_FLAGS[:3]} | more
         key |= {"generator": generator.weights_sha256}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
     name = f"{data}_{student.data_amount}x{student.epochs}_{digest}_seed{seed}"
@@ -464,7 +506,7 @@ def fashion_mnist_cell(sweep, value, seed, settings, generator):
         sampling=[*sampling_line, "--save_dir", str(images)],
         student=[*student_line, "--train_data", str(images or data), "--experiments_name", name],
         amount=student.data_amount,
-        evaluations=evaluations_per_image(sampling),
+        evaluations=evaluations_per_image(sampling, generator),
         steps=student.epochs * (student.data_amount // batch) * batch,
     )
 
@@ -536,9 +578,18 @@ def recipe_cell(sweep, value, seed, settings):
     )
 
 
-def evaluations_per_image(sampling):
-    """Evaluations of the network for one image: guidance doubles them."""
-    return sampling.num_sampling_steps * (1 if sampling.cfg_scale == 1 else 2)
+def evaluations_per_image(sampling, generator=None):
+    """Evaluations of the network for one image: guidance doubles them, where it applies."""
+    if sampling.cfg_interval is None:
+        return sampling.num_sampling_steps * (1 if sampling.cfg_scale == 1 else 2)
+    sampler = Sampler(
+        sampling.sampler,
+        sampling.num_sampling_steps,
+        generator.schedule,
+        sampling.timestep_spacing,
+        sampling.cfg_interval,
+    )
+    return sampler.evaluations(sampling.cfg_scale)
 
 
 def teacher_path(dataset, name):
@@ -887,7 +938,8 @@ def write_report(sweep, cells, runs, fidelity, out):
     for name, word in (("data_amount", "images"), ("epochs", "epochs")):
         if name in common:
             title += f", {word}: {common[name]}"
-    settings = ", ".join(f"`--{name} {value}`" for name, value in common.items())
+    given = {name: value for name, value in common.items() if value != NOT_GIVEN}
+    settings = ", ".join(f"`--{name} {value}`" for name, value in given.items())
     note = (
         "The seed sets the noise of the images and the initialisation of the student. Settings of "
         f"all cells: {settings}. One line per cell: [{sweep.file_name}.csv]({sweep.file_name}.csv)."

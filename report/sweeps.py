@@ -21,6 +21,9 @@ LABELS = {
     "augmentation": "mixing of a batch's images",
     "labels": "weight of the teacher's outputs : of the labels",
     "source": "training images, equal number",
+    "spacing": "sampler : spacing of the timesteps : steps T",
+    "interval": "guidance scale s : interval of noise levels : steps T",
+    "frontier": "sampler : spacing : steps T : images : epochs : of warm-up",
 }
 COLUMNS = (
     "sweep",
