@@ -5,8 +5,8 @@
 
 Ours is the step of train_student.py on the bytes that its loader yields. The references are written
 here after what is known of the published code, with the same architectures and weights:
-* DM-KD: autograd records the teacher's forward pass and keeps it until the step ends; the teacher's
-  logits are detached.
+* DM-KD: the teacher's features are detached and its logits are not, so the backward pass also runs
+  through the teacher and computes gradients of its weights, which nobody uses.
 * RepDistiller: the teacher runs under no_grad; the cross-entropy is computed whatever its weight.
 Both read loss, top-1 and top-5 with `.item()` in every step. They take contiguous (NCHW) float
 images that the host has already normalised: this time is spent in their loader and is not measured,
@@ -152,16 +152,16 @@ def our_step(student, teacher, optimizer, amp):
 def dmkd_step(student, teacher, optimizer, amp):
     """Returns `step(images, labels)` of DM-KD's released loop: no no_grad around the teacher.
 
-    The logits are detached: otherwise the backward pass would run through the teacher too, at a
-    higher cost.
+    The loss is differentiated with respect to the teacher's logits and weights too. These gradients
+    add up and are never used: the optimizer has the student's parameters only.
     """
     meters = Meters()
 
     def step(images, labels):
         with autocast(amp, images.device):
             logits = student(images)
-            teacher_logits = teacher(images)  # keeps all activations until the step ends
-        loss = ALPHA * softened_kl(logits, teacher_logits.detach(), TEMPERATURE)
+            teacher_logits = teacher(images)
+        loss = ALPHA * softened_kl(logits, teacher_logits, TEMPERATURE)
         top1, top5 = accuracy(logits, labels)
         meters.add(loss=loss.item(), top1=top1.item(), top5=top5.item())
         update(optimizer, loss)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import distill_step, sampler, timing
+from benchmarks import distill_step, end_to_end, sampler, timing
 from helper.errors import UserError
 
 CPU = torch.device("cpu")
@@ -92,6 +92,36 @@ def test_step_operations_are_the_published_ones():
 def test_unknown_pair_is_refused():
     with pytest.raises(UserError, match="--pairs resnet9 .*wrn_16_2"):
         distill_step.main(["--pairs", "resnet9"])
+
+
+def test_dmkd_differentiates_its_teacher_and_keeps_its_weights():
+    """As the released loop does: gradients of the teacher's weights, which nobody uses."""
+    torch.manual_seed(0)
+    student, teacher = (distill_step.create_model("resnet8", 5) for _ in range(2))
+    before = [value.clone() for value in teacher.state_dict().values()]
+    optimizer = distill_step.make_optimizer("sgd", student.parameters(), **distill_step.SGD)
+    step = distill_step.dmkd_step(student, teacher.eval(), optimizer, "off")
+    step(torch.rand(4, 3, 32, 32), torch.arange(4))
+    assert all(parameter.grad is not None for parameter in teacher.parameters())
+    assert any(parameter.grad.abs().max() > 0 for parameter in teacher.parameters())
+    assert all(map(torch.equal, before, teacher.state_dict().values()))
+
+
+# Whole commands
+
+
+def test_end_to_end_prints_a_table(capsys):
+    end_to_end.main(["--quick", "--device", "cpu", "--pairs", "wrn_16_2", "--epochs", "1"])
+    _, rows = read_table(capsys.readouterr().out)
+    assert [row[1] for row in rows] == ["in memory, off", "fp32", "bf16"]
+    for row in rows:
+        median, low, high = numbers(row[2])
+        assert 0 < low <= median <= high and numbers(row[3])[0] >= 0
+
+
+def test_end_to_end_refuses_an_unknown_pair():
+    with pytest.raises(UserError, match="--pairs resnet9"):
+        end_to_end.main(["--pairs", "resnet9"])
 
 
 # The sampler
