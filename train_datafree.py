@@ -28,7 +28,7 @@ from dataset.image_writer import ImageWriter, to_pixels
 from dataset.loader import Batches, keep_in_memory, make_loader
 from dataset.pool import Pool, RepeatedLoader
 from helper import options as flags
-from helper.capture import capturable_step
+from helper.capture import capturable_step, check_capture
 from helper.cost import SynthesisCost, forward_operations, training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
@@ -172,6 +172,7 @@ def main(argv=None):
     size = data.image_size
     with session(flags.process_settings(options), argv) as world:
         device = world.device
+        check_capture(options.capture, device)
         val_images = data.validation()
         val_loader = make_loader(
             val_images,

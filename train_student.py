@@ -23,7 +23,7 @@ from dataset import folders, real, transforms
 from dataset.identity import images_sha256
 from dataset.loader import Batches, make_loader
 from helper import options as flags
-from helper.capture import capturable_step
+from helper.capture import capturable_step, check_capture
 from helper.cost import training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
@@ -231,6 +231,7 @@ def main(argv=None):
         )
     with session(flags.process_settings(options), argv) as world:
         device = world.device
+        check_capture(options.capture, device)
         val_images = data.validation()
         val_loader = make_loader(
             val_images,

@@ -18,7 +18,7 @@ from dataset import folders, real, transforms
 from dataset.identity import images_sha256
 from dataset.loader import make_loader
 from helper import options as flags
-from helper.capture import capturable_step
+from helper.capture import capturable_step, check_capture
 from helper.cost import training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
@@ -103,6 +103,7 @@ def main(argv=None):
     data = real.data_from(options)
     with session(flags.process_settings(options), argv) as world:
         device = world.device
+        check_capture(options.capture, device)
 
         # Data
         val_images = data.validation()

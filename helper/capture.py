@@ -13,6 +13,12 @@ from helper.errors import UserError
 WARMUP_STEPS = 3
 
 
+def check_capture(mode, device):
+    """Raises UserError if capture (`--capture on`) is asked for without a GPU."""
+    if mode == "on" and device.type != "cuda":
+        raise UserError("--capture on needs a GPU: omit it, or give --device cuda")
+
+
 def capturable_step(step, optimizer, mode, world, log):
     """Returns `step`, or for `--capture on` a CapturedStep of it.
 
@@ -20,12 +26,9 @@ def capturable_step(step, optimizer, mode, world, log):
     `optimizer` and reads nothing else that changes; mode: auto, on or off; log: function that
     prints a line.
     Until captured steps have been compared with eager ones on a GPU, auto means off.
-    Raises UserError if capture was asked for and there is no GPU.
     """
     if mode != "on":
         return step
-    if world.device.type != "cuda":
-        raise UserError("--capture on needs a GPU: omit it, or give --device cuda")
     if world.size > 1:
         log("note: --capture on is for one process: the steps run eagerly")
         return step

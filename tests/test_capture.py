@@ -168,7 +168,9 @@ def test_checkpoints_of_captured_steps_are_those_of_eager_ones(optimizer):
 def test_capture_needs_one_process_on_a_gpu():
     lines = []
     with pytest.raises(UserError, match="--capture"):
-        capture.capturable_step(min, None, "on", World(0, 1, CPU), lines.append)
+        capture.check_capture("on", CPU)
+    for mode, device in (("on", GPU), ("auto", CPU), ("off", CPU)):
+        capture.check_capture(mode, device)
     assert capture.capturable_step(min, None, "on", World(0, 2, GPU), lines.append) is min
     assert len(lines) == 1
     assert capture.capturable_step(min, None, "auto", World(0, 1, GPU), lines.append) is min

@@ -24,7 +24,7 @@ from dataset.loader import make_loader
 from helper import checkpoints
 from helper.device import to_device
 from helper.distributed import World
-from helper.errors import UserError
+from helper.errors import UserError, run_script
 from helper.files import write_json
 from helper.run import Run
 from models.architectures import create_model
@@ -792,6 +792,9 @@ CHANGED = {
     "mean_s": ["--mean_s", "0.5"],
     "optimizer": ["--optimizer", "adam"],
     "no_tau2": ["--no_tau2"],
+    "distill": ["--distill", "dist"],
+    "standardize_logits": ["--standardize_logits"],
+    "distill_warmup_epochs": ["--distill_warmup_epochs", "2"],
 }
 
 
@@ -1113,6 +1116,47 @@ FREE = {
 def test_every_flag_is_either_a_setting_of_the_run_or_free(script, argv):
     flags = vars(script.parse_option(argv)).keys()
     assert flags - FREE == set(script.SETTINGS)
+
+
+# Other distillation losses
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--distill", "dkd", "--dkd_beta", "2", "--distill_warmup_epochs", "1"],
+        ["--distill", "dkd", "--use_aug", "mixup"],
+        ["--distill", "dist", "--dist_gamma", "0.5", "--standardize_logits"],
+        ["--standardize_logits", "--kd_T", "2", "-a", "9"],
+    ],
+    ids=["dkd", "dkd of mixed images", "dist", "standardised"],
+)
+def test_other_losses_train_a_student(student_argv, flags):
+    argv = [*student_argv, *flags, "--experiments_name", "loss"]
+    shutil.rmtree(folder_of("loss"), ignore_errors=True)
+    train_student.main(argv)
+    rows = list(csv.DictReader((folder_of("loss") / "metrics.csv").read_text().splitlines()))
+    losses = [float(row["loss"]) for row in rows]
+    assert all(loss > 0 for loss in losses)
+    used = json.loads((folder_of("loss") / "config.json").read_text())["flags"]
+    assert used["distill"] == (flags[1] if flags[0] == "--distill" else "kd")
+
+
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        (["--dkd_beta", "2"], "--dkd_beta"),
+        (["--distill", "dist", "--dkd_alpha", "1"], "--dkd_alpha"),
+        (["--distill", "dkd", "--no_tau2"], "--no_tau2"),
+        (["--distill", "crd"], "--distill"),
+        (["--capture", "on"], "--capture"),
+    ],
+)
+def test_flags_that_do_not_fit_the_loss_or_the_device(student_argv, flags, named, capsys):
+    argv = [*student_argv, *flags, "--experiments_name", "refused"]
+    assert run_script(train_student.main, argv) == 2
+    assert named in capsys.readouterr().err.splitlines()[-1]
+    assert not folder_of("refused").exists()
 
 
 # Numbers that are not finite
