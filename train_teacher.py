@@ -177,6 +177,7 @@ def main(argv=None):
             {"model": model.net, "optimizer": optimizer},
             world,
             statistics.facts,
+            options.tracker,
         )
         config = {
             "train": images.origin,
