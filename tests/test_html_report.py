@@ -247,7 +247,7 @@ def test_damaged_files_are_left_out_with_a_message(capsys):
 
 
 def test_numbers_that_are_not_finite_and_gaps_are_not_drawn():
-    rows = "".join(f"{epoch},{'nan' if epoch == 2 else epoch}\n" for epoch in range(1, 1001))
+    rows = "".join(f"{epoch},{'nan' if epoch == 1 else epoch}\n" for epoch in range(1, 1001))
     add_run("a", f"epoch,loss\n{rows}", seed=0)
     add_run("b", "loss\n1\n", seed=1)
     add_run("c", "", seed=2)
