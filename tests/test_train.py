@@ -1100,9 +1100,9 @@ def test_a_run_of_an_older_version_is_resumed(workspace, tiny_fashion_mnist):
 
 # Flags that a resumed run may change, in every training script.
 FREE = {
-    *"resume num_workers print_freq tracker device gpu_id multiprocessing_distributed dist_url".split(),
+    *"resume num_workers print_freq device gpu_id multiprocessing_distributed dist_url".split(),
     *"world_size rank save_model deterministic evaluate estimate experiments_dir".split(),
-    *"experiments_name save_dir table row path_t data_root val_batch_size".split(),
+    *"experiments_name save_dir table row path_t data_root val_batch_size tracker".split(),
 }
 
 
