@@ -2,21 +2,29 @@
 
     python make_tables.py
     python make_tables.py --runs save/student_model --out /tmp/tables
+    python make_tables.py --html results/tables/runs.html
 
 Reads every result.json below --runs, prints the tables and writes each as Markdown and CSV. Runs
 with the same table, method, data set, networks, number of images and epochs are averaged over their
 seeds; if a seed has two runs, all are shown and none is averaged. Runs evaluated on holdout images
 are not in the tables.
+
+--html also writes one page to look at: the tables, the curves and contact sheets of all runs, also
+of unfinished ones and of DiTs, and links to their folders.
 """
 
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
+from dataset.contact_sheet import sheet_beside, sheet_rows, write_contact_sheet
+from dataset.scan import CONTACT_SHEET
 from helper import options as flags
-from helper.errors import run_script
+from helper.errors import UserError, run_script
 from helper.files import csv_text, make_folder, read_json, write_text
-from report import tables
+from report import html, tables
 from report.results import groups_to_average, read_runs
 from report.tables import Slot, Table
 
@@ -53,6 +61,9 @@ def parse_option(argv=None):
     parser.add_argument(
         "--out", default="results/tables", help="output folder (default: results/tables)"
     )
+    parser.add_argument(
+        "--html", default=None, metavar="FILE", help="also write a page with tables and curves"
+    )
     return parser.parse_args(argv)
 
 
@@ -72,17 +83,23 @@ def main(argv=None):
 
     # Print and write
     out = make_folder(options.out)
-    records = {}
+    records, pages = {}, {}
     for table in paper_tables:
         entries = tables.table_entries(table, runs_of[table.name])
-        records[table.name] = write(out, table.name, paper_page(table, entries), entries)
+        pages[table.name] = paper_page(table, entries)
+        records[table.name] = write(out, table.name, pages[table.name], entries)
     entries = fashion_mnist_entries(runs_of[FASHION_MNIST])
-    records[FASHION_MNIST] = write(out, FASHION_MNIST, fashion_mnist_page(entries), entries)
+    pages[FASHION_MNIST] = fashion_mnist_page(entries)
+    records[FASHION_MNIST] = write(out, FASHION_MNIST, pages[FASHION_MNIST], entries)
+    if options.html:
+        faults += write_html(options.html, pages.values(), options.runs)
     for fault in faults:
         print(f"skipped: {fault}", file=sys.stderr)
     for note in notes:
         print(note)
     print(f"{sum(map(len, runs_of.values()))} runs in the tables of {out}/", flush=True)
+    if options.html:
+        print(f"page: {options.html}", flush=True)
     return records
 
 
@@ -106,8 +123,26 @@ def runs_by_table(runs, paper_tables):
     return runs_of, notes
 
 
-def write(out, name, page_text, entries):
+class Page(NamedTuple):
+    """A table; `lists`: {heading: groups of runs}, listed below it."""
+
+    title: str
+    legend: str
+    headings: list
+    rows: list  # of lists of strings
+    lists: dict
+
+    def markdown(self):
+        parts = [f"# {self.title}", self.legend, tables.markdown(self.headings, self.rows)]
+        for heading, groups in self.lists.items():
+            if groups:
+                parts += [f"{heading} (last / best epoch):", tables.run_list(groups)]
+        return "\n\n".join(parts) + "\n"
+
+
+def write(out, name, page, entries):
     """Prints a table's page, writes it and its CSV, and returns the records of the CSV."""
+    page_text = page.markdown()
     records = [tables.csv_record(name, slot, group) for slot, group in entries]
     write_text(out / f"{name}.md", page_text)
     write_text(out / f"{name}.csv", csv_text(tables.COLUMNS, records))
@@ -210,16 +245,7 @@ def paper_page(table, entries):
         "The runs": runs_inside,
         "Runs that the paper has no place for, or another number of images": runs_outside,
     }
-    return page(table.title, LEGEND, tables.grid(table, entries), lists)
-
-
-def page(title, legend, table_text, lists):
-    """A page in Markdown; `lists`: {heading: groups of runs}, listed below the table."""
-    parts = [f"# {title}", legend, table_text]
-    for heading, groups in lists.items():
-        if groups:
-            parts += [f"{heading} (last / best epoch):", tables.run_list(groups)]
-    return "\n\n".join(parts) + "\n"
+    return Page(table.title, LEGEND, *tables.grid(table, entries), lists)
 
 
 # The table of Fashion-MNIST
@@ -274,7 +300,55 @@ def fashion_mnist_page(entries):
             ]
         )
     lists = {"The runs": [group for _, group in entries if group]}
-    return page("Fashion-MNIST", FASHION_MNIST_LEGEND, tables.markdown(headings, rows), lists)
+    return Page("Fashion-MNIST", FASHION_MNIST_LEGEND, headings, rows, lists)
+
+
+# The page in HTML
+
+
+def write_html(path, pages, root):
+    """Writes the page with the tables `pages` and all runs below `root`; returns messages about
+    what is left out of it.
+    """
+    path = Path(path)
+    folder = make_folder(path.parent)
+    runs, faults = html.read_run_folders(root)
+    with tempfile.TemporaryDirectory() as temporary:
+        sheets = {}
+        for number, run in enumerate(runs):
+            try:
+                sheets[str(run.folder)] = contact_sheet(run, Path(temporary, f"{number}.png"))
+            except (UserError, OSError) as error:
+                faults.append(str(error))
+        sheets = {run: sheet for run, sheet in sheets.items() if sheet}
+        parts = [(*page[:4], folders_behind(page)) for page in pages]
+        text, more_faults = html.page("DM-KD: tables and runs", parts, runs, sheets, folder)
+    write_text(path, text)
+    return faults + more_faults
+
+
+def folders_behind(page):
+    """The folders of the runs of a Page."""
+    return [run.folder for groups in page.lists.values() for group in groups for run in group]
+
+
+def contact_sheet(run, path):
+    """The (folder of the images, path of the contact sheet) of a run, None if it has none.
+
+    The images are those that the run has generated itself, whose sheet is drawn to `path` if it
+    does not exist, else those that it was trained on.
+    """
+    for images in (run.folder / "pool", run.folder / "samples"):
+        if sheet_beside(images).is_file():
+            return str(images), sheet_beside(images)
+        if images.is_dir() and (rows := sheet_rows(images)):
+            write_contact_sheet(path, rows)
+            return str(images), path
+    if run.source:
+        for sheet in (sheet_beside(run.source), Path(run.source, CONTACT_SHEET)):
+            if sheet.is_file():
+                return run.source, sheet
+    return None
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import torch
 
 from datafree import Stopped, dafl, deepinversion, dfq, fastdfkd
 from dataset import folders, real, transforms
+from dataset.contact_sheet import sheet_beside, sheet_rows, write_contact_sheet
 from dataset.identity import images_sha256
 from dataset.image_writer import ImageWriter, to_pixels
 from dataset.loader import Batches, keep_in_memory, make_loader
@@ -266,7 +267,14 @@ def main(argv=None):
             parts["pool"] = pool
 
         # Create or restore the run
-        run = Run(folder, options.model_s, parts, world, normalisation["student"].facts)
+        run = Run(
+            folder,
+            options.model_s,
+            parts,
+            world,
+            normalisation["student"].facts,
+            options.tracker,
+        )
         run.open(
             flags.values_of(options, SETTINGS) | LOSS | inputs | contents,
             {
@@ -392,6 +400,10 @@ def main(argv=None):
             else:
                 seed_step(options.seed, options.epochs, 0, 0)
                 write_samples(method.images(SAMPLES), folder / "samples", data.grey)
+        if run.tracker:
+            generated = pool.folder if has_pool else folder / "samples"
+            write_contact_sheet(sheet_beside(generated), sheet_rows(generated))
+            run.track_image("generated images", sheet_beside(generated))
         result = {
             "table": options.table,
             "method": row,

@@ -247,7 +247,7 @@ def main(argv=None):
         # Create or restore the run
         settings["training_images_sha256"] = world.from_main(images_sha256, images)
         settings["validation_images_sha256"] = world.from_main(images_sha256, val_images)
-        run = Run(folder, stage, parts, world)
+        run = Run(folder, stage, parts, world, tracker=options.tracker)
         images_per_epoch = len(loader) * loader.batch_size
         run.open(settings, {"images": images_per_epoch}, options.resume)
         parameters = sum(parameter.numel() for parameter in model.parameters())

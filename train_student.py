@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from dataset import folders, real, transforms
+from dataset.contact_sheet import sheet_beside
 from dataset.identity import images_sha256
 from dataset.loader import Batches, make_loader
 from helper import options as flags
@@ -316,6 +317,7 @@ def main(argv=None):
             {"model": student.net, "optimizer": optimizer},
             world,
             normalisation["student"].facts,
+            options.tracker,
         )
         inputs = {"teacher_sha256": sha256(options.path_t), "images": len(images)}
         run.open(
@@ -335,6 +337,7 @@ def main(argv=None):
         )
         if result := run.finished_result(options.epochs, PANELS):
             return result
+        run.track_image("training images", sheet_beside(source))
         origin = images.origin.get("source", "real")
         run.log(
             f"student {options.model_s}, {len(images)} images of {origin}, "

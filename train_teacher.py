@@ -180,6 +180,7 @@ def main(argv=None):
             {"model": model.net, "optimizer": optimizer},
             world,
             statistics.facts,
+            options.tracker,
         )
         config = {
             "train": images.origin,

@@ -25,6 +25,19 @@ def sheet_beside(folder):
     return folder.with_name(f"{folder.name}_{CONTACT_SHEET}")
 
 
+def sheet_rows(folder):
+    """The rows (name, [image paths]) of an image folder: its class folders or, without any, ten of
+    its images each.
+    """
+    classes = sorted(path for path in Path(folder).iterdir() if path.is_dir())
+    if classes:
+        rows = [(path.name, sorted(path.glob("*.png"))) for path in classes]
+    else:
+        files = sorted(Path(folder).glob("*.png"))
+        rows = [("", files[start : start + COLUMNS]) for start in range(0, len(files), COLUMNS)]
+    return [row for row in rows if row[1]]
+
+
 def write_contact_sheet(path, rows):
     """Draws a contact sheet as PNG.
 

@@ -12,6 +12,7 @@ from helper.distributed import ProcessSettings
 from helper.errors import UserError
 from helper.losses import DISTILLATIONS, distillation
 from helper.optim import Schedule
+from helper.tracker import TRACKERS, is_installed
 
 MAX_INT = 2**63 - 1
 MAX_INDEX = 10**6 - 1  # of a class
@@ -214,6 +215,13 @@ def index_ranges(text):
     return sorted(indices)
 
 
+def installed_tracker(text):
+    """argparse type: a tracker of TRACKERS whose package is installed, or none."""
+    if text in TRACKERS and text != "none" and not is_installed(text):
+        raise argparse.ArgumentTypeError(f"{text} is not installed: pip install {text}")
+    return text
+
+
 def values_of(options, names):
     """Returns {name: value} of some flags."""
     return {name: getattr(options, name) for name in names}
@@ -316,6 +324,14 @@ def add_training_flags(parser, *, epochs, batch_size, learning_rate, weight_deca
         type=positive_int,
         default=50,
         help="steps between updates of the printed loss (default: 50)",
+    )
+    group.add_argument(
+        "--tracker",
+        type=installed_tracker,
+        choices=TRACKERS,
+        default="none",
+        help="also show curves, settings and contact sheet in TensorBoard, Weights & Biases or "
+        "Trackio (default: none)",
     )
     group.add_argument(
         "--resume", action="store_true", help="continue from the latest checkpoint, if there is one"

@@ -10,7 +10,7 @@
     run.finish(result, panels)
 
 The folder holds config.json, train.log, metrics.csv, curves.png, result.json, <name>_latest.pth and
-<name>_best.pth.
+<name>_best.pth, and what a tracker writes (helper/tracker.py).
 """
 
 import fcntl
@@ -45,6 +45,7 @@ from helper.files import (
 )
 from helper.finite import first_not_finite
 from helper.seeds import seed_step
+from helper.tracker import Tracker
 
 _LOCKS = {}  # {path of a lock file: open file} of this process
 RESULT_SCHEMA = 1  # of result.json
@@ -71,14 +72,16 @@ class Run:
     parts: {name: object with a state_dict}; 'model' is the network that is saved as best and that
     loads as a teacher, 'optimizer' the optimizer whose learning rate is scheduled.
     facts: entries stored beside the weights, such as the `mean` and `std` of a classifier.
+    tracker: the program that shows the run meanwhile, of helper.tracker.TRACKERS.
     """
 
-    def __init__(self, folder, name, parts, world, facts=None):
+    def __init__(self, folder, name, parts, world, facts=None, tracker="none"):
         self.folder, self.name, self.parts, self.world = Path(folder), name, parts, world
         self.facts = {"model_name": name, **(facts or {})}
         self.progress, self.settings = Progress(), {}
         self.absent_parts = []  # parts that the restored checkpoint does not have
         self.processes = world.size  # that the run was started on
+        self.tracker, self._tracker_name = None, tracker
         self._clock = time.monotonic()
 
     # Files
@@ -96,13 +99,16 @@ class Run:
 
         settings: flags and inputs that change the result; a resumed run must have the same ones.
         config: further content of config.json.
-        Raises UserError if the folder holds a run and `resume` is false, or if settings differ.
+        Raises UserError if the folder holds a run and `resume` is false, if settings differ, or if
+        the tracker cannot be started.
         """
         self.settings = dict(sorted(settings.items()))
         refuse_existing(self.folder, self.name, resume)
         notes = self._restore() if resume and self.latest.exists() else None
         if not self._is_finished(self.settings.get("epochs")):
             self.world.from_main(lock_folder, self.folder)
+            if self._tracker_name != "none":
+                self.world.from_main(self._start_tracker, notes is None)
         if self.world.is_main:
             remove_parts(self.folder)
             config = {**config, "processes": self.processes, "flags": self.settings}
@@ -117,6 +123,16 @@ class Run:
             self.log(f"note: {note}")
         self.world.barrier()
         self._clock = time.monotonic()
+
+    def _start_tracker(self, fresh):
+        """Starts the tracker and sends the epochs that it lacks (rank 0)."""
+        self.tracker = Tracker(self._tracker_name, self.folder, self.settings, fresh)
+        self.tracker.log_epochs(self.progress.rows)
+
+    def track_image(self, name, path):
+        """Shows an image file in the tracker, if there are both."""
+        if self.tracker and Path(path).is_file():
+            self.tracker.log_image(name, path)
 
     def _is_finished(self, epochs):
         """Whether the run has its last epoch and its result, as rank 0 sees it."""
@@ -223,6 +239,8 @@ class Run:
             write_json(self.folder / "result.json", {"schema": RESULT_SCHEMA, **result})
             self._drop_optimizer()
             unlock_folder(self.folder)
+        if self.tracker:
+            self.tracker.close()
 
     def _drop_optimizer(self):
         """Removes what only training needs from the latest checkpoint of a finished run."""
@@ -297,6 +315,7 @@ class Run:
         if self._pace is None:
             self._pace = Pace(self._epochs * steps * batch_size, "image")
         started, first_step = time.monotonic(), progress.step
+        tracked = dict(progress.totals)  # the sums when the tracker got the last values
         stopped = False
         bar = tqdm(
             total=steps,
@@ -318,6 +337,11 @@ class Run:
                 if shown:
                     sums = self._sums()
                     bar.set_postfix(loss=f"{sums['loss'] / sums['count']:.4f}")
+                    if self.tracker:
+                        values = means_since(tracked, sums)
+                        values["lr"] = self._schedule(progress.epoch + (progress.step - 1) / steps)
+                        self.tracker.log_step(progress.epoch * steps + progress.step, values)
+                        tracked = sums
                 self._log_pace((progress.epoch * steps + progress.step) * batch_size)
                 # An epoch may have fewer steps than print_freq.
                 if self.stop.agreed(world, shown or progress.step == steps):
@@ -343,6 +367,8 @@ class Run:
     def exit_stopped(self, where):
         """Logs where SIGTERM stopped the run and exits with code 143."""
         self.log(f"stopped by SIGTERM {where}, continue with --resume")
+        if self.tracker:
+            self.tracker.close(SIGTERM_EXIT)
         self.stop.restore()
         self.world.barrier()  # torchrun would kill rank 0, which may still be writing
         raise SystemExit(SIGTERM_EXIT)
@@ -387,6 +413,8 @@ class Run:
         progress.best = max(progress.best, score)
         self.save()
         self.log(self._epoch_line(row))
+        if self.tracker:
+            self.tracker.log_epochs(progress.rows)
 
     def _epoch_line(self, row):
         values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
@@ -448,6 +476,13 @@ class Run:
             for row in self.progress.rows
         ]
         write_text(self.folder / "metrics.csv", csv_text(list(rows[0]), rows))
+
+
+def means_since(earlier, sums):
+    """The means {name: value} over the samples that were added to `earlier` sums to get `sums`."""
+    count = sums["count"] - earlier.get("count", 0.0)
+    names = [name for name in sums if name != "count"]
+    return {name: (sums[name] - earlier.get(name, 0.0)) / count for name in names}
 
 
 def lock_folder(folder):

@@ -152,13 +152,13 @@ def _has_repeated_seed(group, groups):
 
 
 def grid(table, entries):
-    """A table of the paper in Markdown."""
+    """A table of the paper: its headings and its rows of strings."""
     rows = {}
     for slot in table.slots:
         groups = [group for other, group in entries if other is slot and group]
         rows.setdefault(slot.row, []).append(_cell_text(table, slot, groups))
     headings = dict.fromkeys(slot.column for slot in table.slots)
-    return markdown([*table.leading, *headings], [[*row, *cells] for row, cells in rows.items()])
+    return [*table.leading, *headings], [[*row, *cells] for row, cells in rows.items()]
 
 
 def markdown(headings, rows):

@@ -1105,7 +1105,8 @@ def test_a_run_of_an_older_version_is_resumed(workspace, tiny_fashion_mnist):
 FREE = {
     *"resume num_workers print_freq device gpu_id multiprocessing_distributed dist_url".split(),
     *"world_size rank save_model deterministic evaluate estimate experiments_dir".split(),
-    *"experiments_name save_dir table row path_t data_root val_batch_size capture".split(),
+    *"experiments_name save_dir table row path_t data_root val_batch_size".split(),
+    *"capture tracker".split(),
 }
 
 
