@@ -294,8 +294,8 @@ def read_manifest(path, settings, new, verify=False):
         "--verify checks the images and writes it again, if they were generated with these "
         "settings; or choose another --save_dir"
     )
+    files = (image for pattern in ("*", "*/*") for image in path.glob(pattern))
     if not file.exists():
-        files = (image for pattern in ("*", "*/*") for image in path.glob(pattern))
         if not verify and any(image.suffix in FORMATS.values() for image in files):
             raise UserError(f"{path} holds images but no manifest.json: {remedy}")
         return new
@@ -311,6 +311,8 @@ def read_manifest(path, settings, new, verify=False):
         earlier = dict(manifest["settings"])
     for name in settings | earlier:
         if earlier.get(name) != settings.get(name):
+            if not any(image.suffix in FORMATS.values() for image in files):
+                return new  # of a command that failed before its first image
             raise UserError(
                 f"{path} was generated with {name} {earlier.get(name)}, not {settings.get(name)}: "
                 "use the same settings or choose another --save_dir"

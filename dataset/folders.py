@@ -89,7 +89,12 @@ def read_training(
             + _where_images_are(path, left_out, "train")
         )
     if labels is not None and num_classes is not None and not why:
-        _check_range(labels, num_classes, path, ", or give --class-list or --ignore_labels")
+        _check_range(
+            labels,
+            num_classes,
+            path,
+            ", or give --class-list (train_student.py: or --ignore_labels)",
+        )
     if labels is None and class_list is not None:
         note(f"{path} has no labels: all its images are used, whatever the class list")
     if manifest is not None and not manifest.get("complete", True):
@@ -169,6 +174,11 @@ def read_labelled(
             f"{path} has {len(names)} class folders and the data set has {num_classes} classes: "
             "check --val_data and --dataset"
         )
+    if not num_classes and not names and labels.min() == 1:
+        raise UserError(
+            f"{path}: the labels are 1 to {labels.max()}, and no image has class 0: subtract 1, "
+            "for classes are counted from 0"
+        )
     num_classes = num_classes or len(names) or int(labels.max()) + 1
     if not why:
         _check_range(labels, num_classes, path)
@@ -224,7 +234,12 @@ def labels_by_name(names, class_names):
 
 def names_differ(names, class_names):
     """How the class names of training and validation images differ, "" if they do not."""
-    ours, theirs = ({_comparable(name): name for name in part} for part in (names, class_names))
+    # A blank at the end would not be seen
+    quoted = any(name != name.strip() for name in [*names, *class_names])
+    ours, theirs = (
+        {_comparable(name): repr(name) if quoted else name for name in part}
+        for part in (names, class_names)
+    )
     unknown = [name for key, name in ours.items() if key not in theirs]
     missing = [name for key, name in theirs.items() if key not in ours]
     numbers = f"{len(names)} class folders, and the validation images have {len(class_names)}"
@@ -484,7 +499,10 @@ def _labels_of_class_folders(names, folder, num_classes, class_list, class_names
 
 def _comparable(name):
     """A number as int, so that 007 is 7, and text in one Unicode form."""
-    return int(name) if are_numbers([name]) else unicodedata.normalize("NFC", name)
+    if are_numbers([name]):
+        return int(name)
+    text = os.fsencode(name).decode("utf-8", "surrogateescape")  # whatever the locale
+    return unicodedata.normalize("NFC", text)
 
 
 def _are_synsets(names):

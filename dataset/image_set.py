@@ -40,6 +40,7 @@ def decode(path):
     `opened`, and UnusableImage for 32-bit and floating-point images.
     """
     with opened(path) as image:
+        _check_tiff(image, path)
         image.load()
         image.info.pop("transparency", None)  # Pillow warns about it; RGB has none
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
@@ -71,14 +72,24 @@ def opened(path):
     except UserError:
         raise
     except FileNotFoundError:
+        if os.path.islink(path):
+            raise UnusableImage(
+                f"image {path} is a broken link to {os.readlink(path)}: restore the target, or "
+                "remove the link"
+            ) from None
         raise UnusableImage(f"image not found: {path}") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and others
         no_memory = isinstance(error, MemoryError) or "out of memory" in str(error)
         if number := errno.ENOMEM if no_memory else getattr(error, "errno", None):
             remedy = REMEDIES.get(number) or f"{error.strerror}: check the file and its disk"
             raise UserError(f"cannot read image {path}: {remedy}") from None
+        if isinstance(error, UnidentifiedImageError) and _is_of_another_kind(path):
+            raise UnusableImage(
+                f"image {path} is of a kind that is not read: convert it to 8-bit RGB or grey, as "
+                "PNG or JPEG"
+            ) from None
         if isinstance(error, UnidentifiedImageError):
-            error = "not in a format that Pillow reads"
+            error = "its content is not an image"
         raise UnusableImage(f"damaged image {path} ({error}): {_repair(path)}") from None
 
 
@@ -89,6 +100,31 @@ def _read(path):
         raise UserError(f"{path} is a pipe, socket or device, not an image file: remove it")
     with open(path, "rb") as file:
         return file.read()
+
+
+def _is_of_another_kind(path):
+    """Whether a file that Pillow does not know begins like a TIFF, or a HEIC or AVIF file."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or head[4:8] == b"ftyp"
+
+
+def _check_tiff(image, path):
+    """Raises UnusableImage for TIFF files that Pillow reads wrongly.
+
+    Tags: 258 bits per sample, 259 compression (1: none), 284 planes (2: one per channel), 339
+    sample format (2: signed).
+    """
+    tags = getattr(image, "tag_v2", {})
+    kind = ""
+    if tags.get(284) == 2 and max(tags.get(258, (8,))) > 8:
+        kind = "16-bit values in separate planes"
+    elif 2 in tags.get(339, ()):
+        kind = "signed integers"
+    if kind:
+        raise UnusableImage(
+            f"image {path} holds {kind}, which are not read: convert it to 8-bit RGB or grey"
+        )
 
 
 def _repair(path):

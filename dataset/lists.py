@@ -5,6 +5,7 @@ skipped. A list of a million images is parsed with numpy.
 """
 
 import codecs
+import errno
 import os
 import re
 import unicodedata
@@ -159,7 +160,7 @@ def _locate(list_paths, line_of, path, roots):
             number = line_of[index]
             fault = _fault(_read_line(path, number), number == line_of[0])
             raise UserError(
-                f"{path}, line {number}: image not found: {list_paths[index]} "
+                f"{path}, line {number}: image not found: {_shortened(list_paths[index])} "
                 + (fault or f"(searched in the working directory and below {', '.join(bases[1:])})")
             )
     places = np.arange(len(names))
@@ -173,10 +174,14 @@ def _below(base, path):
 
 
 def _file_names(folder):
-    """The names (bytes) in a folder, empty if it does not exist."""
+    """The names (bytes) in a folder, empty if it does not exist or cannot."""
     try:
         return set(os.listdir(os.fsencode(folder) or b"."))
     except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
         return set()
 
 
@@ -218,8 +223,16 @@ def _read_line(path, number):
         return next(islice(file, number - 1, None)).strip()
 
 
+def _shortened(path):
+    """A path of a list as a message shows it: on one line, and not longer than paths are."""
+    text = path.replace("\r", "␍")
+    return text if len(text) <= 200 else f"{text[:100]}…{text[-50:]}"
+
+
 def _fault(line, is_first):
     """What is wrong with the form of a line whose image does not exist, "" if that is unknown."""
+    if "\r" in line:
+        return "(the lines end with carriage returns alone: save the list with line feeds)"
     if not line.replace("\t", " ").isprintable():
         code = next(ord(char) for char in line.replace("\t", " ") if not char.isprintable())
         if 0xDC80 <= code <= 0xDCFF:  # surrogateescape
@@ -231,6 +244,8 @@ def _fault(line, is_first):
         return "(the path has backslashes: separate folders by /)"
     if re.match(r"-?[0-9.]+([\t,;|]| .*\.\w{3,4}$)", line):
         return "(the line begins with a number: write the path first, then the label)"
+    if re.search(r"[0-9][,;]$", line):
+        return "(the line ends with a comma or semicolon: remove it)"
     after_path = re.fullmatch(r".*\.[A-Za-z]{3,4}[\s,]*([\s,;:|][^/]*)", line)
     if after_path and not re.fullmatch(r"[\s,][0-9]{1,18}", after_path[1]):
         return f"(after the path, a class index is expected, not `{after_path[1].strip(' ,')}`)"

@@ -5,6 +5,7 @@ Every reader of folders uses `scan` and `walk`, so that all of them see the same
 
 import contextlib
 import os
+import re
 from bisect import bisect_left
 
 from helper.errors import REMEDIES, UserError
@@ -31,6 +32,10 @@ FOREIGN_FOLDERS = {
 # Both spellings spare `lower` for almost all of a million files.
 _ENDINGS = tuple(os.fsencode(text) for e in EXTENSIONS for text in (e, e.upper()))
 _OTHER_ENDINGS = tuple(map(os.fsencode, OTHER_EXTENSIONS))
+# An image with a further ending: x.png.crdownload, x.jpg~
+_UNFINISHED = re.compile(
+    b"(" + b"|".join(map(re.escape, map(os.fsencode, EXTENSIONS))) + rb")[.~][^.]*$"
+)
 _SHEET = os.fsencode(CONTACT_SHEET)
 
 
@@ -84,6 +89,9 @@ def scan(folder, left_out):
             elif name.lower().endswith(_OTHER_ENDINGS):
                 path = os.path.join(os.fsencode(folder), name)
                 left_out.add("images of formats that are not read", path)
+            elif b"." not in name[1:] or _UNFINISHED.search(name.lower()):
+                path = os.path.join(os.fsencode(folder), name)
+                left_out.add("files without the ending of an image", path)
     images.sort()
     hidden = images[bisect_left(images, b".") : bisect_left(images, b"/")]  # "/" comes after "."
     if hidden:

@@ -506,6 +506,17 @@ def load_component(kind, folder):
             f"the weights in {folder} lack {report['missing_keys'][0]} and "
             f"{len(report['missing_keys']) - 1} more of its config.json: download them again"
         )
+    # Not counted: older names of attention layers, which diffusers converts, and fixed embeddings
+    unused = [
+        key
+        for key in report["unexpected_keys"]
+        if ".attentions." not in key and "pos_embed" not in key
+    ]
+    if unused:
+        raise UserError(
+            f"the weights in {folder} hold {unused[0]} and {len(unused) - 1} more that its "
+            "config.json does not describe: it is that of another model: download both again"
+        )
     check_finite(network.state_dict(), folder)
     return network.eval().requires_grad_(False)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from helper.errors import UserError
+from helper.errors import REMEDIES, UserError
 from helper.files import whole_file
 from helper.finite import first_not_finite
 
@@ -77,7 +77,7 @@ def load(path, mmap=False):
     except Exception as error:  # damaged files raise many types in zip, pickle and safetensors
         # "Invalid argument": an offset in a damaged file
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            reason = error.strerror or error
+            reason = REMEDIES.get(error.errno) or error.strerror or error
             raise UserError(f"checkpoint {path} cannot be read: {reason}") from None
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise UserError(f"too little memory to read checkpoint {path}") from None
@@ -111,6 +111,8 @@ def _check_crc(path):
 def _describe_folder(folder):
     """What to do about a folder that was given for a checkpoint."""
     text = f"{folder} is a folder: give the checkpoint file in it"
+    if any(folder.glob("*.index.json")):
+        return f"{folder} holds a checkpoint in several files: save the weights in one file"
     files = sorted(file for file in folder.glob("*") if file.suffix in ENDINGS)
     files = files or sorted(file for file in folder.glob("*/*") if file.suffix in ENDINGS)
     if not files:
@@ -127,6 +129,12 @@ def _describe_unreadable(path, error):
         return "is truncated: it has 0 bytes: download or save it again"
     if head.startswith(b"version https://git-lfs"):
         return "is only the pointer to a file in Git LFS: run `git lfs pull`, or download the file"
+    if head.startswith(b"\x1f\x8b"):
+        return "is compressed with gzip: run gunzip first"
+    if head.startswith(b"\x89HDF"):
+        return "is an HDF5 file, such as Keras writes: save the weights of a torch network"
+    if path.name.endswith(".index.json"):
+        return "is the index of a checkpoint in several files: save the weights in one file"
     if head.lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "is a web page and not a checkpoint: look at it in a browser, then download the file"
     if zipfile.is_zipfile(path):
@@ -145,6 +153,11 @@ def _describe_unreadable(path, error):
             return (
                 f"holds a whole network{named}, which could run code: refused; save its weights "
                 "with torch.save(network.state_dict(), file)"
+            )
+        if any(name.startswith("numpy") for name in classes):
+            return (
+                f"holds numpy objects{named}, which are not read: save tensors instead "
+                "(torch.from_numpy)"
             )
         if classes or zipfile.is_zipfile(path) or head[:1] == pickle.PROTO:
             return (

@@ -16,7 +16,7 @@ MACHINE_FAULTS = {
     errno.ENFILE: "all programs together have too many open files: end some of them",
     errno.ENOMEM: f"not enough memory: {SMALLER}, or end other programs",
     errno.EIO: "input/output error: the disk or the network failed: check them, then run the same "
-    "command again",
+    "command again (a training with --resume)",
     errno.ESTALE: "stale file handle: the file server has restarted or replaced the file: run the "
     "same command again",
     errno.ETIMEDOUT: "the file server did not answer in time: run the same command again",
@@ -29,7 +29,8 @@ REMEDIES = {
     **MACHINE_FAULTS,
     errno.ENOSPC: "the disk is full: free some space, then run the same command again "
     "(a training with --resume)",
-    errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again",
+    errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again "
+    "(a training with --resume)",
     errno.EACCES: "no permission: choose another folder or change its permissions",
     errno.EPERM: "no permission: choose another folder or change its permissions",
     errno.EROFS: "the file system is read-only: choose another folder",

@@ -38,9 +38,12 @@ def whole_file(path, mode="wb", sync=False):
     Text is written as UTF-8. The writers of Pillow and torch hide the error of a full disk: let
     them write to memory, and write the bytes here.
     sync: write it to the disk before, so that a power cut cannot leave an empty file.
-    Raises UserError if the folder does not exist (any more).
+    Links are followed. Raises UserError if the folder does not exist (any more), or `path` is a
+    pipe or a device, which must not be replaced.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path} is a pipe or a device: write to a file")
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(part, mode, **({} if "b" in mode else _UTF8)) as file:
@@ -104,6 +107,9 @@ def read_json(path, what, kind=dict):
         data = json.loads(Path(path).read_bytes())  # UTF-8 with or without a byte-order mark
     except FileNotFoundError:
         raise UserError(f"{what} not found: {path}") from None
+    except OSError as error:
+        error.filename = str(path)  # an error of reading does not name the file
+        raise
     except (ValueError, RecursionError) as error:  # not JSON, not text, or nested too deeply
         raise UserError(
             f"{what} {path} is not valid JSON ({error}): restore or delete it"

@@ -214,7 +214,7 @@ class Run:
         if self.world.any(name is not None):
             raise UserError(
                 f"{self._title}: {name or 'a weight of another process'} is not finite, and "
-                f"{self.latest} is not written: lower --learning_rate"
+                f"{self.latest} is not written: {_remedy(name or '')}"
             )
         if not self.world.is_main:
             return
@@ -452,8 +452,8 @@ class Run:
         if name := first_not_finite(values):
             raise UserError(
                 f"{self._title}, by step {self.progress.step}: the {name.replace('_', ' ')} is "
-                f"{values[name]}: lower --learning_rate or the weights of the loss, or check the "
-                "teacher's checkpoint and the images"
+                f"{values[name]}: {_remedy(name)}, or check the checkpoints that are given and the "
+                "images"
             )
 
     def _log_pace(self, images):
@@ -483,6 +483,13 @@ def means_since(earlier, sums):
     count = sums["count"] - earlier.get("count", 0.0)
     names = [name for name in sums if name != "count"]
     return {name: (sums[name] - earlier.get(name, 0.0)) / count for name in names}
+
+
+def _remedy(name):
+    """What to do about a loss or state `name` that is not finite."""
+    if name.startswith(("method", "generator")):  # of a data-free method
+        return "lower --lr_g or the weights of the loss (--adv, --bn, …)"
+    return "lower --learning_rate or the weights of the loss"
 
 
 def lock_folder(folder):

@@ -252,6 +252,8 @@ def _describe_weights(entries, shapes):
     for key, description in layouts.FOREIGN_KEYS.items():
         if key in shapes:
             return f"\nIt is {description}"
+    if not any(key.endswith(".weight") for key in shapes):
+        return "; it holds no weights of a network: give the checkpoint of the weights"
     networks = _recognise(entries)
     if not networks:
         return "; give the architecture that it was saved from"

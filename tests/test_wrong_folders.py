@@ -359,3 +359,23 @@ def test_a_manifest_of_another_program(tmp_path, capsys, content):
     images = folders.read_training(folder, 2, class_names=["1", "2"])
     assert labels_of(images) == {"1": 0, "2": 1} and images.origin["manifest"] is None
     assert f"{folder}/manifest.json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["photo", "0.png.crdownload", "0.jpg~", "1.PNG.part"])
+def test_files_without_an_image_ending_are_counted(tmp_path, capsys, name):
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / label / "0.png")
+    (tmp_path / "dog" / name).write_bytes((tmp_path / "dog" / "0.png").read_bytes())
+    (tmp_path / "dog" / "labels.txt").write_text("not an image")
+    assert len(folders.read_training(tmp_path, 2)) == 2
+    out = capsys.readouterr().out
+    assert f"1, such as {tmp_path}/dog/{name}" in out and "labels.txt" not in out
+
+
+def test_a_blank_at_the_end_of_a_class_is_seen(tmp_path):
+    for label in ("cat ", "dog"):
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / label / "0.png")
+    images = folders.read_training(tmp_path, 2, class_names=("cat", "dog"))
+    assert images.labels is None and "'cat '" in images.why_unlabelled

@@ -270,6 +270,31 @@ def test_a_scale_that_overflows_is_named(pipeline, capsys, scale, sampler):
     assert not manifest.exists() or not json.loads(manifest.read_text())["complete"]
 
 
+@pytest.mark.parametrize(
+    "file, key, value",
+    [
+        ("transformer/config.json", "num_layers", 1),
+        ("vae/config.json", "use_post_quant_conv", False),
+    ],
+)
+def test_weights_that_the_configuration_does_not_use_are_refused(
+    pipeline, capsys, file, key, value
+):
+    config = json.loads((pipeline / file).read_text())
+    (pipeline / file).write_text(json.dumps(config | {key: value}))
+    message = synthesis_error(capsys, "--cfg-scale=2")
+    assert str(Path("model", file).parent) in message and "config.json" in message
+
+
+def test_a_folder_without_images_takes_other_settings(pipeline, capsys):
+    """The message about the scale can be obeyed with the same --save_dir."""
+    argv = ["--model", "model", "--save_dir", "set", *FLAGS]
+    error_of(capsys, synthesize_dit.main, *argv, "--cfg-scale", "1e20")
+    assert run_script(synthesize_dit.main, [*argv, "--cfg-scale", "2"]) == 0
+    message = error_of(capsys, synthesize_dit.main, *argv, "--cfg-scale", "3")
+    assert "cfg_scale" in message
+
+
 @pytest.mark.parametrize("scale", ["nan", "inf", "-1", "two"])
 def test_a_scale_that_is_no_number_is_refused(pipeline, capsys, scale):
     assert "--cfg-scale" in synthesis_error(capsys, f"--cfg-scale={scale}")

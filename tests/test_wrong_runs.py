@@ -22,7 +22,7 @@ from dataset import folders, transforms
 from dataset.identity import images_sha256
 from dataset.image_set import ImageSet
 from dataset.loader import make_loader
-from helper import checkpoints
+from helper import checkpoints, losses
 from helper.distributed import World
 from helper.errors import UserError
 from helper.evaluate import chance_warning, evaluate_teacher
@@ -179,7 +179,7 @@ def test_the_last_good_checkpoint_stays(student_argv, monkeypatch, tensor):
 
 def test_a_teacher_is_checked_if_only_labels_count(student_argv, monkeypatch):
     """Its outputs for the training images are nan, those for the validation images are not."""
-    monkeypatch.setattr(train_student, "kd_loss", lambda logits, *_, **__: logits.sum() * math.nan)
+    monkeypatch.setattr(losses, "kd_loss", lambda logits, *_, **__: logits.sum() * math.nan)
     with pytest.raises(UserError, match="loss is nan"):
         train_student.main([*student_argv, "-a", "0", "-r", "1"])
     assert files_of(FOLDER) <= {"config.json", "train.log", ".lock"}

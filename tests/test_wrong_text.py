@@ -25,8 +25,9 @@ from dataset.paths import Paths, is_class_number
 from helper import checkpoints, files, options
 from helper.errors import UserError, run_script
 from helper.run import draw_curves, is_json
+from models.architectures import create_model
 from models.libraries import downloading
-from tools import compare, contact_sheet, imagenet, make_list, spread, summary, sweeps
+from tools import compare, contact_sheet, digits, imagenet, make_list, spread, summary, sweeps
 from tools import fashion_mnist as fashion_mnist_tool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,7 +131,7 @@ def test_separators_in_names(place, ending, labels):
         ("set\\1.png 1", ["backslashes"]),
         ("set/1.png\u00a01", ["U+00A0"]),
         ("set/1.png\u200b 1", ["U+200B"]),
-        ("set/0.png 0\rset/1.png 1", ["U+000D"]),
+        ("set/0.png 0\rset/1.png 1", ["line feeds"]),
         ("set/lost.png 1", ["set/lost.png", "searched"]),
         ("set/" + "x" * 300 + ".png 1", ["searched"]),
     ],
@@ -504,3 +505,117 @@ def test_damaged_fashion_mnist(tmp_path, monkeypatch):
     assert not fashion_mnist.is_complete(tmp_path)
     with pytest.raises(UserError, match="tools.fashion_mnist"):
         fashion_mnist.load(tmp_path, "test")
+
+
+# Faults of the machine while small files are read
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch, capsys):
+    def fail(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    path = tmp_path / "manifest.json"
+    assert run_script(lambda _: files.read_json(path, "manifest")) == 2
+    message = capsys.readouterr().err
+    assert str(path) in message and "input/output error" in message
+
+
+def test_too_many_open_files_at_a_checkpoint_have_their_remedy(tmp_path, monkeypatch):
+    def fail(_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    path = tmp_path / "teacher.pth"
+    checkpoints.save(path, {"model": {}})
+    monkeypatch.setattr(checkpoints, "is_safetensors", fail)
+    with pytest.raises(UserError, match=f"{path} .*ulimit -n"):
+        checkpoints.load(path)
+
+
+# Lists
+
+
+def image_at(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4)).save(path)
+
+
+def test_carriage_returns_alone_are_named_on_one_short_line(tmp_path):
+    names = [f"images/{number:05d}.png" for number in range(300)]
+    for name in names:
+        image_at(tmp_path / name)
+    path = tmp_path / "list.txt"
+    path.write_bytes("\r".join(f"{name} 0" for name in names).encode())
+    with pytest.raises(UserError, match="line feeds") as error:
+        read_list(path)
+    assert "\r" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_a_comma_at_the_end_of_a_line_is_named(tmp_path):
+    image_at(tmp_path / "a.png")
+    path = tmp_path / "list.txt"
+    path.write_text("a.png 0,\n")
+    with pytest.raises(UserError, match="line 1: .*comma"):
+        read_list(path)
+
+
+def test_labels_that_begin_with_one_are_named(tmp_path):
+    for number in range(3):
+        image_at(tmp_path / f"{number}.png")
+    path = tmp_path / "list.txt"
+    path.write_text("".join(f"{number}.png {number + 1}\n" for number in range(3)))
+    with pytest.raises(UserError, match="list.txt: the labels are 1 to 3"):
+        folders.read_labelled(path, None)
+
+
+# Files that must not be replaced or mixed
+
+
+def test_links_are_followed_and_pipes_refused(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target/list.txt").write_text("old")
+    link = tmp_path / "link.txt"
+    link.symlink_to("target/list.txt")
+    files.write_text(link, "new")
+    assert link.is_symlink() and (tmp_path / "target/list.txt").read_text() == "new"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match=f"{pipe} is a pipe"):
+        files.write_text(pipe, "new")
+    assert pipe.is_fifo()
+
+
+def test_digits_are_not_mixed_with_other_images(tmp_path):
+    pytest.importorskip("sklearn")
+    image_at(tmp_path / "set/3/000.png")
+    with pytest.raises(UserError, match="set/3/000.png"):
+        digits.write_digits(tmp_path / "set")
+    assert [file.name for file in (tmp_path / "set").rglob("*.png")] == ["000.png"]
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize(
+    "name, content, remedy",
+    [
+        ("teacher.pth", b"\x1f\x8b\x08" + bytes(60), "gunzip"),
+        ("teacher.h5", b"\x89HDF\r\n\x1a\n" + bytes(60), "HDF5"),
+        ("model.safetensors.index.json", b'{"weight_map": {}}', "one file"),
+    ],
+)
+def test_other_kinds_of_files_have_their_remedy(tmp_path, name, content, remedy):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path} .*{remedy}"):
+        checkpoints.load(path)
+
+
+def test_arrays_and_optimizers_are_no_weights(tmp_path):
+    torch.save({"conv1.weight": np.zeros(3)}, tmp_path / "arrays.pth")
+    with pytest.raises(UserError, match="numpy.*from_numpy"):
+        checkpoints.load(tmp_path / "arrays.pth")
+    state = {"state": {0: {"momentum_buffer": torch.zeros(16, 3, 3, 3)}}, "param_groups": []}
+    torch.save({"optimizer": state, "epoch": 3}, tmp_path / "optimizer.pth")
+    with pytest.raises(UserError, match="optimizer.pth .*holds no weights"):
+        create_model("resnet8", 10, checkpoint=tmp_path / "optimizer.pth")

@@ -25,7 +25,7 @@ MAX_LEVEL = 16  # white in the scans
 def write_digits(folder):
     """Writes the digits as grey PNG files, such as 3/00012.png, and returns their number.
 
-    Raises UserError if scikit-learn is not installed.
+    Raises UserError if scikit-learn is not installed, or the folder holds other files.
     """
     try:
         from sklearn.datasets import load_digits
@@ -33,6 +33,10 @@ def write_digits(folder):
         raise UserError("the digits are a part of scikit-learn: pip install scikit-learn") from None
     scans, labels = load_digits(return_X_y=True)
     scans = (scans.reshape(-1, 8, 8) * (255 / MAX_LEVEL)).round().astype(np.uint8)
+    names = {f"{label}/{index:05d}.png" for label in range(10) for index in range(len(scans))}
+    for file in Path(folder).rglob("*"):
+        if file.is_file() and str(file.relative_to(folder)) not in names:
+            raise UserError(f"{folder} holds other files, such as {file}: choose another folder")
     with ImageWriter("png") as writer:
         for label in range(10):
             class_folder = make_folder(Path(folder) / str(label))
