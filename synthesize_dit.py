@@ -29,6 +29,7 @@ from dataset.generated_folder import GeneratedFolder
 from dataset.image_writer import image_bytes, to_pixels
 from diffusion import official
 from diffusion.pipeline import (
+    Autocast,
     load_pipeline,
     named_pipeline,
     operations,
@@ -37,12 +38,11 @@ from diffusion.pipeline import (
 )
 from diffusion.sampler import SAMPLERS, SPACINGS, Sampler, batch_noise, check_steps, prefetch
 from helper import options as flags
+from helper.batches import default_batch_size
 from helper.cost import with_prefix
-from helper.device import autocast
 from helper.distributed import fix_kernels, session
 from helper.errors import UserError, run_script
 from helper.files import entry, free_bytes, read_json
-from helper.image_size import is_small
 from helper.run import environment
 
 # Precision of a folder: attention and MLP in bf16. `bf16`, autocast, is that of older folders.
@@ -191,22 +191,11 @@ def main(argv=None):
         else:
             source = read_pipeline(model, options.ckpt, options.vae, size, classes, say)
         check_steps(options.sampler, options.num_sampling_steps, source.schedule)
-        if options.cfg_scale != 1 and not source.null_class:
-            raise UserError(
-                f"--cfg-scale {options.cfg_scale:g}: with --num-classes {classes} the "
-                f"{classes} label embeddings of {source.transformer_path} are all classes, and "
-                "guidance needs a null class: give --cfg-scale 1, or correct --num-classes"
-            )
+        cfg_channels = source.guided_channels(options.cfg_scale, options.cfg_channels)
         if options.cfg_scale != 1 and source.info.get("label_dropout") == 0:
             say(
                 f"note: {model} was trained with --label_dropout 0: its null class is untrained, "
                 "and guidance is not meaningful: consider --cfg-scale 1"
-            )
-        cfg_channels = options.cfg_channels or source.info.get("cfg_channels", 3)
-        if cfg_channels > source.latent_shape[0]:
-            raise UserError(
-                f"--cfg-channels {cfg_channels}: {model} has {source.latent_shape[0]} latent "
-                "channels"
             )
 
         # Images: everything that they depend on, classes and numbers, and their folder
@@ -224,7 +213,7 @@ def main(argv=None):
             "precision": options.precision,
             "tf32": not options.no_tf32,
             "format": options.format,
-            "grey": bool(source.info.get("grey", False)),
+            "grey": source.grey,
             "schedule": source.schedule,
             **sampler_settings(options.timestep_spacing, options.cfg_interval, options.cfg_scale),
         }
@@ -273,7 +262,9 @@ def main(argv=None):
                 if compiled:
                     denoiser = torch.compile(pipeline.denoiser, dynamic=False)
                     pipeline = replace(pipeline, denoiser=denoiser)
-                generate(folder, pipeline, batch_size, device)
+                if settings["precision"] == "bf16":
+                    pipeline = replace(pipeline, denoiser=Autocast(pipeline.denoiser))
+                generate(folder, pipeline, batch_size)
         return folder.result
 
 
@@ -303,43 +294,24 @@ def earlier_computation(path):
         return None, None, None
 
 
-def default_batch_size(image_size, device):
-    """A batch that fills a GPU, or the caches of a CPU."""
-    if device.type == "cpu":
-        return 32
-    return 256 if is_small(image_size) else 64
-
-
-def generate(folder, pipeline, batch_size, device):
+def generate(folder, pipeline, batch_size):
     """Samples, decodes and writes the missing images of this process."""
     settings = folder.settings
+    scale, cfg_channels = settings["cfg_scale"], settings["cfg_channels"]
     sampler = make_sampler(settings)
 
-    def network(x, t, labels):
-        with autocast(settings["precision"], device):
-            return pipeline.predict(x, t, labels)
-
     def draw(batch):
-        shape, pin_memory = pipeline.latent_shape, device.type == "cuda"
+        shape, pin_memory = pipeline.latent_shape, pipeline.device.type == "cuda"
         return batch_noise(settings["seed"], batch, shape, sampler.noise_steps, pin_memory)
 
     # The loaded weights are finite, and nan or inf among the latents reaches the images
-    remedy = f"lower --cfg-scale, which is {settings['cfg_scale']:g}, "
+    remedy = f"lower --cfg-scale, which is {scale:g}, "
     remedy += "give --precision fp32, " if settings["precision"] != "fp32" else ""
     remedy += f"or check the weights of {pipeline.name}"
     batches = folder.missing_batches(batch_size)  # lists of (class, index)
     for batch, noise in zip(batches, prefetch(draw(batch) for batch in batches)):
-        noise = noise.to(device, non_blocking=True)  # (1 + noise steps, N, C, H, W)
-        labels = torch.tensor([label for label, _ in batch]).to(device)
-        latents = sampler.sample(
-            network,
-            noise,
-            labels,
-            pipeline.num_classes,  # the label of the null branch
-            settings["cfg_scale"],
-            settings["cfg_channels"],
-        )
-        images = pipeline.decode(latents)  # (N, 3, S, S) in [−1, 1]
+        # noise (1 + noise steps, N, C, H, W) → images (N, 3, S, S) in [−1, 1]
+        images = pipeline.sample_batch(batch, noise, sampler, scale, cfg_channels)
         folder.write(batch, to_pixels(images, settings["grey"], remedy))
 
 

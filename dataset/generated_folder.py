@@ -19,6 +19,7 @@ from tqdm import tqdm
 from dataset.contact_sheet import sheet_beside, write_contact_sheet
 from dataset.folder_layouts import layout_of
 from dataset.image_writer import ImageWriter, image_bytes
+from helper.batches import padded_batches
 from helper.cost import Pace
 from helper.files import check_free_space, make_folder
 
@@ -93,9 +94,8 @@ class GeneratedFolder:
         # Not before: a folder for which no model could be loaded has no settings yet
         self.world.from_main(lambda: self._layout.write_manifest(self.origin, complete=False))
         items = self._layout.items if order is None else order
-        batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+        batches = padded_batches(items, batch_size)
         batches = [batch for batch in batches if self.missing.intersection(batch)]
-        batches = [batch + batch[-1:] * (batch_size - len(batch)) for batch in batches]
         # The processes advance together: missing images of a batch in each of them
         size = self.world.size
         counts = [len(self.missing.intersection(batch)) for batch in batches]

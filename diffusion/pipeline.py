@@ -3,7 +3,10 @@
 `read_pipeline` reads the configuration, `load_pipeline` the networks.
 """
 
+import math
+import operator
 import re
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -12,9 +15,13 @@ import torch
 from torch import nn
 
 from diffusion import official
+from diffusion.sampler import Sampler, batch_noise
 from diffusion.schedule import DEFAULT_SCHEDULE
+from helper.batches import default_batch_size, padded_batches
 from helper.checkpoints import PRETRAINED_MODELS, check_finite
 from helper.cost import forward_operations
+from helper.device import autocast
+from helper.distributed import fixed_kernels
 from helper.errors import UserError
 from helper.files import entry, read_json, sha256
 
@@ -25,6 +32,7 @@ WEIGHTS = "diffusion_pytorch_model"  # diffusers' name of weight files, without 
 DECODED_PIXELS = {"cuda": 16 * 256**2, "cpu": 256**2}
 
 TIME_EMBEDDINGS = ("official", "diffusers")
+PRECISIONS = ("fp32", "bf16")
 
 # Settings of diffusers that change the images and that the samplers and `decode` do not have. The
 # spacing and the solver of a pipeline's scheduler do not matter: --sampler brings its own.
@@ -68,10 +76,38 @@ class PipelineDescription:
     weights_sha256: str
     null_class: bool = True
 
+    @property
+    def grey(self):
+        """Whether the images are grey: the channels are averaged."""
+        return bool(self.info.get("grey", False))
+
+    def guided_channels(self, scale, cfg_channels=None):
+        """The number of guided latent channels: by default that in generator.json, else 3.
+
+        Raises UserError if the model lacks a null class for guidance, or so many channels.
+        """
+        if scale != 1 and not self.null_class:
+            raise UserError(
+                f"--cfg-scale {scale:g}: with --num-classes {self.num_classes} the "
+                f"{self.num_classes} label embeddings of {self.transformer_path} are all classes, "
+                "and guidance needs a null class: give --cfg-scale 1, or correct --num-classes"
+            )
+        cfg_channels = cfg_channels or self.info.get("cfg_channels", 3)
+        if cfg_channels > self.latent_shape[0]:
+            raise UserError(
+                f"--cfg-channels {cfg_channels}: {self.transformer_path or self.name} has "
+                f"{self.latent_shape[0]} latent channels"
+            )
+        return cfg_channels
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline(PipelineDescription):
-    """A loaded pipeline: both networks in float32 and eval mode, without gradients."""
+    """A loaded pipeline: both networks in eval mode, without gradients.
+
+    pipeline = load_pipeline("save/models/fashion_mnist/DiT-6x160-2")
+    images = pipeline.sample(classes=range(8), scale=1.5, steps=50)  # (8, 3, 32, 32) in [0, 1]
+    """
 
     denoiser: nn.Module
     vae: nn.Module
@@ -92,6 +128,82 @@ class Pipeline(PipelineDescription):
             for part in latents.split(batch_size)
         ]
         return torch.cat(images)
+
+    def sample_batch(self, batch, noise, sampler, scale, cfg_channels):
+        """Samples and decodes images (N, 3, image_size, image_size), about [−1, 1].
+
+        batch: N pairs (class, index); noise: that of `batch_noise`, on any device; sampler: a
+        Sampler; scale, cfg_channels: guidance.
+        """
+        device = self.device
+        noise = noise.to(device, non_blocking=True)  # (1 + noise steps, N, C, H, W)
+        labels = torch.tensor([label for label, _ in batch]).to(device)
+        null_label = self.num_classes
+        latents = sampler.sample(self.predict, noise, labels, null_label, scale, cfg_channels)
+        return self.decode(latents)
+
+    def sample(
+        self,
+        classes,
+        scale=2.0,
+        steps=100,
+        seed=0,
+        sampler="ddpm",
+        batch_size=None,
+        cfg_channels=None,
+        tf32=True,
+        **options,
+    ):
+        """Samples an image of each entry of `classes`: float32 (N, 3, image_size, image_size) in
+        [0, 1] on the device of the networks.
+
+        Rounded to 8 bits, they are the files of synthesize_dit.py with the same flags, from which
+        the defaults are. An image has the index that counts the earlier entries of its class:
+        classes=[3, 7, 3] are 0003/00000.png, 0007/00000.png and 0003/00001.png.
+
+        options: `spacing` and `interval` of the Sampler. Raises UserError if an argument is out of
+        its range, or an image has values that are not finite.
+        """
+        items, counts = [], Counter()
+        for label in map(operator.index, classes):
+            if not 0 <= label < self.num_classes:
+                raise UserError(
+                    f"classes: {label}: {self.name} has classes 0 to {self.num_classes - 1}"
+                )
+            items.append((label, counts[label]))
+            counts[label] += 1
+        batch_size = batch_size or default_batch_size(self.image_size, self.device)
+        for name, value, minimum in (
+            ("number of classes", len(items), 1),
+            ("scale", scale, 0),
+            ("seed", seed, 0),
+            ("batch_size", batch_size, 1),
+        ):
+            if not minimum <= value < math.inf:
+                raise UserError(f"{name} {value}: expected at least {minimum}")
+        cfg_channels = self.guided_channels(scale, cfg_channels)
+        sampler = Sampler(sampler, steps, self.schedule, **options)
+
+        images = {}
+        with fixed_kernels(tf32):
+            # In the order of synthesize_dit.py: by index, then by class
+            for batch in padded_batches(sorted(items, key=lambda item: item[::-1]), batch_size):
+                noise = batch_noise(seed, batch, self.latent_shape, sampler.noise_steps)
+                sampled = self.sample_batch(batch, noise, sampler, scale, cfg_channels)
+                if self.grey:
+                    sampled = sampled.mean(dim=1, keepdim=True).expand_as(sampled)
+                images |= zip(batch, sampled)
+        images = torch.stack([images[item] for item in items])
+        if not images.isfinite().all():
+            raise UserError(
+                f"{self.name}: an image has values that are not finite: use a lower scale, or "
+                "check the weights"
+            )
+        return (images / 2 + 0.5).clamp(0, 1)
+
+    @property
+    def device(self):
+        return next(self.vae.parameters()).device
 
     def to(self, device):
         """Moves both networks to `device` and returns the pipeline."""
@@ -451,9 +563,10 @@ def _first_line(error):
 # Loading the networks
 
 
-def load_pipeline(pipeline, time_embedding=None):
+def load_pipeline(pipeline, time_embedding=None, precision="fp32"):
     """Loads a Pipeline, on the CPU, from its PipelineDescription or what `read_pipeline` takes.
 
+    precision: 'bf16' is `use_bf16_blocks`, as with --precision bf16.
     time_embedding: 'official' (frequencies 10000^(−i/128), norm eps 1e-6) or 'diffusers'
     (10000^(−i/127), as built); by default that in generator.json, or else 'official'. Raises
     UserError if a weight file is missing, damaged, does not fit its configuration, or holds numbers
@@ -471,9 +584,14 @@ def load_pipeline(pipeline, time_embedding=None):
     if time_embedding == "official":
         use_official_embedding(transformer)
     vae = load_component(AutoencoderKL, pipeline.vae_path)
+    denoiser = Denoiser(transformer)
+    if precision not in PRECISIONS:
+        raise UserError(f"precision {precision}: expected one of {', '.join(PRECISIONS)}")
+    if precision == "bf16":
+        use_bf16_blocks(denoiser)
     return Pipeline(
         **{field.name: getattr(pipeline, field.name) for field in fields(PipelineDescription)},
-        denoiser=Denoiser(transformer),
+        denoiser=denoiser,
         vae=vae.to(memory_format=torch.channels_last),
         time_embedding=time_embedding,
     )
@@ -581,6 +699,18 @@ class Bf16(nn.Module):
 
     def forward(self, x, **options):
         return self.module(x.bfloat16(), **options).float()
+
+
+class Autocast(nn.Module):
+    """Runs a denoiser under autocast to bf16, which older folders were generated with."""
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x, t, labels):
+        with autocast("bf16", x.device):
+            return self.denoiser(x, t, labels)
 
 
 def use_bf16_blocks(denoiser):

@@ -85,9 +85,11 @@ def ddpm_step(scheduler, output, t, x, noise):
 
 
 def check_steps(name, steps, schedule):
-    """Raises UserError if a sampler cannot take so many distinct steps of the training schedule, or
-    does not know this schedule.
+    """Raises UserError if there is no such sampler, or it cannot take so many distinct steps of the
+    training schedule, or does not know this schedule.
     """
+    if name not in SAMPLERS:
+        raise UserError(f"sampler {name}: expected one of {', '.join(SAMPLERS)}")
     kind = schedule.get("beta_schedule", "linear")
     known = DDPM_BETA_SCHEDULES if name == "ddpm" else BETA_SCHEDULES
     if kind not in known and not schedule.get("trained_betas"):
@@ -97,6 +99,8 @@ def check_steps(name, steps, schedule):
         )
     # DPM-Solver++ needs one more point than steps
     maximum = schedule["num_train_timesteps"] - (name == "dpmsolver++")
+    if steps < 1:
+        raise UserError(f"--num-sampling-steps {steps}: expected at least 1")
     if steps > maximum:
         raise UserError(
             f"--num-sampling-steps {steps} is above {maximum}, the maximum of {name} with this "
@@ -122,6 +126,8 @@ class Sampler:
         from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
         check_steps(name, steps, schedule)
+        if spacing and spacing not in SPACINGS:
+            raise UserError(f"spacing {spacing}: expected one of {', '.join(SPACINGS)}, or None")
         spacing = spacing or SAMPLERS[name]
         self.name, self.steps, self.interval = name, steps, interval
         self.noise_steps = steps - 1 if name == "ddpm" else 0

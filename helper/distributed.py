@@ -195,6 +195,20 @@ def fix_kernels(tf32):
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
+@contextlib.contextmanager
+def fixed_kernels(tf32):
+    """`fix_kernels` within a context, which leaves the settings of the process as they were."""
+    cudnn = torch.backends.cudnn
+    benchmark, allow_tf32 = cudnn.benchmark, cudnn.allow_tf32
+    precision = torch.get_float32_matmul_precision()
+    fix_kernels(tf32)
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32 = benchmark, allow_tf32
+        torch.set_float32_matmul_precision(precision)
+
+
 def relaunch_under_torchrun(settings, argv):
     """Re-executes the script under torchrun, one process per GPU of --gpu_id.
 

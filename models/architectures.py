@@ -223,12 +223,7 @@ def _load_weights(net, name, num_classes, content, origin, new_head):
     """
     expected = layouts.tensor_shapes(net.state_dict())
     entries = layouts.entries(content)
-    if found := layouts.find_weights(entries, expected):
-        state = layouts.choose_weights(found, expected, origin, note)
-    else:
-        state = layouts.likeliest(entries, origin)
-        if layouts.LITE_KEY in state:
-            state = layouts.rename_in_order(state, expected)
+    state = _choose_state(entries, expected, origin, note)
     shapes = layouts.tensor_shapes(state)
     classes = layouts.class_count(expected, shapes)
     if classes not in (None, num_classes) and new_head is not None:
@@ -245,6 +240,35 @@ def _load_weights(net, name, num_classes, content, origin, new_head):
             f"{origin} is not a {name}: {difference}{_describe_weights(entries, shapes)}"
         )
     layouts.copy_weights(net, state, origin)
+
+
+def _choose_state(entries, expected, origin, note):
+    """The state dict, of the `entries` of a checkpoint, for a network with the shapes `expected`.
+
+    note: called with a message about others that are not used.
+    """
+    if found := layouts.find_weights(entries, expected):
+        return layouts.choose_weights(found, expected, origin, note)
+    state = layouts.likeliest(entries, origin)
+    return layouts.rename_in_order(state, expected) if layouts.LITE_KEY in state else state
+
+
+def classes_of(name, content, origin):
+    """Number of classes of the network `name` whose weights are in the content of a checkpoint.
+
+    Raises UserError if its tensors do not tell. `origin` names the file in messages.
+    """
+    expected = _shapes_of(name)
+    entries = layouts.entries(content)
+    state = _choose_state(entries, expected, origin, note=lambda text: None)
+    shapes = layouts.tensor_shapes(state)
+    classes = layouts.class_count(expected, shapes)
+    if classes is not None:
+        return classes
+    difference = layouts.describe_difference(expected, shapes)
+    if expected.keys() == shapes.keys():
+        raise UserError(f"{origin}: the number of classes is unknown ({difference}): give it")
+    raise UserError(f"{origin} is not a {name}: {difference}{_describe_weights(entries, shapes)}")
 
 
 def _describe_weights(entries, shapes):

@@ -12,6 +12,7 @@ from helper.errors import UserError
 from helper.options import statistics_fault
 from models.architectures import (
     architecture_with,
+    classes_of,
     create_model,
     downloaded_name,
     is_model,
@@ -40,13 +41,30 @@ class Normalised(nn.Module):
         return self.net((x - self.mean) / self.std)
 
 
-def load_teacher(path, num_classes, mean, std, name=None):
+def load_teacher(path, num_classes=None, mean=None, std=None, name=None):
     """Loads a frozen teacher: Normalised, in eval mode, without gradients, channels_last.
 
-    name: its architecture; by default `architecture_of(path)`. Raises UserError as that and
-    `create_model` do.
+    name: its architecture; by default `architecture_of(path)`.
+    num_classes: by default that of the tensors in the file.
+    mean, std: three numbers each; by default those in the file, where our runs save them, or those
+    that torchvision or timm publishes with its ImageNet weights of 1000 classes.
+
+    Raises UserError as `architecture_of` and `create_model` do, and if one of these is not given
+    and the file does not tell.
     """
-    net = create_model(name or architecture_of(path), num_classes, checkpoint=path)
+    name = name or architecture_of(path)
+    if num_classes is None:
+        num_classes = classes_of(name, checkpoints.load(path, mmap=True), f"checkpoint {path}")
+    if mean is None or std is None:
+        statistics = statistics_of(path, name, None, published=num_classes == 1000)
+        if statistics is None:
+            raise UserError(
+                f"checkpoint {path} holds no mean and std of its images: give those that it was "
+                "trained with, mean=(…) and std=(…), for images in [0, 1]"
+            )
+        mean = statistics.mean if mean is None else mean
+        std = statistics.std if std is None else std
+    net = create_model(name, num_classes, checkpoint=path)
     teacher = Normalised(net, mean, std).eval().requires_grad_(False)
     return teacher.to(memory_format=torch.channels_last)
 

@@ -702,7 +702,7 @@ WRONG = {
     "too many channels": (
         None,
         ["--cfg-channels", "5"],
-        "--cfg-channels 5 … MODEL has 4",
+        "--cfg-channels 5 … MODEL/transformer has 4",
     ),
     "unknown sampler": (None, ["--sampler", "euler"], "invalid choice: 'euler'"),
     "unknown device": (None, ["--device", "abacus"], "--device abacus"),
