@@ -24,9 +24,15 @@ from dataset.loader import make_loader
 from helper import options as flags
 from helper.distributed import fix_kernels, session
 from helper.errors import UserError, run_script
+from helper.evaluate import chance_warning
 from helper.files import file_stem, make_folder, sha256, write_json
 from helper.run import environment
-from models.classifiers import architecture_of, image_statistics, load_teacher
+from models.classifiers import (
+    architecture_of,
+    check_classifier,
+    image_statistics,
+    load_teacher,
+)
 from report import fidelity
 from report.inception import FEATURES, check_weights, inception_measures
 
@@ -136,16 +142,21 @@ def main(argv=None):
                 raise UserError("--inception runs in one process: start without torchrun")
             check_weights(options.inception)
         with_real = bool(options.inception or {"frechet", "precision_recall"} - set(options.skip))
-        real_images = read_real(data, options.real) if with_real else None
+        class_names = [] if data.num_classes else data.validation().class_names
+        real_images = read_real(data, options.real, class_names) if with_real else None
+
+        if not class_names and real_images is not None:
+            class_names = real_images.class_names
 
         # Classifier
-        num_classes = data.num_classes or len(data.validation().class_names)
+        num_classes = data.num_classes or len(class_names)
         name = options.model_t or architecture_of(options.path_t)
         statistics = image_statistics(
             options.mean_t, options.std_t, "t", data.default_statistics, options.path_t, name
         )
         classifier = load_teacher(options.path_t, num_classes, *statistics[:2], name)
         classifier = classifier.to(world.device)
+        check_classifier(classifier, name, "--model_t", data.image_size, num_classes)
         dimension = fidelity.feature_dimension(classifier, data.image_size, world.device)
 
         # Generated images
@@ -158,6 +169,7 @@ def main(argv=None):
                 class_list=data.class_list,
                 ignore_labels=options.ignore_labels,
                 grey=data.grey,
+                class_names=class_names,
             )
             image_sets.append(images)
         if with_real:
@@ -182,6 +194,10 @@ def main(argv=None):
         real_outputs = real_facts = None
         if with_real:
             real_outputs = outputs_for(real_images)
+            top1 = real_outputs.top1  # None without labels
+            warning = None if top1 is None else chance_warning(top1, num_classes)
+            if warning and world.is_main:
+                print(warning, flush=True)
             real_facts = {
                 "source": origin_of(real_images),
                 "images": len(real_images),
@@ -233,13 +249,16 @@ def main(argv=None):
         return results
 
 
-def read_real(data, split_or_path):
+def read_real(data, split_or_path, class_names):
     """The ImageSet of `--real`; the images of a path have no labels.
 
+    class_names: of the validation images, if they are known.
     Raises UserError as `dataset.real` and `dataset.folders` do.
     """
-    if split_or_path in ("train", "holdout"):
-        return data.split(split_or_path)
+    if split_or_path == "train":
+        return data.training(class_names=class_names)
+    if split_or_path == "holdout":
+        return data.split("holdout")
     if split_or_path == "test":
         return data.validation()
     return folders.read_training(split_or_path, None, ignore_labels=True, grey=data.grey)

@@ -560,7 +560,7 @@ def check_files(sweep, fidelity):
 def finished_run(folder):
     """The RunResult of a run folder, None if the run is not finished.
 
-    A damaged result is reported and removed: the run then continues from its last checkpoint.
+    A damaged result is reported and renamed: the run then continues from its last checkpoint.
     """
     path = folder / "result.json"
     if not path.exists():
@@ -572,8 +572,8 @@ def finished_run(folder):
         problem = str(error)
     if problem is None:
         return result
-    print(f"{problem}\nremoved: the run continues from its checkpoint", file=sys.stderr, flush=True)
-    path.unlink()
+    path.replace(kept := path.with_name("result.json.bad"))
+    print(f"{problem}\nkept as {kept}: the run continues from its checkpoint", file=sys.stderr)
     return None
 
 

@@ -32,6 +32,7 @@ from dataset import one_image, real, requested_images
 from dataset.generated_folder import GeneratedFolder
 from dataset.image_writer import image_bytes, to_pixels
 from helper import options as flags
+from helper.checkpoints import check_finite
 from helper.cost import forward_operations, with_prefix
 from helper.device import autocast
 from helper.distributed import fix_kernels, session
@@ -39,7 +40,12 @@ from helper.errors import UserError, run_script
 from helper.files import free_bytes, sha256
 from helper.run import environment
 from models.biggan import find_biggan, load_biggan
-from models.classifiers import architecture_of, image_statistics, load_teacher
+from models.classifiers import (
+    architecture_of,
+    check_classifier,
+    image_statistics,
+    load_teacher,
+)
 
 # Rows of the paper's tables; train_student.py passes them on to result.json
 ROWS = {"one-image": "One-Image", "deepinversion": "DeepInv", "biggan": "BigGAN"}
@@ -255,6 +261,10 @@ def main(argv=None):
                     f"{role}_std": list(statistics.std),
                 }
             BatchNormMatch(networks["teacher"])  # raises UserError before a folder is created
+            for role, network in networks.items():
+                for divisor, _ in inversion.stages if network else ():
+                    flag = f"--model_{role[0]}" + " or --half_steps 0" * (divisor > 1)
+                    check_classifier(network, facts[role], flag, size // divisor, num_classes)
             classes = sorted(
                 requested_images.requested_classes(options, num_classes, options.path_t)
             )
@@ -280,6 +290,7 @@ def main(argv=None):
             batch_size, truncation = options.batch_size or 32, options.truncation or 1.0
             model = options.model or "biggan-deep-256"
             generator = load_biggan(world.from_main(lambda: find_biggan(model, say))).to(device)
+            check_finite(generator.state_dict(), model)
             name = f"{generator.name}_t{truncation:g}"
             request = requested_images.class_amounts(options, generator.num_classes, generator.name)
             condition = torch.empty(1, generator.config.condition)
@@ -362,7 +373,10 @@ def invert_teacher(folder, teacher, student, classes, inversion):
             images = invert(
                 teacher, labels, settings["image_size"], inversion, student, settings["grey"]
             )  # (N, 3, S, S) in [0, 1]
-        folder.write(batch, to_pixels(2 * images - 1, settings["grey"]))
+        remedy = "lower --lr and the weights of the loss, "
+        remedy += "give --precision fp32, " if settings["precision"] != "fp32" else ""
+        remedy += "or check the weights of the teacher"
+        folder.write(batch, to_pixels(2 * images - 1, settings["grey"], remedy))
 
 
 def sample_biggan(folder, generator, batch_size):

@@ -156,6 +156,17 @@ def main(argv=None):
         else:
             source = read_pipeline(model, options.ckpt, options.vae, size, classes, say)
         check_steps(options.sampler, options.num_sampling_steps, source.schedule)
+        if options.cfg_scale != 1 and not source.null_class:
+            raise UserError(
+                f"--cfg-scale {options.cfg_scale:g}: with --num-classes {classes} the "
+                f"{classes} label embeddings of {source.transformer_path} are all classes, and "
+                "guidance needs a null class: give --cfg-scale 1, or correct --num-classes"
+            )
+        if options.cfg_scale != 1 and source.info.get("label_dropout") == 0:
+            say(
+                f"note: {model} was trained with --label_dropout 0: its null class is untrained, "
+                "and guidance is not meaningful: consider --cfg-scale 1"
+            )
         cfg_channels = options.cfg_channels or source.info.get("cfg_channels", 3)
         if cfg_channels > source.latent_shape[0]:
             raise UserError(
@@ -225,6 +236,10 @@ def generate(folder, pipeline, batch_size, device):
         shape, pin_memory = pipeline.latent_shape, device.type == "cuda"
         return batch_noise(settings["seed"], batch, shape, sampler.noise_steps, pin_memory)
 
+    # The loaded weights are finite, and nan or inf among the latents reaches the images
+    remedy = f"lower --cfg-scale, which is {settings['cfg_scale']:g}, "
+    remedy += "give --precision fp32, " if settings["precision"] != "fp32" else ""
+    remedy += f"or check the weights of {pipeline.name}"
     batches = folder.missing_batches(batch_size)  # lists of (class, index)
     for batch, noise in zip(batches, prefetch(draw(batch) for batch in batches)):
         noise = noise.to(device, non_blocking=True)  # (1 + noise steps, N, C, H, W)
@@ -238,7 +253,7 @@ def generate(folder, pipeline, batch_size, device):
             settings["cfg_channels"],
         )
         images = pipeline.decode(latents)  # (N, 3, S, S) in [−1, 1]
-        folder.write(batch, to_pixels(images, settings["grey"]))
+        folder.write(batch, to_pixels(images, settings["grey"], remedy))
 
 
 def sampling_cost(images, source, settings, path):

@@ -23,6 +23,7 @@ import torch
 
 from datafree import Stopped, dafl, deepinversion, dfq, fastdfkd
 from dataset import folders, real, transforms
+from dataset.identity import images_sha256
 from dataset.image_writer import ImageWriter, to_pixels
 from dataset.loader import Batches, keep_in_memory, make_loader
 from dataset.pool import Pool, RepeatedLoader
@@ -38,7 +39,13 @@ from helper.losses import kd_loss
 from helper.optim import make_optimizer, update
 from helper.run import Run
 from helper.seeds import seed_step
-from models.classifiers import architecture_of, image_statistics, load_teacher, make_student
+from models.classifiers import (
+    architecture_of,
+    check_classifier,
+    image_statistics,
+    load_teacher,
+    make_student,
+)
 
 
 class Method(NamedTuple):
@@ -90,7 +97,7 @@ def parse_option(argv=None):
     temperatures = ", ".join(f"{name} {method.kd_T:g}" for name, method in METHODS.items())
     group.add_argument(
         "--kd_T",
-        type=flags.positive_float,
+        type=flags.moderate_float,
         default=None,
         help=f"temperature tau (default: {temperatures})",
     )
@@ -160,8 +167,9 @@ def main(argv=None):
     size = data.image_size
     with session(flags.process_settings(options), argv) as world:
         device = world.device
+        val_images = data.validation()
         val_loader = make_loader(
-            data.validation(),
+            val_images,
             transforms.validation(size),
             options.batch_size,
             world,
@@ -199,6 +207,21 @@ def main(argv=None):
             options.weight_decay,
             options.momentum,
         )
+        networks = [(teacher, options.model_t, "--model_t")]
+        if getattr(settings, "adv", 0):  # then the images depend on the student too
+            networks.append((student, options.model_s, "--model_s"))
+        for divisor, _ in getattr(settings, "stages", ((1, None),)):
+            for network, name, flag in networks:
+                flag += " or --half_steps 0" * (divisor > 1)
+                check_classifier(network, name, flag, size // divisor, num_classes)
+        check_classifier(
+            student,
+            options.model_s,
+            "--model_s",
+            size,
+            num_classes,
+            options.batch_size // world.size,
+        )
         method = METHODS[options.method].kind(
             teacher, num_classes, size, data.grey, settings, world
         )
@@ -207,9 +230,12 @@ def main(argv=None):
         # Pool
         folder = Path("save/student_model", options.experiments_dir, options.experiments_name)
         inputs = {"teacher_sha256": sha256(options.path_t)}
+        contents = {"validation_images_sha256": world.from_main(images_sha256, val_images)}
         warmup_rounds = getattr(settings, "warmup_rounds", 0)
         if has_pool:
             beside = read_images_beside(options.pool_data, data) if options.pool_data else None
+            if beside:
+                contents["pool_data_sha256"] = world.from_main(images_sha256, beside)
             rounds = warmup_rounds + options.rounds_per_epoch
             images = rounds * settings.batch + (len(beside) if beside else 0)
             if images < options.batch_size:
@@ -236,7 +262,7 @@ def main(argv=None):
         # Create or restore the run
         run = Run(folder, options.model_s, parts, world, normalisation["student"].facts)
         run.open(
-            flags.values_of(options, SETTINGS) | LOSS | inputs,
+            flags.values_of(options, SETTINGS) | LOSS | inputs | contents,
             {
                 "teacher": inputs,
                 "validation": val_loader.images.origin,

@@ -11,6 +11,7 @@ images as the autoencoder reconstructs them, one folder per class: a student tra
 what is lost in the autoencoder alone.
 """
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +22,19 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from dataset import real, transforms
+from dataset.identity import images_sha256
 from dataset.image_writer import ImageWriter, to_pixels
 from dataset.loader import Loader, TensorLoader, make_loader
 from diffusion.build import Reconstruction, build_dit, build_vae, save_pipeline
 from diffusion.loss import GaussianDiffusion, drop_labels, moving_average
+from diffusion.pipeline import load_component
 from diffusion.schedule import linear_betas
 from helper import checkpoints
 from helper import options as flags
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
-from helper.files import make_folder
+from helper.files import make_folder, sha256
 from helper.optim import Schedule, make_optimizer, update
 from helper.run import Run, latest_path
 
@@ -183,13 +186,14 @@ def main(argv=None):
                 return result
 
         # Networks and data
+        images, val_images = data.training(options.data_amount), held_out_images(data)
         if stage == "vae":
             torch.manual_seed(options.seed)
             model = build_vae(*vae_shape).to(device)
             parts = {"model": model}
             loader, held_out = (
                 make_loader(
-                    images,
+                    image_set,
                     transforms.validation(size),  # no crop or flip
                     options.batch_size,
                     world,
@@ -197,13 +201,16 @@ def main(argv=None):
                     options.val_batch_size,
                     workers,
                 )
-                for images in (data.training(options.data_amount), held_out_images(data))
+                for image_set in (images, val_images)
             )
         else:
             vae = load_vae(options.save_dir, *vae_shape).to(device)
-            images = data.training(options.data_amount)
+            settings["vae_sha256"] = sha256(
+                latest_path(stage_folder(options.save_dir, "vae"), "vae")
+            )
             moments, labels = encode(vae, images, size, workers, world)
-            held_out = encode(vae, held_out_images(data), size, workers, world)
+            check_latents(moments, options.save_dir)
+            held_out = encode(vae, val_images, size, workers, world)
             held_out = [tensor[world.rank :: world.size] for tensor in held_out]
             scaling_factor = unit_variance_factor(moments)
             vae.register_to_config(scaling_factor=scaling_factor)
@@ -238,6 +245,8 @@ def main(argv=None):
         )
 
         # Create or restore the run
+        settings["training_images_sha256"] = world.from_main(images_sha256, images)
+        settings["validation_images_sha256"] = world.from_main(images_sha256, val_images)
         run = Run(folder, stage, parts, world)
         images_per_epoch = len(loader) * loader.batch_size
         run.open(settings, {"images": images_per_epoch}, options.resume)
@@ -322,10 +331,10 @@ def evaluate_vae(vae, loader, world):
         images, _ = to_device(batch, world.device)
         latents = vae.encode(2 * images - 1).latent_dist.mode()
         reconstruction = vae.decode(latents).sample.clamp(-1, 1) / 2 + 0.5
-        error = (reconstruction - images).square().mean(dim=(1, 2, 3))
+        error = (reconstruction - images).square().mean(dim=(1, 2, 3)).clamp_min(1e-12)  # ≤ 120 dB
         sums += torch.tensor([float((-10 * error.log10()).sum()), len(images)])
     total, count = world.sum(sums).tolist()
-    return total / count
+    return finite(total / count, "PSNR")
 
 
 def held_out_images(data):
@@ -404,8 +413,18 @@ def evaluate_transformer(transformer, held_out, objective, world):
         mse, _, _ = objective.terms(transformer, moments, target)
         sums = torch.tensor([float(mse.sum()), len(mse)], dtype=torch.float64)
         total, count = world.sum(sums).tolist()
-        means[name] = total / count
+        means[name] = finite(total / count, "ε-MSE")
     return means
+
+
+def finite(value, name):
+    """The value, a measure of the unseen images. Raises UserError if it is not finite."""
+    if not math.isfinite(value):
+        raise UserError(
+            f"the {name} on unseen images is {value}: the training has diverged: start again with "
+            "a lower --learning_rate, or give --amp off"
+        )
+    return value
 
 
 def prepare_for_training(model):
@@ -415,6 +434,16 @@ def prepare_for_training(model):
     model.train()
     for block in model.transformer_blocks:
         block.norm1.emb.class_embedder.eval()
+
+
+def check_latents(moments, save_dir):
+    """Raises UserError if latents of the autoencoder in `save_dir` are not finite, or too large."""
+    log_variance = moments.chunk(2, dim=1)[1]
+    if not (moments.isfinite().all() and log_variance.max() < 80):  # exp must not overflow
+        raise UserError(
+            f"the autoencoder in {stage_folder(save_dir, 'vae')} gives latents that are not "
+            "finite: train it again (--stage vae) with a lower --learning_rate"
+        )
 
 
 def unit_variance_factor(moments):
@@ -451,6 +480,7 @@ def load_vae(save_dir, channels, latent_channels, image_size):
     for name, value in {"vae_channels": channels, "latent_channels": latent_channels}.items():
         if (before := content["flags"][name]) != value:
             raise UserError(f"--{name} is {value}, but {path} was trained with {before}")
+    checkpoints.check_finite(content["model"], path)
     vae = build_vae(channels, latent_channels, image_size)
     vae.load_state_dict(content["model"])
     return vae.eval().requires_grad_(False)
@@ -465,7 +495,7 @@ def finished_vae(save_dir, *shape):
     folder = Path(save_dir, "vae")
     if not (folder / "config.json").exists():
         return load_vae(save_dir, *shape)
-    return AutoencoderKL.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+    return load_component(AutoencoderKL, folder)
 
 
 def encode(vae, images, image_size, workers, world):
@@ -505,7 +535,8 @@ def write_reconstructions(folder, vae, grey, moments, labels):
             moments.split(ENCODING_BATCH), labels.split(ENCODING_BATCH), strict=True
         ):
             mean, _ = part.to(vae.device).chunk(2, dim=1)
-            pixels = to_pixels(vae.decode(mean).sample, grey).cpu().numpy()
+            remedy = "check the weights of the autoencoder"
+            pixels = to_pixels(vae.decode(mean).sample, grey, remedy).cpu().numpy()
             for image, label in zip(pixels, classes.tolist(), strict=True):
                 writer.put(folder / f"{label:04d}/{numbers[label]:05d}.png", image)
                 numbers[label] += 1

@@ -19,18 +19,25 @@ import torch
 import torch.nn.functional as F
 
 from dataset import folders, real, transforms
+from dataset.identity import images_sha256
 from dataset.loader import Batches, make_loader
 from helper import options as flags
 from helper.cost import training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
-from helper.evaluate import evaluate_classifier, evaluate_teacher
+from helper.evaluate import chance_warning, evaluate_classifier, evaluate_teacher
 from helper.files import file_stem, sha256
 from helper.losses import kd_loss, mixing
 from helper.optim import make_optimizer, update
 from helper.run import Run
-from models.classifiers import architecture_of, image_statistics, load_teacher, make_student
+from models.classifiers import (
+    architecture_of,
+    check_classifier,
+    image_statistics,
+    load_teacher,
+    make_student,
+)
 
 RELEASED_AMOUNT = 400_000  # images, default of the released script
 SHUFFLE_RATE = 0.02  # learning rate of ShuffleV2 students in the released script, always
@@ -78,7 +85,7 @@ def parse_option(argv=None):
         help="weight of the cross-entropy (default: 0)",
     )
     group.add_argument(
-        "--kd_T", type=flags.positive_float, default=4.0, help="temperature tau (default: 4)"
+        "--kd_T", type=flags.moderate_float, default=4.0, help="temperature tau (default: 4)"
     )
     group.add_argument(
         "--no_tau2", action="store_true", help="omit the factor tau^2 of the KL loss (One-Image)"
@@ -91,7 +98,7 @@ def parse_option(argv=None):
     )
     group.add_argument(
         "--mix_beta",
-        type=flags.positive_float,
+        type=flags.moderate_float,
         default=None,
         help="parameter c of the mixing weight's Beta(c, c) distribution (default: 0.4 for mixup, "
         "0.25 for cutmix)",
@@ -196,16 +203,20 @@ def main(argv=None):
         source = folders.released_list_path(options.data_quality, options.s_step, amount)
         options.ignore_labels |= options.dataset != "imagenet" and data.class_list is None
     if options.estimate:
-        num_classes, val_images = data.num_classes, 0
+        num_classes, class_names, val_images = data.num_classes, (), 0
         try:
             images = data.validation()
-            num_classes, val_images = len(images.class_names), len(images)
+            class_names, val_images = images.class_names, len(images)
+            num_classes = len(class_names)
         except UserError as error:
             if num_classes is None:
                 raise
             print(f"the evaluation is not included: {error}", flush=True)
         if amount is None:
-            amount = len(read_images(data, source, None, num_classes, options.ignore_labels))
+            images = read_images(
+                data, source, None, num_classes, options.ignore_labels, class_names
+            )
+            amount = len(images)
         names = options.model_t or architecture_of(options.path_t), options.model_s
         return estimate(
             data,
@@ -217,15 +228,17 @@ def main(argv=None):
         )
     with session(flags.process_settings(options), argv) as world:
         device = world.device
+        val_images = data.validation()
         val_loader = make_loader(
-            data.validation(),
+            val_images,
             transforms.validation(data.image_size),
             options.batch_size,
             world,
             val_batch_size=options.val_batch_size,
             workers=options.num_workers,
         )
-        num_classes = len(val_loader.images.class_names)
+        class_names = val_loader.images.class_names
+        num_classes = len(class_names)
         if options.evaluate:
             name = options.model_s or architecture_of(options.evaluate)
             statistics = image_statistics(
@@ -253,12 +266,16 @@ def main(argv=None):
         teacher = load_teacher(
             options.path_t, num_classes, *normalisation["teacher"][:2], options.model_t
         ).to(device)
-        images = read_images(data, source, amount, num_classes, options.ignore_labels)
+        check_classifier(teacher, options.model_t, "--model_t", data.image_size, num_classes)
+        images = read_images(data, source, amount, num_classes, options.ignore_labels, class_names)
         if options.gamma and images.labels is None:
-            why = f"{images.origin['source']} has none"
+            why, remedy = f"{source} has none", "use -r 0"
             if options.ignore_labels:
-                why = f"those of {images.origin['source']} are ignored (--ignore_labels)"
-            raise UserError(f"-r {options.gamma:g} needs labels, but {why}: use -r 0")
+                why = f"those of {source} are ignored (--ignore_labels)"
+            elif images.why_unlabelled:
+                why = f"those of {source} do not fit --val_data: {images.why_unlabelled}"
+                remedy = "rename or add class folders (they may be empty), or use -r 0"
+            raise UserError(f"-r {options.gamma:g} needs labels, but {why}: {remedy}")
         train_loader = make_loader(
             images,
             transforms.training(data.image_size, options.augment == "colour"),
@@ -270,6 +287,14 @@ def main(argv=None):
         torch.manual_seed(options.seed)
         student = make_student(options.model_s, num_classes, *normalisation["student"][:2]).to(
             device
+        )
+        check_classifier(
+            student,
+            options.model_s,
+            "--model_s",
+            data.image_size,
+            num_classes,
+            train_loader.rank_batch_size,
         )
         optimizer = make_optimizer(
             options.optimizer,
@@ -290,7 +315,12 @@ def main(argv=None):
         )
         inputs = {"teacher_sha256": sha256(options.path_t), "images": len(images)}
         run.open(
-            flags.values_of(options, SETTINGS) | inputs,
+            flags.values_of(options, SETTINGS)
+            | inputs
+            | {
+                "training_images_sha256": world.from_main(images_sha256, images),
+                "validation_images_sha256": world.from_main(images_sha256, val_images),
+            },
             {
                 "teacher": inputs,
                 "train": images.origin,
@@ -385,15 +415,17 @@ def main(argv=None):
         return result
 
 
-def read_images(data, source, amount, num_classes, ignore_labels):
+def read_images(data, source, amount, num_classes, ignore_labels, class_names=()):
     """Returns the training ImageSet: 'real', or a folder or list of images.
+
+    class_names: of the validation images.
 
     Raises UserError as `dataset.folders.read_training`.
     """
     if source == "real":
-        return data.training(amount)
+        return data.training(amount, class_names)
     return folders.read_training(
-        source, num_classes, amount, data.class_list, ignore_labels, data.grey
+        source, num_classes, amount, data.class_list, ignore_labels, data.grey, class_names
     )
 
 
@@ -408,6 +440,7 @@ def evaluate_checkpoint(path, name, statistics, val_loader, world, amp):
     """Prints and returns the metrics of the classifier `name` in the checkpoint `path`."""
     num_classes = len(val_loader.images.class_names)
     student = load_teacher(path, num_classes, *statistics[:2], name).to(world.device)
+    check_classifier(student, name, "--model_s", val_loader.transform.size, num_classes)
     metrics, _ = evaluate_classifier(student, val_loader, world, amp)
     if world.is_main:
         print(f"{name}: images are normalised with {statistics}")
@@ -416,6 +449,8 @@ def evaluate_checkpoint(path, name, statistics, val_loader, world, amp):
             f"{len(val_loader.images)} images",
             flush=True,
         )
+        if warning := chance_warning(metrics["top1"], num_classes):
+            print(warning, flush=True)
     return metrics
 
 
@@ -427,6 +462,8 @@ def estimate(data, names, num_classes, val_images, batches, epochs):
     teacher, student = (
         make_student(name, num_classes, data.info.mean, data.info.std) for name in names
     )
+    for network, name, flag in zip((teacher, student), names, ("--model_t", "--model_s")):
+        check_classifier(network, name, flag, data.image_size, num_classes)
     cost = training_cost(student, data.image_size, batches, val_images, epochs, teacher)
     print(
         f"teacher {names[0]}, student {names[1]}, {batches.count} images, {epochs} epochs of "

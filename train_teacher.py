@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from dataset import folders, real, transforms
+from dataset.identity import images_sha256
 from dataset.loader import make_loader
 from helper import options as flags
 from helper.cost import training_cost
@@ -22,10 +23,16 @@ from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
 from helper.evaluate import evaluate_classifier
-from helper.files import file_stem
+from helper.files import file_stem, sha256
 from helper.optim import make_optimizer, update
 from helper.run import Run
-from models.classifiers import Statistics, library_statistics, make_student, statistics_of
+from models.classifiers import (
+    Statistics,
+    check_classifier,
+    library_statistics,
+    make_student,
+    statistics_of,
+)
 
 # A resumed run must share these flags.
 SETTINGS = (
@@ -99,17 +106,26 @@ def main(argv=None):
         val_images = data.validation()
         num_classes = len(val_images.class_names)
         if options.train_data is None:
-            images = data.split("train")
-            real.check_classes(images, val_images, options.dataset)
+            images = data.training(class_names=val_images.class_names)
         else:
             images = folders.read_training(
-                options.train_data, num_classes, class_list=data.class_list, grey=data.grey
+                options.train_data,
+                num_classes,
+                class_list=data.class_list,
+                grey=data.grey,
+                class_names=val_images.class_names,
             )
-            if images.labels is None:
-                raise UserError(
-                    f"{options.train_data} has no labels, which training a teacher requires: "
-                    "give an ImageFolder"
+        if images.labels is None:
+            source = options.train_data or f"the training set of {options.dataset}"
+            remedy = "give an ImageFolder"
+            if images.why_unlabelled:
+                remedy = (
+                    f"{images.why_unlabelled}: check --val_data, or rename or add class folders "
+                    "(they may be empty)"
                 )
+            raise UserError(
+                f"{source} has no labels for the classes of the validation images: {remedy}"
+            )
         size, workers = data.image_size, options.num_workers
         loader = make_loader(
             images,
@@ -145,6 +161,7 @@ def main(argv=None):
             new_head=notes.append,
             pretrained=options.pretrained is True,
         ).to(device)
+        check_classifier(model, options.model, "--model", size, num_classes, loader.rank_batch_size)
         optimizer = make_optimizer(
             options.optimizer,
             model.parameters(),
@@ -166,7 +183,13 @@ def main(argv=None):
             "validation": val_images.origin,
             "normalisation": statistics._asdict(),
         }
-        settings = flags.values_of(options, SETTINGS) | {"images": len(images)}
+        settings = flags.values_of(options, SETTINGS) | {
+            "images": len(images),
+            "training_images_sha256": world.from_main(images_sha256, images),
+            "validation_images_sha256": world.from_main(images_sha256, val_images),
+        }
+        if file:
+            settings["pretrained_sha256"] = sha256(file)
         run.open(settings, config, options.resume)
         if result := run.finished_result(options.epochs, PANELS):
             return result

@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from datafree import Stopped, per_process, terms
 from datafree.batchnorm import BatchNormMatch, evaluating
 from helper.errors import UserError
+from helper.finite import first_not_finite
 from helper.image_size import is_small
 from helper.options import (
     fraction,
+    moderate_float,
     natural,
     nonnegative_float,
     one_of,
@@ -47,7 +49,7 @@ class Settings:
     )
     adv: float = setting(1.0, nonnegative_float, "weight of the divergence from the student")
     temperature: float = setting(
-        3.0, positive_float, "temperature of the Jensen–Shannon divergence from the student"
+        3.0, moderate_float, "temperature of the Jensen–Shannon divergence from the student"
     )
     tv: float = setting(0.0, nonnegative_float, "weight of the total variation")
     l2: float = setting(0.0, nonnegative_float, "weight of the images' L2 norm")
@@ -126,8 +128,8 @@ def invert(teacher, labels, size, settings, student=None, grey=False, should_sto
     generator, and are clipped to valid ones after each step. Of each stage's steps the pixels with
     the lowest loss are kept: every step sees another view of the images, and with a constant
     learning rate the last step may be a bad one.
-    Raises Stopped if `should_stop()` is true, UserError if the settings do not fit or the teacher
-    has no BatchNorm layer.
+    Raises Stopped if `should_stop()` is true, UserError if the settings do not fit, the teacher
+    has no BatchNorm layer, or the loss of a step is not finite.
     """
     settings.check(size)
     mean, std = teacher.mean, teacher.std
@@ -160,6 +162,12 @@ def invert(teacher, labels, size, settings, student=None, grey=False, should_sto
                     lowest = torch.minimum(loss, lowest)
                     optimizer.step()
                     pixels.clamp_(lowest_value, highest_value)
+            # A nan loss stays the lowest one, so one check after the last step is enough.
+            if first_not_finite([lowest, pixels, optimizer.state_dict()]) is not None:
+                raise UserError(
+                    "the loss of the images is not finite: lower --lr or the weights of the loss, "
+                    "or check the checkpoint of the teacher (and student)"
+                )
             pixels = best
     return (pixels * std + mean).clamp(0, 1).expand(-1, 3, -1, -1)
 

@@ -15,6 +15,8 @@ import torch
 
 from datafree import Stopped, per_process, terms, views
 from datafree.batchnorm import BatchNormMatch, evaluating
+from helper.errors import UserError
+from helper.finite import first_not_finite
 from helper.options import (
     fraction,
     natural,
@@ -152,7 +154,8 @@ class FastDFKD:
 
         Random numbers come from torch's global generators, which the caller seeds. `student` is in
         eval mode meanwhile. Raises Stopped if `should_stop()`, called before each step, is true;
-        the method is then in the middle of a round and cannot be used any more.
+        the method is then in the middle of a round and cannot be used any more. Raises UserError if
+        the loss of a step is not finite.
         """
         if self.rounds + 1 == self.settings.reset_round:
             self.generator.reset_first()
@@ -197,6 +200,12 @@ class FastDFKD:
                     leaf.grad = gradient
                     total += gradient
             optimizer.step()
+        # A nan loss stays the lowest one, so one check after the last step is enough.
+        if self.world.any(first_not_finite([lowest, optimizer.state_dict()]) is not None):
+            raise UserError(
+                f"round {self.rounds + 1}: the loss of the images is not finite: lower --lr_g, "
+                "--lr_z or the weights of the loss, or check the teacher's checkpoint"
+            )
         self._meta_step(self.optimizer, list(self.generator.parameters()), leaves[:-1], sums[:-1])
         if self.noise is not None:
             end, total = (self.world.gather(value.detach()) for value in (noise, sums[-1]))

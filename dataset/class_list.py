@@ -1,16 +1,18 @@
 """Class lists: files of ImageNet synsets in the order of a classifier's outputs.
 
-A line holds a synset and, optionally, a space and a name. Blank lines and lines that start with #
-are skipped. dataset/class_lists/ contains the lists of ImageNet-100 and Imagenette.
+A line holds a synset and, optionally, a space, tab or comma and a name. Blank lines and lines that
+start with # are skipped. dataset/class_lists/ contains the lists of ImageNet-100 and Imagenette.
 """
 
 import difflib
 import functools
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from helper.errors import UserError
+from helper.files import read_text
 
 FOLDER = Path(__file__).parent / "class_lists"
 IMAGENET_CLASSES = 1000
@@ -48,7 +50,7 @@ def imagenet_synsets():
         file = folder / "data/_info/imagenet_synsets.txt"
     if file is None or not file.is_file():
         raise UserError("the class order of ImageNet is read from timm: pip install 'timm>=1'")
-    return tuple(file.read_text().split())
+    return tuple(read_text(file).split())
 
 
 def whole_imagenet():
@@ -64,22 +66,22 @@ def read_class_list(path):
     """
     path = Path(path)
     try:
-        lines = path.read_text().splitlines()
-    except (FileNotFoundError, IsADirectoryError):
+        text = read_text(path)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(
             f"class list not found: {path}: give a file with one ImageNet synset per line, such "
             "as dataset/class_lists/imagenet100.txt"
         ) from None
-    except UnicodeDecodeError:
+    if "\0" in text:
         raise UserError(
-            f"class list {path} is not a text file: write one ImageNet synset per line"
-        ) from None
+            f"class list {path} is not a text file in UTF-8: write one ImageNet synset per line"
+        )
     index_of = {synset: index for index, synset in enumerate(imagenet_synsets())}
     line_of = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        synset = line.split()[0]
+        synset = re.split(r"[\s,]", line.strip())[0]
         if synset not in index_of:
             nearest = difflib.get_close_matches(synset, index_of, n=1, cutoff=0)[0]
             raise UserError(

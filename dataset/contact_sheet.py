@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from dataset.image_set import decode
-from dataset.paths import CONTACT_SHEET
+from dataset.scan import CONTACT_SHEET
 from helper.files import whole_file
 
 ROWS, COLUMNS = 10, 10

@@ -83,9 +83,8 @@ def _read_idx(path):
     if not path.is_file():
         return None
     content = np.fromfile(path, dtype=np.uint8)
-    if len(content) < 4 or content[2] != 8:
+    if len(content) < 4 or content[2] != 8 or len(content) < (start := 4 + 4 * int(content[3])):
         return None
-    start = 4 + 4 * int(content[3])
     shape = content[4:start].view(">i4")
     if len(content) != start + np.prod(shape):
         return None

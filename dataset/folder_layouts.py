@@ -22,16 +22,16 @@ The settings of a folder never change; classes and numbers of images may grow. A
 
 import contextlib
 import fcntl
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from dataset.contact_sheet import COLUMNS, ROWS
 from dataset.image_writer import FORMATS, THREADS, is_whole
+from dataset.paths import is_class_number
 from dataset.requested_images import IMAGES_PER_SEED, SeedRange
 from helper.errors import UserError
-from helper.files import remove_parts, write_json
+from helper.files import read_json, remove_parts, write_json
 
 SHARD = 10_000  # unlabelled images per subfolder
 
@@ -101,7 +101,7 @@ class Layout:
             for entry in os.scandir(folder):
                 stem, suffix = os.path.splitext(entry.name)
                 is_image = suffix == FORMATS[self.settings["format"]] and entry.is_file()
-                if is_image and stem.isdecimal() and folder.name.isdecimal():
+                if is_image and is_class_number(stem) and is_class_number(folder.name):
                     items.add((int(folder.name), int(stem)))
         return items
 
@@ -300,11 +300,11 @@ def read_manifest(path, settings, new, verify=False):
             raise UserError(f"{path} holds images but no manifest.json: {remedy}")
         return new
     try:
-        manifest = json.loads(file.read_text())
-    except ValueError:
+        manifest = read_json(file, "manifest")
+    except UserError:
         if verify:
             return new
-        raise UserError(f"{file} is damaged: {remedy}") from None
+        raise UserError(f"{file} is damaged, or another program's: {remedy}") from None
     if verify and not (isinstance(manifest, dict) and isinstance(manifest.get("settings"), dict)):
         return new
     with _checked(path):

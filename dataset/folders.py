@@ -8,6 +8,8 @@ named by its synset.
 
 import os
 import re
+import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,26 @@ import numpy as np
 from dataset.class_list import IMAGENET_CLASSES, imagenet_synsets, whole_imagenet
 from dataset.image_set import ImageSet
 from dataset.lists import read_list
-from dataset.paths import EXTENSIONS, Paths, image_names, released_classes
+from dataset.paths import Paths, is_class_number, released_classes
 from dataset.places365 import training_folder
-from helper.errors import UserError
-from helper.files import read_json
+from dataset.scan import EXTENSIONS, LeftOut, scan, walk
+from helper.errors import UserError, note
+from helper.files import entry, read_json
 
+# Folders of these names hold parts of a data set, each with its own class folders.
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 _SYNSET = re.compile(r"n\d{8}")
 
 
-def read_training(path, num_classes, amount=None, class_list=None, ignore_labels=False, grey=False):
+def read_training(
+    path,
+    num_classes,
+    amount=None,
+    class_list=None,
+    ignore_labels=False,
+    grey=False,
+    class_names=(),
+):
     """Reads the training images of a folder or list file as an ImageSet.
 
     num_classes: of the teacher, None if any label is valid.
@@ -31,17 +44,18 @@ def read_training(path, num_classes, amount=None, class_list=None, ignore_labels
     class_list: ClassList; images of other classes are dropped, and labels are its line numbers.
     ignore_labels: labels only balance `amount`; images of all classes are used.
     grey: average the channels of the images.
+    class_names: of the validation images, which number class folders of these names. If the names
+    differ, the images have no labels, `why_unlabelled` says why, and a note does.
     For Places365 in torchvision's layout, `path` is the root folder, which gives no labels, or a
     training list.
 
     Raises UserError if there are no images, an image of a list is missing, a class is out of range,
     or there are fewer than `amount` images.
     """
-    path = Path(path)
+    path, left_out, why = Path(path), LeftOut(), ""
     if ignore_labels:
-        num_classes = class_list = None
-    manifest_file = path / "manifest.json"
-    manifest = read_json(manifest_file, "manifest") if manifest_file.is_file() else None
+        num_classes, class_list, class_names = None, None, ()
+    manifest = _own_manifest(path / "manifest.json")
     places365 = training_folder(path)
     if path.is_file():
         paths, labels = read_list(path, [places365] if places365 else ())
@@ -49,53 +63,75 @@ def read_training(path, num_classes, amount=None, class_list=None, ignore_labels
     elif not path.is_dir():
         raise UserError(f"training images not found: {path}: give an image folder or a list file")
     elif places365:
-        paths, labels = _images_below(places365), None
+        paths, labels = _images_below(places365, left_out), None
     elif manifest is not None and not manifest.get("labelled", True):
         # Generated without labels: the numbered folders are not classes.
-        paths, labels = _images_below(path), None
+        paths, labels = _images_below(path, left_out), None
     else:
-        paths, labels = _read_folder(path, num_classes, class_list)
+        paths, labels, why = _read_folder(
+            path, num_classes, class_list, class_names, manifest is not None, left_out
+        )
 
     if not len(paths):
-        raise UserError(f"no images in {path} (file names end in {', '.join(EXTENSIONS)})")
-    if labels is not None and num_classes is not None:
+        raise UserError(
+            f"no images in {path} (file names end in {', '.join(EXTENSIONS)})"
+            + _where_images_are(path, left_out, "train")
+        )
+    if labels is not None and num_classes is not None and not why:
         _check_range(labels, num_classes, path, ", or give --class-list or --ignore_labels")
     if labels is None and class_list is not None:
         note(f"{path} has no labels: all its images are used, whatever the class list")
     if manifest is not None and not manifest.get("complete", True):
         note(f"the generation of {path} is not complete")
+    _note_left_out(path, left_out)
     prefix = class_balanced_prefix(paths.order(), labels, amount, path)
-    return ImageSet(
+    images = ImageSet(
         paths[prefix],
         None if labels is None or ignore_labels else labels[prefix],
         grey=grey,
         origin={"source": str(path), "images": len(prefix), "manifest": manifest},
+        why_unlabelled="" if ignore_labels else why,
     )
+    return without_wrong_labels(images)
 
 
-def read_labelled(path, num_classes, class_list=None, kind="validation", roots=(), grey=False):
+def read_labelled(
+    path,
+    num_classes,
+    class_list=None,
+    kind="validation",
+    roots=(),
+    grey=False,
+    class_names=(),
+):
     """Reads a folder with one subfolder per class, or a list with labels, as an ImageSet.
 
     num_classes: None to count the classes; if it is 1000, folders named by synset are ImageNet's.
     class_list: ClassList; images of other classes are dropped, and each of its classes must exist.
     kind: names the images in messages; roots: further folders for the relative paths of a list;
     grey: average the channels of the images.
+    class_names: of the validation images, for training images: they number class folders of these
+    names. If the names differ, `why_unlabelled` says why, and the labels only tell classes apart.
+    Without class names, the folders are numbered in class order.
 
     Raises UserError if the images are missing or unlabelled, or the classes are not the expected
     ones.
     """
-    path, names = Path(path), []
+    path, left_out, names, why = Path(path), LeftOut(), [], ""
     if path.is_file():
         paths, labels = read_list(path, roots)
         paths, labels = _select_classes(paths, labels, class_list, path)
     elif path.is_dir():
-        names = class_folders(path)
+        names, loose = _class_folders(path, left_out)
         class_list = class_list or _imagenet_class_list(names, num_classes)
         if class_list:
             label_of = _labels_in_class_list(names, class_list, path)
+        elif both_have_names(names, class_names):
+            label_of, why = labels_by_name(names, class_names)
         else:
             label_of = {name: label for label, name in enumerate(names)}
-        paths, labels = _in_class_folders(path, label_of)
+        names = sorted(names, key=lambda name: label_of.get(name, -1))
+        paths, labels = _in_class_folders(path, label_of, loose, left_out)
     else:
         raise UserError(
             f"{kind} images not found: {path}: give an ImageFolder or a list of `path label` lines"
@@ -105,27 +141,93 @@ def read_labelled(path, num_classes, class_list=None, kind="validation", roots=(
         raise UserError(
             f"no labelled {kind} images in {path}: give one folder per class, or a list of "
             "`path label` lines (python -m tools.imagenet writes the list of ImageNet's flat "
-            "validation folder)"
+            f"validation folder){_where_images_are(path, left_out, kind)}"
         )
     if labels is None:
         raise UserError(f"{path} has no labels: write `path label` lines")
+    num_classes = num_classes or len(class_names) or None
     if class_list:
         names, num_classes = list(class_list.synsets), len(class_list)
         _check_all_present(labels, names, path)
-    elif names and num_classes not in (None, len(names)):
+    elif names and num_classes not in (None, len(names)) and not why:
         raise UserError(
             f"{path} has {len(names)} class folders and the data set has {num_classes} classes: "
             "check --val_data and --dataset"
         )
     num_classes = num_classes or len(names) or int(labels.max()) + 1
-    _check_range(labels, num_classes, path)
+    if not why:
+        _check_range(labels, num_classes, path)
+    _note_left_out(path, left_out)
     return ImageSet(
         paths,
         labels,
         names or [str(label) for label in range(num_classes)],
         grey=grey,
         origin={"source": str(path), "images": len(paths)},
+        why_unlabelled=why,
     )
+
+
+def without_wrong_labels(images):
+    """The ImageSet without labels, and a note, if it has `why_unlabelled`; else as it is."""
+    if not images.why_unlabelled:
+        return images
+    source = images.origin.get("source", "training images")
+    note(f"{source}: labels are not used: {images.why_unlabelled}")
+    return replace(images, labels=None)
+
+
+def both_have_names(names, class_names):
+    """Whether the names of class folders can be compared with those of the validation images.
+
+    Validation images without names have the numbers 0, 1, 2, … in their place. Numbers are names if
+    they are the validation folders' names, such as 1 … 102, or cannot be class indices.
+    """
+    if not names or list(class_names) == [str(label) for label in range(len(class_names))]:
+        return False
+    if not are_numbers(names):
+        return not are_numbers(class_names)
+    if set(names) <= set(class_names):
+        return True
+    return are_numbers(class_names) and max(map(int, names)) >= len(class_names)
+
+
+def labels_by_name(names, class_names):
+    """({class folder: label}, "") by the validation images' class names.
+
+    If the names differ, the folders are numbered in order, and the text says how they differ.
+    """
+    if set(names) == set(class_names):
+        return {name: class_names.index(name) for name in names}, ""
+    label_of = {_comparable(name): label for label, name in enumerate(class_names)}
+    name_of = {_comparable(name): name for name in names}
+    if name_of.keys() == label_of.keys() and len(name_of) == len(names):
+        return {name: label_of[_comparable(name)] for name in names}, ""
+    why = names_differ(names, class_names) or "two of its class folders have the same number"
+    return {name: label for label, name in enumerate(names)}, why
+
+
+def names_differ(names, class_names):
+    """How the class names of training and validation images differ, "" if they do not."""
+    ours, theirs = ({_comparable(name): name for name in part} for part in (names, class_names))
+    unknown = [name for key, name in ours.items() if key not in theirs]
+    missing = [name for key, name in theirs.items() if key not in ours]
+    numbers = f"{len(names)} class folders, and the validation images have {len(class_names)}"
+    if unknown and missing:
+        return (
+            f"its class {unknown[0]} is not one of the validation images, which have "
+            f"{missing[0]} ({len(unknown)} of {len(names)} names differ)"
+        )
+    if unknown:
+        return f"its class {unknown[0]} is not one of the validation images ({numbers})"
+    if missing:
+        return f"class {missing[0]} of the validation images is missing ({numbers})"
+    return ""
+
+
+def are_numbers(names):
+    """Whether all names are numbers of ASCII digits that fit an int64."""
+    return all(map(is_class_number, names))
 
 
 def released_list_path(data_quality, s_step, amount):
@@ -135,16 +237,6 @@ def released_list_path(data_quality, s_step, amount):
     """
     size = f"{amount // 1000}k" if amount % 1000 == 0 else str(amount)
     return Path("syn_dataset") / f"s{data_quality:g}_st{s_step}_{size}.txt"
-
-
-def class_folders(folder):
-    """Names of the subfolders in class order: numerical if all are numbers, else alphabetical."""
-    names = sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
-    return sorted(names, key=int) if _are_numbers(names) else names
 
 
 def class_balanced_prefix(order, labels, amount, source):
@@ -177,72 +269,165 @@ def class_balanced_prefix(order, labels, amount, source):
     return by_class[rank_in_class < np.repeat(wanted, counts)]
 
 
-def note(text):
-    """Prints a note for the user, on rank 0 only."""
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(f"note: {text}", flush=True)
-
-
 # Folders
 
 
-def _read_folder(folder, num_classes, class_list):
-    """(Paths, labels or None) of class folders, a released flat folder, or unlabelled images."""
-    label_of = _labels_of_class_folders(folder, num_classes, class_list)
+def _own_manifest(file):
+    """The manifest of images that were generated here; None without one, or for another program's,
+    which is ignored with a note. Raises UserError for a damaged one.
+    """
+    if not file.is_file():
+        return None
+    manifest = read_json(file, "manifest", object)
+    try:
+        if not isinstance(manifest, dict):
+            raise UserError(f"{file} is not a manifest of generated images")
+        entry(manifest, "complete", bool, file)
+        entry(manifest, "labelled", bool, file, True)
+        entry(manifest, "method", str | None, file, None)
+    except UserError as error:
+        note(f"ignored: {error}")
+        return None
+    return manifest
+
+
+def _read_folder(folder, num_classes, class_list, class_names, is_generated, left_out):
+    """(Paths, labels or None, why the labels are wrong or missing) of class folders, a released
+    flat folder, or unlabelled images.
+
+    is_generated: by this repository, so that numbers are class indices and no names.
+    """
+    names, loose = _class_folders(folder, left_out)
+    label_of, why = {}, ""
+    if names:
+        if is_generated and are_numbers(names):
+            class_names = ()
+        label_of, why = _labels_of_class_folders(
+            names, folder, num_classes, class_list, class_names
+        )
     if label_of:
-        return _in_class_folders(folder, label_of)
-    flat = Paths.in_folders({folder: image_names(folder)})
+        return *_in_class_folders(folder, label_of, loose, left_out), why
+    flat = Paths.in_folders({folder: loose})
     if len(flat):
         classes = released_classes(flat.names)
         if (classes >= 0).all():
-            return _select_classes(flat, classes, class_list, folder)
-    return _images_below(folder), None
+            _count_images([os.path.join(folder, name) for name in names], [folder], left_out)
+            return *_select_classes(flat, classes, class_list, folder), ""
+    left_out.clear()
+    if len(splits := _splits(names)) == len(names) > 1:
+        note(
+            f"{folder}: the images of {', '.join(splits)} are all used: give one of these folders "
+            "to use only its images"
+        )
+    return _images_below(folder, left_out), None, why
 
 
-def _in_class_folders(folder, label_of):
-    """(Paths, int64 labels) of the images in the subfolders of `label_of` {name: label}."""
-    names_of = {
-        os.path.join(folder, name): image_names(os.path.join(folder, name)) for name in label_of
-    }
+def _class_folders(folder, left_out):
+    """Names of the subfolders in class order, and of the images beside them (bytes).
+
+    Class order is numerical if all names are numbers, else alphabetical.
+    """
+    loose, names = scan(folder, left_out)
+    return sorted(names, key=int) if are_numbers(names) else names, loose
+
+
+def _in_class_folders(folder, label_of, loose, left_out):
+    """(Paths, int64 labels) of the images in the subfolders of `label_of` {name: label}.
+
+    loose: names of images beside the subfolders, which are counted in left_out.
+    """
+    names_of, deeper = {}, []
+    for name in label_of:
+        path = os.path.join(folder, name)
+        names_of[path], subfolders = scan(path, left_out)
+        deeper += [os.path.join(path, subfolder) for subfolder in subfolders]
+    if loose:
+        first = os.path.join(folder, os.fsdecode(loose[0]))
+        left_out.add("images outside of class folders", first, len(loose))
+    _count_images(deeper, [folder, *names_of] if deeper else [], left_out)
     counts = [len(names) for names in names_of.values()]
     return Paths.in_folders(names_of), np.repeat(np.array([*label_of.values()], np.int64), counts)
 
 
-def _images_below(folder):
+def _count_images(subfolders, known, left_out):
+    """Counts the images below `subfolders` as left out, except for those in `known` folders."""
+    for folder, names in walk(subfolders, left_out, known).items():
+        if names:
+            left_out.add("images in deeper folders", folder + os.fsdecode(names[0]), len(names))
+
+
+def _images_below(folder, left_out):
     """Paths of the images in a folder, at any depth."""
-    subfolders = sorted(os.path.join(subfolder, "") for subfolder, _, _ in os.walk(folder))
-    return Paths.in_folders({subfolder: image_names(subfolder) for subfolder in subfolders})
+    return Paths.in_folders(walk([folder], left_out))
 
 
-def _labels_of_class_folders(folder, num_classes, class_list):
-    """{subfolder name: label} of a folder of training images, empty if these are not classes.
+def _note_left_out(path, left_out):
+    if left_out:
+        note(f"{path}: left out: {left_out}")
 
-    Numbers and ImageNet's synsets are labels themselves. Other names are numbered in sorted order
-    if there are `num_classes` of them; otherwise they are not classes but, for example, shards.
+
+def _where_images_are(path, left_out, part):
+    """The end of the message for a folder without images: what else is in it.
+
+    part: the kind of images, 'training' or 'validation'.
     """
-    names = class_folders(folder)
-    are_unique_numbers = (
-        bool(names) and _are_numbers(names) and len({int(name) for name in names}) == len(names)
-    )
-    class_list = class_list or _imagenet_class_list(names, num_classes)
-    if class_list:
-        if are_unique_numbers or _are_synsets(names):
-            return _labels_in_class_list(names, class_list, folder)
-        return {}
-    if are_unique_numbers:
-        return {name: int(name) for name in names}
-    if len(names) == num_classes or (num_classes is None and _are_synsets(names)):
-        return {name: label for label, name in enumerate(names)}
+    if not path.is_dir():
+        return ""
+    splits = _splits(scan(path, LeftOut())[1])
+    if splits:
+        fitting = [split for split in splits if split.lower()[:2] == part[:2]] or splits
+        return f"; it contains {' and '.join(splits)}: give {path / fitting[0]}"
+    return f"; left out: {left_out}" if left_out else ""
+
+
+def _splits(names):
+    """The names of folders that are splits of a data set."""
+    return [name for name in names if name.lower() in SPLITS]
+
+
+# Class folders
+
+
+def _labels_of_class_folders(names, folder, num_classes, class_list, class_names):
+    """({name: label}, why the labels are wrong) of class folders of training images.
+
+    Without labels, these are no class folders but, for example, shards. class_names: of the
+    validation images, if they are known.
+    """
+    are_indices = are_numbers(names) and len({int(name) for name in names}) == len(names)
+    classes = class_list or _imagenet_class_list(names, num_classes)
+    if classes and (are_indices or _are_synsets(names)):
+        return _labels_in_class_list(names, classes, folder), ""
+    if classes:
+        return {}, f"its subfolders, such as {names[0]}, are neither numbers nor synsets"
+    in_order, why = {name: label for label, name in enumerate(names)}, ""
+    if both_have_names(names, class_names):
+        label_of, why = labels_by_name(names, class_names)
+        if not why or are_indices or len(names) == num_classes:
+            return label_of, why
+    elif are_indices:
+        return {name: int(name) for name in names}, ""
+    elif len(names) == num_classes:
+        if class_names:
+            note(
+                f"{folder}: the class folders are numbered in alphabetical order, for the "
+                f"validation images have no such names: {names[0]} is class 0"
+            )
+        return in_order, ""
+    elif num_classes is None and _are_synsets(names):
+        return in_order, ""
+    why = why or f"it has {len(names)} subfolders and there are {num_classes} classes"
     if _are_synsets(names):
         raise UserError(
             f"{folder} has {len(names)} class folders named by synset and there are {num_classes} "
-            "classes: select classes with --class-list, or give --ignore_labels"
+            f"classes ({why}): select classes with --class-list, or give --ignore_labels"
         )
-    return {}
+    return {}, why
 
 
-def _are_numbers(names):
-    return all(name.isdigit() for name in names)
+def _comparable(name):
+    """A number as int, so that 007 is 7, and text in one Unicode form."""
+    return int(name) if are_numbers([name]) else unicodedata.normalize("NFC", name)
 
 
 def _are_synsets(names):
@@ -268,12 +453,12 @@ def _labels_in_class_list(names, class_list, folder):
     label_of_index = {index: label for label, index in enumerate(class_list.indices)}
     label_of = {}
     for name in names:
-        if not name.isdigit() and name not in index_of:
+        if not are_numbers([name]) and name not in index_of:
             raise UserError(
                 f"{folder}: class folder {name} is neither a number nor a synset of ImageNet-1K: "
                 "rename or remove it, or omit --class-list"
             )
-        index = int(name) if name.isdigit() else index_of[name]
+        index = index_of[name] if name in index_of else int(name)
         if index in label_of_index:
             label_of[name] = label_of_index[index]
     _report_selection(len(label_of), len(names), "class folders", folder)

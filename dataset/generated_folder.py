@@ -88,8 +88,10 @@ class GeneratedFolder:
         """The batches of this process, lists of (class, index), in which images are missing.
 
         order: the images to divide into batches, by default those of the request. A short last
-        batch is padded with its last item. Starts the progress bar.
+        batch is padded with its last item. Writes the manifest and starts the progress bar.
         """
+        # Not before: a folder for which no model could be loaded has no settings yet
+        self.world.from_main(lambda: self._layout.write_manifest(self.origin, complete=False))
         items = self._layout.items if order is None else order
         batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
         batches = [batch for batch in batches if self.missing.intersection(batch)]
@@ -132,9 +134,7 @@ class GeneratedFolder:
         if earlier_sheet.exists() and self._can_write_sheet:
             earlier_sheet.replace(self.sheet)
         self._layout = layout
-        if not layout.complete:
-            layout.write_manifest(self.origin, complete=False)
-        elif not self.sheet.exists():
+        if layout.complete and not self.sheet.exists():
             self._write_sheet()
         return layout
 

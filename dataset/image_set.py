@@ -126,6 +126,7 @@ class ImageSet:
     grey: whether the channels of image files are averaged after decoding.
     shrunk: whether the deterministic part of the transform has been applied.
     origin: where the images come from, for config.json.
+    why_unlabelled: why class folders do not give labels, "" if they do or there are none.
     """
 
     images: np.ndarray | Paths
@@ -134,6 +135,7 @@ class ImageSet:
     grey: bool = False
     shrunk: bool = False
     origin: dict = field(default_factory=dict)
+    why_unlabelled: str = ""
 
     def __post_init__(self):
         if not isinstance(self.images, (np.ndarray, Paths)):

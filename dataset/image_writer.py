@@ -47,17 +47,14 @@ def is_whole(path, image_size, mode):
         return False
 
 
-def to_pixels(images, grey=False):
+def to_pixels(images, grey=False, remedy="check the weights of the networks and the precision"):
     """Rounds images (N, 3, H, W) in [−1, 1] half up to uint8 (N, H, W, 3).
 
     grey: the mean of the channels instead, (N, H, W).
-    Raises UserError if a value is not finite.
+    Raises UserError, which ends in `remedy`, if a value is not finite.
     """
     if not images.isfinite().all():
-        raise UserError(
-            "a generated image has values that are not finite: check the weights of the model, the "
-            "guidance scale (--cfg-scale) and the precision"
-        )
+        raise UserError(f"a generated image has values that are not finite: {remedy}")
     images = images.float().mean(dim=1) if grey else images.float().permute(0, 2, 3, 1)
     return (255 * (images / 2 + 0.5)).clamp(0, 255).add(0.5).floor().to(torch.uint8).contiguous()
 

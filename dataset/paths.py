@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
-CONTACT_SHEET = "contact_sheet.png"  # files with this ending are not part of a set
 _CHUNK = 1 << 16  # file names parsed at once
 _MAX_DIGITS = 18  # of a number that fits an int64
 _NO_NAMES = np.empty(0, "S1")
@@ -75,16 +73,6 @@ class Paths(Sequence):
         return rank
 
 
-def image_names(folder):
-    """Sorted file names (bytes) of the images in `folder`, without contact sheets."""
-    extensions, sheet = tuple(map(os.fsencode, EXTENSIONS)), os.fsencode(CONTACT_SHEET)
-    return sorted(
-        name
-        for name in os.listdir(os.fsencode(folder))
-        if name.lower().endswith(extensions) and not name.endswith(sheet)
-    )
-
-
 def released_classes(names):
     """Classes, int64 (N,), of released file names such as class_3_seed_0_num_7.png; −1 for others.
 
@@ -114,6 +102,11 @@ def _sorting_keys(names):
 def is_number(texts):
     """Whether each of N byte strings consists of digits and fits an int64."""
     return np.strings.isdigit(texts) & (np.strings.str_len(texts) <= _MAX_DIGITS)
+
+
+def is_class_number(name):
+    """Whether the name of a class folder is a class index, as `is_number` for a string."""
+    return name.isascii() and name.isdigit() and len(name) <= _MAX_DIGITS
 
 
 def parse_numbers(texts):

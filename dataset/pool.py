@@ -4,7 +4,6 @@ FOLDER/manifest.json     settings of the method, and the number of images of eac
 FOLDER/0003/00017.png    intended class / index within the class
 """
 
-import json
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,7 @@ from dataset.image_writer import ImageWriter, to_pixels
 from dataset.loader import keep_in_memory
 from dataset.paths import Paths
 from helper.errors import UserError
-from helper.files import make_folder, remove_parts, write_json
+from helper.files import entry, make_folder, read_json, remove_parts, write_json
 from helper.image_size import is_small
 
 
@@ -64,11 +63,18 @@ class Pool:
         path = make_folder(self.folder) / "manifest.json"
         files = {str(file.relative_to(self.folder)) for file in self.folder.glob("*/*.png")}
         extra, missing = files.difference(self._names), set(self._names) - files
-        try:
-            manifest = json.loads(path.read_text())
-            own = manifest["run"] == self.manifest["run"] and not manifest.get("complete")
-        except (OSError, ValueError, TypeError, KeyError):
-            own = bool(self._names) and not missing  # the checkpoint knows these images
+        own = bool(self._names) and not missing  # the checkpoint knows these images
+        if path.exists():
+            try:
+                manifest = read_json(path, "manifest")
+                run = entry(manifest, "run", str, path)
+            except UserError:  # damaged, or another program's, which must not be overwritten
+                if not self._names:
+                    raise UserError(
+                        f"{path} is not the manifest of a pool: choose another --pool, or remove it"
+                    ) from None
+            else:
+                own = run == self.manifest["run"] and not manifest.get("complete")
         if extra and not own:
             raise UserError(
                 f"{self.folder} holds images of another run: choose another --pool, or empty it"

@@ -1,6 +1,6 @@
 """Real data sets by name: their properties, and their training and validation images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +9,8 @@ import numpy as np
 from dataset import fashion_mnist, folders
 from dataset.class_list import FOLDER, read_class_list
 from dataset.image_set import ImageSet
-from dataset.paths import Paths, image_names
+from dataset.paths import Paths
+from dataset.scan import LeftOut, scan
 from helper.errors import UserError
 from helper.image_size import SMALL, is_small
 from helper.options import positive_int
@@ -42,7 +43,7 @@ REAL_SETS = {
 }
 
 # A resumed run must share these flags of `add_flags`; the data root may have moved.
-SETTINGS = ("dataset", "class_list", "val_data", "val_split", "image_size")
+SETTINGS = ("dataset", "class_list", "class_order", "val_data", "val_split", "image_size")
 
 
 def add_flags(parser):
@@ -60,6 +61,13 @@ def add_flags(parser):
         metavar="FILE",
         help="file of ImageNet synsets, such as dataset/class_lists/imagenet100.txt: use only "
         "images of these classes, labelled by line number (default: list of the data set, if any)",
+    )
+    group.add_argument(
+        "--class_order",
+        choices=["numeric", "string"],
+        default=None,
+        help="order of validation class folders that are numbers: 1, 2, 10 or, as in torchvision's "
+        "ImageFolder, 1, 10, 2 (default: numeric)",
     )
     group.add_argument(
         "--data_root", default="true_dataset", help="folder of the data sets (default: %(default)s)"
@@ -101,6 +109,7 @@ def data_from(options):
         options.val_data,
         options.val_split,
         options.image_size,
+        options.class_order,
     )
 
 
@@ -110,7 +119,8 @@ class RealData:
 
     name: key of REAL_SETS; root: folder of the data sets; class_file: `--class-list`; val_data:
     folder or list of validation images, None for those of the data set; val_split: test or holdout;
-    size: `--image_size`.
+    size: `--image_size`; class_order: of class folders that are numbers: numeric, string, or None
+    for numeric.
     """
 
     name: str
@@ -119,6 +129,7 @@ class RealData:
     val_data: str | None = None
     val_split: str = "test"
     size: int | None = None
+    class_order: str | None = None
 
     @property
     def info(self):
@@ -160,9 +171,10 @@ class RealData:
         """Number of classes, None if it has to be counted in the validation folder."""
         return self.info.num_classes if self.class_list is None else len(self.class_list)
 
-    def split(self, split):
+    def split(self, split, class_names=()):
         """ImageSet of the data set's 'train', 'test' or 'holdout' images.
 
+        class_names: of the validation images, for training images in class folders.
         Raises UserError if the data is missing or does not have the classes of the data set.
         """
         root, train = Path(self.root), split == "train"
@@ -176,20 +188,25 @@ class RealData:
             return _read_cifar(self.name, root, train)
         if self.name == "flowers102":
             return _read_flowers102(root, train)
-        return self._read_labelled(_find_images(root, self.name, train), train)
+        return self._read_labelled(_find_images(root, self.name, train), train, class_names)
 
-    def training(self, amount=None):
+    def training(self, amount=None, class_names=()):
         """ImageSet of the training images, or of a class-balanced prefix of `amount` images.
 
-        Raises UserError as `split`, or if a class has too few images.
+        class_names: of the validation images; if they are others, there are no labels, and
+        `why_unlabelled` says why. Raises UserError as `split`, or if a class has too few images.
         """
-        images = self.split("train")
-        if amount is None:
-            return images
-        prefix = folders.class_balanced_prefix(
-            range(len(images)), images.labels, amount, f"the real {self.name}"
-        )
-        return images.subset(prefix)
+        images = self.split("train", class_names)
+        if images.in_memory and folders.both_have_names(images.class_names, class_names):
+            label_of, why = folders.labels_by_name(images.class_names, class_names)
+            labels = np.array(list(label_of.values()))[images.labels]
+            images = replace(images, labels=labels, why_unlabelled=why)
+        if amount is not None:
+            prefix = folders.class_balanced_prefix(
+                range(len(images)), images.labels, amount, f"the real {self.name}"
+            )
+            images = images.subset(prefix)
+        return folders.without_wrong_labels(images)
 
     def validation(self):
         """ImageSet of the validation images: `val_data`, else `val_split` of the data set."""
@@ -201,22 +218,36 @@ class RealData:
         if self.val_data is None:
             return self.split(self.val_split)
         path = Path(self.val_data)
-        subfolders = folders.class_folders(path) if path.is_dir() else []
+        subfolders = scan(path, LeftOut())[1] if path.is_dir() else []
         if "val" in subfolders and {"train", "val", "test"}.issuperset(subfolders):
             path = path / "val"
         return self._read_labelled(path, train=False)
 
-    def _read_labelled(self, path, train):
+    def _read_labelled(self, path, train, class_names=()):
         """Reads class folders or a list, whose paths may be relative to the data set's folder."""
         data_set = "imagenet" if self.info.class_list else self.name
-        return folders.read_labelled(
+        images = folders.read_labelled(
             path,
             self.info.num_classes,
             self.class_list,
             kind="training" if train else "validation",
             roots=[Path(self.root) / data_set / ("train" if train else "val")],
             grey=self.grey,
+            class_names=class_names,
         )
+        names = sorted(images.class_names)
+        is_ambiguous = folders.are_numbers(names) and names != images.class_names
+        if not is_ambiguous or class_names or path.is_file():
+            return images
+        if self.class_order == "string":
+            ranks = np.array([names.index(name) for name in images.class_names])
+            images = replace(images, labels=ranks[images.labels], class_names=names)
+        remedy = "" if self.class_order else "; torchvision's ImageFolder has --class_order string"
+        folders.note(
+            f"{path}: the class folders are numbers, in {self.class_order or 'numeric'} order: "
+            f"{', '.join(images.class_names[:4])}, …{remedy}"
+        )
+        return images
 
 
 def _find_images(root, name, train):
@@ -279,7 +310,7 @@ def _read_flowers102(root, train):
         ) from None
     names = [b"image_%05d.jpg" % number for number in numbers]
     image_folder = folder / "jpg"
-    files = image_names(image_folder) if image_folder.is_dir() else []
+    files = scan(image_folder, LeftOut())[0] if image_folder.is_dir() else []
     missing = set(names).difference(files)
     if missing:
         raise UserError(
@@ -292,24 +323,3 @@ def _read_flowers102(root, train):
         [str(label) for label in range(REAL_SETS["flowers102"].num_classes)],
         origin={"dataset": "flowers102", "split": "train + val" if train else "test"},
     )
-
-
-def check_classes(train_images, val_images, name):
-    """Raises UserError if training and validation images do not have the same classes.
-
-    Names are compared only if both sets have them; a list has numbers in their place.
-    """
-    train_names, val_names = train_images.class_names, val_images.class_names
-    if len(train_names) != len(val_names):
-        raise UserError(
-            f"--dataset {name}: {len(train_names)} training classes and {len(val_names)} "
-            "validation classes: check --val_data"
-        )
-    if any(class_name.isdigit() for class_name in train_names + val_names):
-        return
-    for label, (ours, theirs) in enumerate(zip(train_names, val_names, strict=True)):
-        if ours != theirs:
-            raise UserError(
-                f"--dataset {name}: class {label} is {ours} in the training images and {theirs} in "
-                "the validation images: check --val_data"
-            )

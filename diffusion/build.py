@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from diffusion.schedule import DEFAULT_SCHEDULE
+from helper.checkpoints import check_finite
 from helper.errors import UserError
 from helper.files import write_json
 
@@ -138,6 +139,8 @@ def save_pipeline(folder, transformer, vae, info):
     )
     transformer = separate_embedders(transformer).to("cpu", torch.float16)
     vae = copy.deepcopy(vae).to("cpu", torch.float16, memory_format=torch.contiguous_format)
+    for name, network in {"DiT": transformer, "autoencoder": vae}.items():
+        check_finite(network.state_dict(), f"the trained {name} in float16")
     folder = Path(folder)
     part = folder / "pipeline.part"
     shutil.rmtree(part, ignore_errors=True)

@@ -94,7 +94,8 @@ def discretised_gaussian_log_likelihood(x, mean, log_scale):
     Values beyond ±0.999 are in the open outer bins (arXiv 2006.11239, eq. 13). The official DiT
     applies this to latents unchanged.
     """
-    normal = torch.distributions.Normal(0.0, 1.0)
+    # Validation would wait for the device; the loss is checked where it is read
+    normal = torch.distributions.Normal(0.0, 1.0, validate_args=False)
     below = normal.cdf((x - mean - 1 / 255) * torch.exp(-log_scale))
     above = normal.cdf((x - mean + 1 / 255) * torch.exp(-log_scale))
     probability = torch.where(x < -0.999, above, torch.where(x > 0.999, 1 - below, above - below))

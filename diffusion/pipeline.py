@@ -4,7 +4,7 @@
 """
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,16 +13,32 @@ from torch import nn
 
 from diffusion import official
 from diffusion.schedule import DEFAULT_SCHEDULE
-from helper.checkpoints import PRETRAINED_MODELS
+from helper.checkpoints import PRETRAINED_MODELS, check_finite
 from helper.cost import forward_operations
 from helper.errors import UserError
-from helper.files import read_json, sha256
+from helper.files import entry, read_json, sha256
 
 WEIGHTS = "diffusion_pytorch_model"  # diffusers' name of weight files, without the suffix
 
 # Pixels that are decoded together. On a GPU 16 images of 256 px, whose activations take about 4 GiB
 # in float32. On a CPU one such image, whose activations fit its cache: twice as fast as 16.
 DECODED_PIXELS = {"cuda": 16 * 256**2, "cpu": 256**2}
+
+TIME_EMBEDDINGS = ("official", "diffusers")
+
+# Settings of diffusers that change the images and that the samplers and `decode` do not have. The
+# spacing and the solver of a pipeline's scheduler do not matter: --sampler brings its own.
+UNSUPPORTED = {
+    "scheduler": (
+        *("clip_sample", "thresholding", "rescale_betas_zero_snr", "use_flow_sigmas"),
+        *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"),
+    ),
+    "vae": ("shift_factor", "latents_mean", "latents_std"),
+}
+DIT_SIZES = (  # in transformer/config.json
+    *("num_layers", "num_attention_heads", "attention_head_dim", "patch_size"),
+    *("in_channels", "sample_size", "num_embeds_ada_norm"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,7 @@ class PipelineDescription:
     info: generator.json, or {}. transformer_config, vae_config: diffusers' configurations.
     transformer_path: a folder of diffusers' weights or an official checkpoint. vae_path: a folder.
     weights_sha256: of the weight files of both networks.
+    null_class: whether the last row of the label table is the null class, which guidance needs.
 
     `named_pipeline` describes pipelines without files: the paths are None and the hash is empty.
     """
@@ -49,9 +66,10 @@ class PipelineDescription:
     transformer_path: Path | None
     vae_path: Path | None
     weights_sha256: str
+    null_class: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pipeline(PipelineDescription):
     """A loaded pipeline: both networks in float32 and eval mode, without gradients."""
 
@@ -103,7 +121,8 @@ def read_pipeline(model, checkpoint=None, vae=None, image_size=None, num_classes
     on the hub; `say` prints which.
     vae: 'ema', 'mse', the folder of an AutoencoderKL or a pipeline, or a name on the hub; by
     default the pipeline's own, or 'mse' for official names.
-    image_size, num_classes: expected values.
+    image_size, num_classes: expected values. An official checkpoint with `num_classes` rows in its
+    label table, and not one more, has no null class.
 
     Raises UserError if files are missing or damaged, or are not those of a DiT with the expected
     values.
@@ -122,6 +141,15 @@ def read_pipeline(model, checkpoint=None, vae=None, image_size=None, num_classes
         pipeline = _read_official(model, Path(checkpoint), vae)
     else:
         pipeline = _read_folder(model, vae)
+    rows = pipeline.num_classes + 1  # of the label table, with the null class
+    if checkpoint and num_classes == rows:
+        pipeline = replace(pipeline, num_classes=rows, null_class=False)
+    elif checkpoint and not num_classes and rows != official.CLASSES + 1:
+        say(
+            f"note: {checkpoint} has {rows} label embeddings, read as {rows - 1} classes and the "
+            f"null class of guidance; if it was trained without label dropout, all {rows} are "
+            f"classes: give --num-classes {rows} and --cfg-scale 1"
+        )
     for flag, expected, actual in (
         ("image-size", image_size, pipeline.image_size),
         ("num-classes", num_classes, pipeline.num_classes),
@@ -140,27 +168,11 @@ def _read_folder(path_or_name, vae):
     name = folder.resolve().name
     if not folder.exists():
         folder = _download_pipeline(str(path_or_name))
-    config = _read_config(folder, "transformer/config.json")
+    config = _read_dit_config(folder)
     vae_path = _find_vae(vae) if vae else folder / "vae"
     vae_config = _read_vae_config(vae_path) if vae else _read_vae_config(folder, "vae/config.json")
-    schedule = _read_config(folder, "scheduler/scheduler_config.json")
-    # Before diffusers 0.28 DiT's class was Transformer2DModel, with this normalisation.
-    kind, norm = config.get("_class_name"), config.get("norm_type")
-    if kind not in ("DiTTransformer2DModel", "Transformer2DModel") or norm != "ada_norm_zero":
-        raise UserError(f"{folder} is not a DiT pipeline: its transformer is a {kind} ({norm})")
-    channels, outputs = config.get("in_channels", 4), config.get("out_channels")
-    if outputs != 2 * channels:
-        raise UserError(
-            f"{folder} does not predict the variance (out_channels is {outputs}, not "
-            f"{2 * channels}): only models with a learned variance are supported"
-        )
-    if schedule.get("prediction_type", "epsilon") != "epsilon":
-        raise UserError(
-            f"{folder} predicts {schedule['prediction_type']}: only models that predict the noise "
-            "(epsilon) are supported"
-        )
-    info_file = folder / "generator.json"
-    info = read_json(info_file, "generator description") if info_file.exists() else {}
+    schedule = _read_schedule(folder)
+    info = _read_info(folder, config.get("num_embeds_ada_norm", 1000))
     transformer, vae = (folder / "transformer", config), (vae_path, vae_config)
     return _describe(name, transformer, vae, schedule, info)
 
@@ -224,12 +236,94 @@ def _read_config(folder, file):
     return read_json(path, "pipeline configuration")
 
 
+def _read_dit_config(folder):
+    """Reads and checks transformer/config.json."""
+    path = folder / "transformer/config.json"
+    config = _read_config(folder, "transformer/config.json")
+    # Before diffusers 0.28 DiT's class was Transformer2DModel, with this normalisation.
+    kind, norm = config.get("_class_name"), config.get("norm_type")
+    if kind not in ("DiTTransformer2DModel", "Transformer2DModel") or norm != "ada_norm_zero":
+        raise UserError(f"{folder} is not a DiT pipeline: its transformer is a {kind} ({norm})")
+    for key in DIT_SIZES:
+        entry(config, key, int, path, None, minimum=1)
+    size, patch = config.get("sample_size", 32), config.get("patch_size", 2)
+    if size % patch:
+        raise UserError(f"{path}: sample_size {size} is not a multiple of patch_size {patch}")
+    channels, outputs = config.get("in_channels", 4), config.get("out_channels")
+    if outputs != 2 * channels:
+        raise UserError(
+            f"{folder} does not predict the variance (out_channels is {outputs}, not "
+            f"{2 * channels}): only models with a learned variance are supported"
+        )
+    return config
+
+
 def _read_vae_config(folder, file="config.json"):
-    config = _read_config(folder, file)
+    """Reads and checks the configuration of an AutoencoderKL."""
+    path, config = folder / file, _read_config(folder, file)
     kind = config.get("_class_name")
     if kind != "AutoencoderKL":
-        raise UserError(f"{folder / file} is that of a {kind}, not of an AutoencoderKL")
+        raise UserError(f"{path} is that of a {kind}, not of an AutoencoderKL")
+    entry(config, "latent_channels", int, path, None, minimum=1)
+    entry(config, "scaling_factor", float, path, None, minimum=1e-6)
+    entry(config, "block_out_channels", list, path, None)
+    if (channels := config.get("out_channels", 3)) != 3:
+        raise UserError(f"{path}: out_channels is {channels}: only RGB images (3) are supported")
+    _refuse_unsupported(config, "vae", path)
     return config
+
+
+def _read_schedule(folder):
+    """Reads and checks scheduler/scheduler_config.json."""
+    path = folder / "scheduler/scheduler_config.json"
+    schedule = _read_config(folder, "scheduler/scheduler_config.json")
+    prediction = schedule.get("prediction_type", "epsilon")
+    if prediction != "epsilon" or ("_class_name" in schedule and "beta_start" not in schedule):
+        kind = schedule.get("_class_name")
+        raise UserError(
+            f"{path}: prediction_type is {prediction} of a {kind}: only models that predict the "
+            "noise (epsilon) of a schedule of betas are supported"
+        )
+    _refuse_unsupported(schedule, "scheduler", path)
+    steps = entry(schedule, "num_train_timesteps", int, path, 1000, minimum=1)
+    entry(schedule, "beta_schedule", str, path, None)
+    betas = entry(schedule, "trained_betas", list | None, path, None)
+    if betas is not None and len(betas) != steps:
+        raise UserError(f"{path}: trained_betas has {len(betas)} values for {steps} timesteps")
+    used = {f"trained_betas[{number}]": beta for number, beta in enumerate(betas or [])}
+    for key in used or ("beta_start", "beta_end"):
+        if entry(used or schedule, key, float, path, 0.01, minimum=1e-9) >= 1:
+            raise UserError(f"{path}: {key} must be below 1")
+    return schedule
+
+
+def _read_info(folder, num_classes):
+    """Reads and checks generator.json, which pipelines of other programs do not have: {} then."""
+    path = folder / "generator.json"
+    if not path.exists():
+        return {}
+    info = read_json(path, "generator description")
+    entry(info, "cfg_channels", int, path, None, minimum=1)
+    entry(info, "grey", bool, path, None)
+    if info.get("time_embedding", "official") not in TIME_EMBEDDINGS:
+        raise UserError(
+            f"{path}: time_embedding is {info['time_embedding']}: expected one of "
+            f"{', '.join(TIME_EMBEDDINGS)}"
+        )
+    names = entry(info, "class_names", list | None, path, None)
+    if names and not (len(names) == num_classes and all(isinstance(name, str) for name in names)):
+        raise UserError(f"{path}: class_names must be {num_classes} texts, one per class")
+    return info
+
+
+def _refuse_unsupported(config, component, path):
+    """Raises UserError if a setting of UNSUPPORTED is on; null, false and 0 are off."""
+    for key in UNSUPPORTED[component]:
+        if config.get(key):
+            raise UserError(
+                f"{path}: {key} {config[key]} is not supported, and images without it would be "
+                "others: use another model, or remove the entry if the model was trained without it"
+            )
 
 
 def _vae_factor(vae_config):
@@ -239,16 +333,43 @@ def _vae_factor(vae_config):
 
 def _weight_files(path):
     """The weight files that diffusers reads from the folder `path`, or `path` if it is a file."""
-    if path.is_file():
-        return [path]
-    for suffix in ("safetensors", "bin"):
-        index = path / f"{WEIGHTS}.{suffix}.index.json"  # of large models, saved in several files
-        if index.is_file():
-            names = set(read_json(index, "weight index")["weight_map"].values())
-            return sorted(path / name for name in names)
-        if (path / f"{WEIGHTS}.{suffix}").is_file():
-            return [path / f"{WEIGHTS}.{suffix}"]
-    raise UserError(f"{path} holds no weights: {WEIGHTS}.safetensors is missing")
+    return [path] if path.is_file() else _find_weights(path)[1]
+
+
+def _find_weights(folder):
+    """(variant, files) of the weights in the folder of a network of diffusers.
+
+    variant: None, or the word in diffusion_pytorch_model.fp16.safetensors (fp16) if there are no
+    weights without. Raises UserError if there are no weights, several variants, or parts missing.
+    """
+    suffixes = ("safetensors", "bin")
+    names = (
+        path.name
+        for suffix in suffixes
+        for pattern in (f"{WEIGHTS}.*.{suffix}", f"{WEIGHTS}.{suffix}.index.*.json")
+        for path in folder.glob(pattern)
+    )
+    variants = sorted({name.split(".")[-2].partition("-")[0] for name in names})
+    for variant in (None, *variants):
+        word = f".{variant}" if variant else ""
+        for suffix in suffixes:
+            # Large models are saved in several files
+            index = folder / f"{WEIGHTS}.{suffix}.index{word}.json"
+            files = [folder / f"{WEIGHTS}{word}.{suffix}"]
+            if index.is_file():
+                parts = entry(read_json(index, "weight index"), "weight_map", dict, index).values()
+                files = sorted({folder / str(name) for name in parts})
+                if missing := [file for file in files if not file.is_file()]:
+                    raise UserError(f"{missing[0]} is missing, a part that {index} names")
+            if not all(file.is_file() for file in files):
+                continue
+            if variant and len(variants) > 1:
+                raise UserError(
+                    f"{folder} holds its weights in several variants ({', '.join(variants)}): "
+                    f"rename the one to use to {WEIGHTS}.{suffix}"
+                )
+            return variant, files
+    raise UserError(f"{folder} holds no weights: {WEIGHTS}.safetensors is missing")
 
 
 # Finding and downloading files
@@ -321,7 +442,10 @@ def _download(name, flag, instead, fetch):
 
 
 def _first_line(error):
-    return str(error).strip().split("\n")[0][:160]
+    first, *others = str(error).strip().split("\n")
+    if first.endswith(":"):  # the reason is in the next line
+        first = " ".join([first, *others[:1]]).replace("\t", "")
+    return first[:240]
 
 
 # Loading the networks
@@ -332,7 +456,8 @@ def load_pipeline(pipeline, time_embedding=None):
 
     time_embedding: 'official' (frequencies 10000^(−i/128), norm eps 1e-6) or 'diffusers'
     (10000^(−i/127), as built); by default that in generator.json, or else 'official'. Raises
-    UserError if a weight file is missing, damaged or does not fit its configuration.
+    UserError if a weight file is missing, damaged, does not fit its configuration, or holds numbers
+    that are not finite.
     """
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
@@ -340,12 +465,12 @@ def load_pipeline(pipeline, time_embedding=None):
         pipeline = read_pipeline(pipeline)
     time_embedding = time_embedding or pipeline.info.get("time_embedding") or "official"
     if pipeline.transformer_path.is_dir():
-        transformer = _load_component(DiTTransformer2DModel, pipeline.transformer_path)
+        transformer = load_component(DiTTransformer2DModel, pipeline.transformer_path)
     else:
         transformer = _load_official(pipeline)
     if time_embedding == "official":
         use_official_embedding(transformer)
-    vae = _load_component(AutoencoderKL, pipeline.vae_path)
+    vae = load_component(AutoencoderKL, pipeline.vae_path)
     return Pipeline(
         **{field.name: getattr(pipeline, field.name) for field in fields(PipelineDescription)},
         denoiser=Denoiser(transformer),
@@ -354,14 +479,22 @@ def load_pipeline(pipeline, time_embedding=None):
     )
 
 
-def _load_component(kind, folder):
-    """Loads a network of diffusers in float32. Unsafe `.bin` files are refused by diffusers."""
+def load_component(kind, folder):
+    """Loads a network of diffusers in float32. Unsafe `.bin` files are refused by diffusers.
+
+    Raises UserError if the weights are missing, damaged, or not finite.
+    """
     from diffusers.utils import logging
 
     logging.set_verbosity_error()  # the relevant warnings are checked below
+    variant, _ = _find_weights(folder)
     try:
         network, report = kind.from_pretrained(
-            folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
+            folder,
+            variant=variant,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
         )
     except Exception as error:  # diffusers and safetensors raise many types for damaged files
         raise UserError(
@@ -373,6 +506,7 @@ def _load_component(kind, folder):
             f"the weights in {folder} lack {report['missing_keys'][0]} and "
             f"{len(report['missing_keys']) - 1} more of its config.json: download them again"
         )
+    check_finite(network.state_dict(), folder)
     return network.eval().requires_grad_(False)
 
 
@@ -386,6 +520,7 @@ def _load_official(pipeline):
         transformer = DiTTransformer2DModel.from_config(pipeline.transformer_config)
     transformer.load_state_dict(official.to_diffusers(state), assign=True)
     transformer.pos_embed.pos_embed = state["pos_embed"]  # diffusers would compute it
+    check_finite(state, pipeline.transformer_path)
     return transformer.eval().requires_grad_(False)
 
 
@@ -439,11 +574,24 @@ def _equal_weights(one, other):
 
 
 def operations(pipeline):
-    """Floating-point operations per image of (a pass of the DiT, the decoder), without weights."""
+    """Floating-point operations per image of (a pass of the DiT, the decoder), without weights.
+
+    Raises UserError if a configuration is not that of a network that runs.
+    """
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
-    with torch.device("meta"):
-        transformer = DiTTransformer2DModel.from_config(pipeline.transformer_config).eval()
-        decoder = AutoencoderKL.from_config(pipeline.vae_config).eval().decoder
-        x, zero = torch.empty(1, *pipeline.latent_shape), torch.zeros(1, dtype=torch.int64)
-    return forward_operations(transformer, x, zero, zero), forward_operations(decoder, x)
+    path = pipeline.transformer_path
+    try:
+        with torch.device("meta"):
+            x, zero = torch.empty(1, *pipeline.latent_shape), torch.zeros(1, dtype=torch.int64)
+            transformer = DiTTransformer2DModel.from_config(pipeline.transformer_config).eval()
+        transformer_operations = forward_operations(transformer, x, zero, zero)
+        path = pipeline.vae_path
+        with torch.device("meta"):
+            decoder = AutoencoderKL.from_config(pipeline.vae_config).eval().decoder
+        return transformer_operations, forward_operations(decoder, x)
+    except Exception as error:  # diffusers and torch raise many types for wrong sizes
+        raise UserError(
+            f"the configuration in {path} does not fit together ({_first_line(error)}): download "
+            "it again"
+        ) from None

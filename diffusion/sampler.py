@@ -17,6 +17,8 @@ from helper.errors import UserError
 from helper.seeds import image_generator
 
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++")
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")  # of diffusers' schedulers
+DDPM_BETA_SCHEDULES = (*BETA_SCHEDULES, "sigmoid", "laplace")
 SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
@@ -81,7 +83,16 @@ def ddpm_step(scheduler, output, t, x, noise):
 
 
 def check_steps(name, steps, schedule):
-    """Raises UserError if a sampler cannot take so many distinct steps of the training schedule."""
+    """Raises UserError if a sampler cannot take so many distinct steps of the training schedule, or
+    does not know this schedule.
+    """
+    kind = schedule.get("beta_schedule", "linear")
+    known = DDPM_BETA_SCHEDULES if name == "ddpm" else BETA_SCHEDULES
+    if kind not in known and not schedule.get("trained_betas"):
+        raise UserError(
+            f"the model's beta_schedule {kind} is none of those of --sampler {name}: "
+            f"{', '.join(known)}"
+        )
     # DPM-Solver++ needs one more point than steps
     maximum = schedule["num_train_timesteps"] - (name == "dpmsolver++")
     if steps > maximum:

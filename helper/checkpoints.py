@@ -1,8 +1,11 @@
 """Saving checkpoints, and loading them without executing code that they may contain."""
 
 import argparse
+import errno
 import io
 import pickle
+import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from safetensors.torch import load_file
 
 from helper.errors import UserError
 from helper.files import whole_file
+from helper.finite import first_not_finite
 
 # Published checkpoints contain flags (a Namespace) and numpy scalars. Nothing else is unpickled.
 _NUMPY_DTYPES = [
@@ -29,9 +33,11 @@ SAFE_CLASSES = [
 
 PRETRAINED_MODELS = Path("pretrained_models")  # published weights of generators
 
-# Keys of the weights in training checkpoints, and prefixes that wrappers add to parameter names
-WEIGHTS_KEYS = ("model", "state_dict", "state", "net")
-PREFIXES = ("module.", "_orig_mod.")
+# Keys of the weights in training checkpoints: of two entries that fit, the first one is meant
+WEIGHTS_KEYS = ("model", "state_dict", "state", "net", "model_state_dict", "network", "weights")
+# Parts that DataParallel and torch.compile add to parameter names, of a network or of its parts
+WRAPPERS = re.compile(r"(?<![^.])(?:(?:module|_orig_mod)\.)+")
+ENDINGS = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar")  # of checkpoint files
 
 
 def save(path, state):
@@ -44,41 +50,55 @@ def save(path, state):
 
 
 def load(path, mmap=False):
-    """Loads a torch checkpoint, or the state dict in a `.safetensors` file, on the CPU.
+    """Loads a torch checkpoint, or the state dict in a safetensors file, on the CPU.
 
+    The format is recognised by the first bytes, whatever the file is called.
     mmap: leave the tensors of a torch checkpoint on the disk until they are used (not supported by
     the format before torch 1.6). Raises UserError if the file is missing, truncated, of another
     format, or contains objects that are not safe to unpickle.
     """
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path} is a folder: give the checkpoint file in it")
+        raise UserError(_describe_folder(path))
     if not path.is_file():
         raise UserError(f"checkpoint not found: {path}")
     try:
+        if is_safetensors(path):
+            return _call(load_file, path)
         if not mmap and zipfile.is_zipfile(path):
             _check_crc(path)
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals(SAFE_CLASSES):
+        with torch.serialization.safe_globals(SAFE_CLASSES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error says it all
+            if path.suffix == ".safetensors":  # torch goes by the name
+                with open(path, "rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
             mmap = mmap and zipfile.is_zipfile(path)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except OSError as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from None
-    except pickle.UnpicklingError:
-        if _is_pickle(path):
-            raise UserError(
-                f"checkpoint {path} holds objects other than weights, which could run code: "
-                "refused; save its state_dict alone"
-            ) from None
-        raise UserError(
-            f"checkpoint {path} is truncated or not a torch checkpoint: download it again"
-        ) from None
+            return _call(torch.load, path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # damaged files raise many types in zip, pickle and safetensors
-        raise UserError(
-            f"checkpoint {path} is truncated or not a checkpoint ({type(error).__name__}): "
-            "download it again"
-        ) from None
+        # "Invalid argument": an offset in a damaged file
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            reason = error.strerror or error
+            raise UserError(f"checkpoint {path} cannot be read: {reason}") from None
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise UserError(f"too little memory to read checkpoint {path}") from None
+        raise UserError(f"checkpoint {path} {_describe_unreadable(path, error)}") from None
+
+
+def is_safetensors(path):
+    """Whether a file begins like safetensors: the length of a JSON header (8 bytes), and `{`."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    return head[4:] == b"\0\0\0\0{"  # no header is as long as 4 GB
+
+
+def _call(loader, path, **options):
+    """loader(path, **options), even if the name of the file is not UTF-8 or the locale is ASCII."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with open(path, "rb") as file:
+            return loader(f"/proc/self/fd/{file.fileno()}", **options)
+    return loader(path, **options)
 
 
 def _check_crc(path):
@@ -88,29 +108,118 @@ def _check_crc(path):
             raise zipfile.BadZipFile(name)
 
 
-def _is_pickle(path):
-    """Whether a file is a complete zip archive or a pickle, as torch checkpoints are."""
+def _describe_folder(folder):
+    """What to do about a folder that was given for a checkpoint."""
+    text = f"{folder} is a folder: give the checkpoint file in it"
+    files = sorted(file for file in folder.glob("*") if file.suffix in ENDINGS)
+    files = files or sorted(file for file in folder.glob("*/*") if file.suffix in ENDINGS)
+    if not files:
+        return f"{text}, but it has none that ends in {', '.join(ENDINGS)}"
+    rest = f" or {len(files) - 3} others" if len(files) > 3 else ""
+    return f"{text}: {', '.join(map(str, files[:3]))}{rest}"
+
+
+def _describe_unreadable(path, error):
+    """Why torch cannot read the file `path`, and what to do: the end of a sentence."""
     with open(path, "rb") as file:
-        return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
+        head = file.read(200).lstrip()
+    if not path.stat().st_size:
+        return "is truncated: it has 0 bytes: download or save it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "is only the pointer to a file in Git LFS: run `git lfs pull`, or download the file"
+    if head.lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "is a web page and not a checkpoint: look at it in a browser, then download the file"
+    if zipfile.is_zipfile(path):
+        names = zipfile.ZipFile(path).namelist()
+        if any(name.endswith("/constants.pkl") for name in names):
+            return (
+                "is a TorchScript archive, which contains code: refused; save the weights with "
+                "torch.save(torch.jit.load(file).state_dict(), new_file)"
+            )
+        if not any(name.endswith("/data.pkl") for name in names):
+            return f"is a zip archive of other files ({', '.join(names[:3])}, …): unpack it"
+    if isinstance(error, pickle.UnpicklingError):
+        classes = _unsafe_classes(path, error)
+        named = f" ({', '.join(classes[:3])}{', …' * (len(classes) > 3)})" if classes else ""
+        if any(name.startswith("torch.nn.modules") for name in classes):
+            return (
+                f"holds a whole network{named}, which could run code: refused; save its weights "
+                "with torch.save(network.state_dict(), file)"
+            )
+        if classes or zipfile.is_zipfile(path) or head[:1] == pickle.PROTO:
+            return (
+                f"holds objects other than weights{named}, which could run code: refused; save its "
+                "state_dict alone"
+            )
+    if head.isascii() and b"".join(head.split()).decode("ascii").isprintable():
+        return f"is truncated or not a checkpoint: it is text, {head[:40].decode('ascii')!r}"
+    return f"is truncated or not a checkpoint ({type(error).__name__}): download it again"
+
+
+def _unsafe_classes(path, error):
+    """The names of the classes in a torch checkpoint that are refused; of an old file the first."""
+    try:
+        with torch.serialization.safe_globals(SAFE_CLASSES):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # the format before torch 1.6, or a damaged file
+        return re.findall(r"GLOBAL (\S+)", str(error))
+
+
+def state_dicts(content, name="", depth=3):
+    """Yields (name, {key: tensor}) for `content` and each dict or list in it that holds tensors.
+
+    name: the keys that lead to it, such as `model` or `ema.model`, and '' for `content` itself.
+    """
+    items = ()
+    if isinstance(content, dict):
+        items = [(str(key), value) for key, value in content.items()]
+    elif isinstance(content, list | tuple):
+        items = [(str(number), value) for number, value in enumerate(content)]
+    tensors = {key: value for key, value in items if isinstance(value, torch.Tensor)}
+    if tensors:
+        yield name, tensors
+    if depth:
+        for key, value in items:
+            yield from state_dicts(value, f"{name}.{key}".lstrip("."), depth - 1)
+
+
+def preference(name):
+    """Order in which the entries of a checkpoint are looked at: those of WEIGHTS_KEYS, then the
+    whole, then others.
+    """
+    first = name.split(".")[0]
+    if first in WEIGHTS_KEYS:
+        return WEIGHTS_KEYS.index(first)
+    return len(WEIGHTS_KEYS) + bool(name)
+
+
+def likeliest(entries, origin):
+    """The state dict that most probably holds the weights, of entries [(name, state dict)]: the one
+    under one of WEIGHTS_KEYS, the whole, or else the largest.
+
+    Raises UserError if there is none. `origin` names the file in the message.
+    """
+    if not entries:
+        raise UserError(
+            f"{origin} holds no state dict: expected tensors by name, or a dict under "
+            f"{', '.join(repr(key) for key in WEIGHTS_KEYS)}"
+        )
+    return min(entries, key=lambda entry: (preference(entry[0]), -len(entry[1])))[1]
+
+
+def check_finite(state, origin):
+    """Raises UserError if a tensor of a state dict holds nan or inf; `origin` names its file."""
+    if name := first_not_finite(state):
+        raise UserError(
+            f"{origin}: the weights are not all finite ({name} holds nan or inf): the training "
+            "that wrote them diverged, or the file is damaged: give other weights"
+        )
 
 
 def state_dict_of(content, path):
-    """Finds the state dict in the content of a checkpoint: under one of WEIGHTS_KEYS, or the whole.
+    """The `likeliest` state dict in the content of the checkpoint `path`, without WRAPPERS.
 
-    The prefixes `module.` and `_orig_mod.` are removed. Raises UserError if there are no tensors.
+    Raises UserError if there are no tensors.
     """
-    for key in WEIGHTS_KEYS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    tensors = isinstance(content, dict) and {
-        k: v for k, v in content.items() if isinstance(v, torch.Tensor)
-    }
-    if not tensors:
-        raise UserError(
-            f"checkpoint {path} holds no state dict: expected tensors by name, or a dict under "
-            f"{', '.join(repr(key) for key in WEIGHTS_KEYS)}"
-        )
-    for prefix in PREFIXES * 2:  # in either order
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    return tensors
+    state = likeliest(list(state_dicts(content)), f"checkpoint {path}")
+    return {WRAPPERS.sub("", key): value for key, value in state.items()}

@@ -1,5 +1,6 @@
 """Estimated cost of a run: floating-point operations, disk space, and the remaining time."""
 
+import copy
 import time
 from typing import NamedTuple
 
@@ -9,22 +10,37 @@ from torch.utils.flop_counter import FlopCounterMode
 _PREFIXES = ("", "K", "M", "G", "T", "P", "E", "Z")
 
 
-def forward_operations(network, *inputs):
-    """Floating-point operations of `network(*inputs)`, two for each multiply-add.
+def dry_pass(network, *inputs):
+    """The output of `network(*inputs)` without values, and its floating-point operations.
 
-    Convolutions and matrix products are counted, norms and activations are not. Nothing is
-    computed: the counter runs on the meta device, with the shapes of the weights and inputs.
+    Two operations are counted for each multiply-add of convolutions and matrix products, none for
+    norms and activations. Nothing is computed: the pass runs on the meta device, with the shapes of
+    the weights and inputs. A network that cannot run there, because it reads values, is copied and
+    run on the CPU with zeros. Neither changes the network or the state of random generators.
+    Raises whatever the network raises.
     """
 
     def to_meta(value):
         return torch.empty_like(value, device="meta") if isinstance(value, torch.Tensor) else value
 
-    tensors = [*network.named_parameters(), *network.named_buffers()]
-    state = {name: to_meta(value) for name, value in tensors}
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        torch.func.functional_call(network, state, tuple(to_meta(value) for value in inputs))
-    return counter.get_total_flops()
+    def to_zeros(value):
+        return torch.zeros_like(value, device="cpu") if isinstance(value, torch.Tensor) else value
+
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            tensors = [*network.named_parameters(), *network.named_buffers()]
+            state = {name: to_meta(value) for name, value in tensors}
+            with FlopCounterMode(display=False) as counter:
+                output = torch.func.functional_call(network, state, tuple(map(to_meta, inputs)))
+        except Exception:
+            with FlopCounterMode(display=False) as counter:
+                output = copy.deepcopy(network).cpu()(*map(to_zeros, inputs))
+    return output, counter.get_total_flops()
+
+
+def forward_operations(network, *inputs):
+    """Floating-point operations of `network(*inputs)`, as counted by `dry_pass`."""
+    return dry_pass(network, *inputs)[1]
 
 
 def with_prefix(value, unit):

@@ -1,7 +1,9 @@
 """Errors of the user: one or two lines on stderr and exit code 2, no traceback."""
 
 import errno
+import io
 import os
+import re
 import sys
 import time
 
@@ -34,12 +36,27 @@ REMEDIES = {
     errno.ENOENT: "a folder of this path does not exist: was it deleted meanwhile?",
     errno.EISDIR: "a folder has the name of this file: remove or rename it",
     errno.ENOTDIR: "a part of this path is a file: choose another folder",
+    errno.EEXIST: "a file has the name of this folder: remove or rename it",
+    errno.ENAMETOOLONG: "a name in this path, or the path, is longer than the file system allows: "
+    "choose a shorter one",
+    errno.EFBIG: "the file is larger than allowed: raise the limit with `ulimit -f unlimited`, or "
+    "choose another file system",
+    errno.ELOOP: "links in this path lead in a circle: remove them",
+    errno.EPIPE: "cannot print: the program that reads the output has ended",
 }
+# Others occur in reading, too.
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 RANK_PATIENCE = 3.0  # seconds; torchrun notices within tenths of a second that a process ended
 
 
 class UserError(Exception):
     """Wrong input. The message says in one or two lines what is wrong, where, and what to do."""
+
+
+def note(text):
+    """Prints a note for the user, on rank 0 only."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"note: {text}", flush=True)
 
 
 def describe_os_error(error):
@@ -49,15 +66,19 @@ def describe_os_error(error):
         return None
     if not error.filename:
         return remedy
-    if error.errno in MACHINE_FAULTS:
+    if error.errno not in _WRITING:
         return f"cannot access {error.filename}: {remedy}"
     unreadable = os.path.exists(error.filename) and not os.access(error.filename, os.R_OK)
     return f"cannot {'read' if unreadable else 'write'} {error.filename}: {remedy}"
 
 
-def describe_runtime_error(error):
-    """The message for a RuntimeError of torch that is a fault of the machine, None for others."""
+def describe_hidden_error(error):
+    """The message for a fault of the machine that torch and other libraries raise as an error of
+    their own, None for other errors.
+    """
     text = str(error)
+    if number := re.search(r"\(os error (\d+)\)", text):  # Rust's, such as safetensors
+        return REMEDIES.get(int(number[1]))
     # Data-loading processes hand over batches in shared memory, as files </torch_…>.
     if "Bus error" in text or ("</torch_" in text and f"({errno.ENOSPC})" in text):
         return (
@@ -82,27 +103,40 @@ def run_script(main, argv=None):
     ranks raise the same error, torchrun has ended it by then. Any other exception is a bug and
     keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Any text can be printed: file names need not be UTF-8, a terminal may be ASCII.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(argv)
+        sys.stdout.flush()  # Python reports an error at exit with a traceback
         return 0
     except UserError as error:
         message = str(error)
     except OSError as error:
         message = describe_os_error(error)
+        _drop_output_that_fails()
         if message is None:
             raise
-    except RuntimeError as error:
-        message = describe_runtime_error(error)
+    except MemoryError:
+        message = MACHINE_FAULTS[errno.ENOMEM]
+    except Exception as error:
+        message = describe_hidden_error(error)
         # A collective operation fails when another process has ended, which says why itself.
         if int(os.environ.get("RANK", 0)) > 0 and "closed by peer" in str(error):
             message = "another process ended: see its message"
         if message is None:
             raise
-    except MemoryError:
-        message = MACHINE_FAULTS[errno.ENOMEM]
     except KeyboardInterrupt:
         return 130
     if int(os.environ.get("RANK", 0)) > 0:
         time.sleep(RANK_PATIENCE)
     print(f"error: {message}", file=sys.stderr, flush=True)
     return 2
+
+
+def _drop_output_that_fails():
+    """Discards what cannot be printed, for Python would try it again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,7 +13,7 @@ def predict(model, loader, world, amp="off"):
     """Returns (logits (M, K) float32, labels (M,)) on the CPU for the images of this rank.
 
     The model is in eval mode meanwhile; its previous mode is restored.
-    Raises UserError if a logit is not finite.
+    Raises UserError, on all ranks, if a logit is not finite.
     """
     was_training = model.training
     model.eval()
@@ -35,7 +35,7 @@ def predict(model, loader, world, amp="off"):
             bar.update(len(images) * world.size)
     model.train(was_training)
     logits = torch.cat(logits).cpu()
-    if not logits.isfinite().all():
+    if world.any(not logits.isfinite().all()):
         raise UserError(
             "the outputs of the classifier are not all finite: check its checkpoint, lower "
             "--learning_rate, or give --amp off"
@@ -70,6 +70,23 @@ def evaluate_classifier(model, loader, world, amp="off", teacher_classes=None):
     return metrics, classes
 
 
+def chance_warning(top1, num_classes):
+    """Returns a warning if the accuracy of a classifier, in percent, is near chance, else None.
+
+    The bound is three times chance, or halfway between chance and 100 % if that is less (for fewer
+    than five classes).
+    """
+    chance = 100 / num_classes
+    bound = min(3 * chance, (chance + 100) / 2)
+    if top1 >= bound:
+        return None
+    return (
+        f"warning: a top-1 of {top1:.2f} % is near chance (below {bound:.2f} %; chance is "
+        f"{chance:.2f} %): the classes may be in another order than the classifier's, or the "
+        "images normalised differently (--mean_…, --std_…)"
+    )
+
+
 def evaluate_teacher(teacher, name, loader, run, amp):
     """Evaluates the teacher of a Run and logs its accuracy, with a warning if it is near chance.
 
@@ -77,9 +94,6 @@ def evaluate_teacher(teacher, name, loader, run, amp):
     """
     metrics, classes = evaluate_classifier(teacher, loader, run.world, amp)
     run.log(f"teacher {name}: top-1 {metrics['top1']:.2f} % on the real validation set")
-    if metrics["top1"] < 3 * 100 / len(loader.images.class_names):
-        run.log(
-            "warning: the teacher is below three times chance: its classes may be in another order "
-            "or its images normalised differently (--mean_t, --std_t)"
-        )
+    if warning := chance_warning(metrics["top1"], len(loader.images.class_names)):
+        run.log(warning)
     return metrics, classes

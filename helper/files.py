@@ -9,22 +9,39 @@ import io
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
+from typing import get_args
 
 from helper.errors import UserError
+
+_REQUIRED = object()  # the default of an entry that must be there
+_JSON_TYPES = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+# Text is UTF-8 whatever the locale is, and keeps the bytes of file names that are not.
+_UTF8 = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 @contextlib.contextmanager
 def whole_file(path, mode="wb", sync=False):
     """Context manager: a file open for writing that becomes `path` if the block succeeds.
 
+    Text is written as UTF-8. The writers of Pillow and torch hide the error of a full disk: let
+    them write to memory, and write the bytes here.
     sync: write it to the disk before, so that a power cut cannot leave an empty file.
     Raises UserError if the folder does not exist (any more).
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with open(part, mode) as file:
+        with open(part, mode, **({} if "b" in mode else _UTF8)) as file:
             yield file
             if sync:
                 file.flush()
@@ -41,10 +58,17 @@ def whole_file(path, mode="wb", sync=False):
         ) from None
     except OSError as error:
         # The error of a full disk does not name the file.
-        error.filename = error.filename or str(path)
+        if error.filename in (None, str(part)):
+            error.filename = str(path)
         raise
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a name that is too long
+            part.unlink(missing_ok=True)
+
+
+def read_text(path):
+    """The text of a file in UTF-8, with or without a byte-order mark. Raises OSError."""
+    return Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
 
 
 def write_text(path, text):
@@ -53,24 +77,66 @@ def write_text(path, text):
         file.write(text)
 
 
+def append_text(path, text):
+    """Appends `text` to the file `path`. Raises OSError that names the file."""
+    try:
+        with open(path, "a", **_UTF8) as file:
+            file.write(text)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def write_json(path, data):
     """Writes `data` to `path` as indented JSON, atomically."""
     write_text(path, json.dumps(data, indent=2, default=str) + "\n")
 
 
-def read_json(path, what):
-    """Parses the JSON file `path`.
+def read_json(path, what, kind=dict):
+    """The content of the JSON file `path`, an object (a dict); `entry` checks what is in it.
 
-    Raises UserError, which calls the file `what`, if it is missing or damaged.
+    kind: object for any JSON.
+    Raises UserError, which calls the file `what`, if it is missing, damaged, or of another kind.
     """
     try:
-        return json.loads(Path(path).read_text())
+        data = json.loads(Path(path).read_bytes())  # UTF-8 with or without a byte-order mark
     except FileNotFoundError:
         raise UserError(f"{what} not found: {path}") from None
-    except ValueError as error:  # not JSON, or not text
+    except (ValueError, RecursionError) as error:  # not JSON, not text, or nested too deeply
         raise UserError(
             f"{what} {path} is not valid JSON ({error}): restore or delete it"
         ) from None
+    if not isinstance(data, kind):
+        raise UserError(
+            f"{what} {path} holds {_JSON_TYPES[type(data)]} where an object is expected: is it "
+            "another program's file?"
+        )
+    return data
+
+
+def entry(data, key, kind, path, default=_REQUIRED, minimum=0):
+    """The value of `key` in the JSON object `data`, which was read from the file `path`.
+
+    kind: a JSON type (str, bool, int, float, list, dict) or `int | None` and the like; a whole
+    number is a float, too. minimum: of a number, which must be finite.
+    Raises UserError if the value is another, or if the key is missing and there is no `default`.
+    """
+    if key not in data and default is not _REQUIRED:
+        return default
+    if key not in data:
+        raise UserError(f"{path}: {key} is missing: restore the file")
+    value = data[key]
+    kinds = get_args(kind) or (kind,)
+    is_number = type(value) in (int, float)
+    has_kind = type(value) in kinds or (float in kinds and is_number)
+    if has_kind and (not is_number or minimum <= value <= sys.float_info.max):
+        return value
+    expected = " or ".join(_JSON_TYPES[kind] for kind in kinds)
+    if is_number:
+        expected += f" of at least {minimum:g}"
+    raise UserError(
+        f"{path}: {key} is {json.dumps(value)[:60]}, not {expected}: correct or restore the file"
+    )
 
 
 def csv_text(columns, records):

@@ -12,6 +12,9 @@ from helper.distributed import ProcessSettings
 from helper.errors import UserError
 from helper.optim import Schedule
 
+MAX_INT = 2**63 - 1
+MAX_INDEX = 10**6 - 1  # of a class
+
 # Flags of the functions below that change the result of a run: a resumed run must share them.
 TRAINING_SETTINGS = (
     "epochs",
@@ -31,6 +34,7 @@ SCHEDULE_SETTINGS = (
     "min_lr",
     "momentum",
 )
+LARGEST = 1e30  # of a float: torch refuses factors that overflow float32
 NETWORK_SETTINGS = ("model_t", "mean_t", "std_t", "model_s", "mean_s", "std_s")
 
 
@@ -69,34 +73,45 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive_int(text):
-    """argparse type: an integer ≥ 1."""
-    value = int(text)
-    if value < 1:
+    """argparse type: an integer ≥ 1 that fits an int64."""
+    if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
-    return value
+    return natural(text)
 
 
 def natural(text):
-    """argparse type: an integer ≥ 0."""
+    """argparse type: an integer ≥ 0 that fits an int64."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
+    if value > MAX_INT:
+        raise argparse.ArgumentTypeError(f"{text} is larger than {MAX_INT}")
     return value
 
 
 def positive_float(text):
-    """argparse type: a finite number > 0."""
+    """argparse type: a number > 0, up to LARGEST."""
     value = float(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    if not 0 < value <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number (up to {LARGEST:g})")
     return value
 
 
 def nonnegative_float(text):
-    """argparse type: a finite number ≥ 0."""
+    """argparse type: a number ≥ 0, up to LARGEST."""
     value = float(text)
-    if not (value >= 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text} is negative or not a finite number")
+    if not 0 <= value <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not a number in 0 to {LARGEST:g}")
+    return value
+
+
+def moderate_float(text):
+    """argparse type: a number in [1e-4, 1e4]: beyond, a temperature or a Beta distribution is lost
+    in the rounding of float32.
+    """
+    value = float(text)
+    if not 1e-4 <= value <= 1e4:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0.0001 to 10000")
     return value
 
 
@@ -112,7 +127,7 @@ def amount(text):
     """argparse type: a number of images, `200000` or `200k` or `1.28m`."""
     factor = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 1)
     value = float(text[:-1] if factor > 1 else text) * factor
-    if value < 1 or value != int(value):
+    if not (1 <= value <= MAX_INT and value == int(value)):
         raise argparse.ArgumentTypeError(f"{text} is not a number of images (such as 3000 or 200k)")
     return int(value)
 
@@ -122,15 +137,49 @@ def int_list(text):
     return [int(part) for part in text.split(",") if part.strip()]
 
 
-def float_list(text):
-    """argparse type: three comma-separated numbers, `0.5,0.5,0.5`; a single one is repeated."""
+def epoch_list(text):
+    """argparse type: epochs, which count from 1, as in `int_list`."""
+    values = int_list(text)
+    if min(values, default=1) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: epochs count from 1 (an empty list: '')")
+    return values
+
+
+def mean_list(text):
+    """argparse type: three comma-separated means of images in [0, 1], `0.5,0.5,0.5`; a single one
+    is repeated.
+    """
+    return _checked_statistics(text, "mean")
+
+
+def std_list(text):
+    """argparse type: standard deviations, as in `mean_list`."""
+    return _checked_statistics(text, "std")
+
+
+def _checked_statistics(text, kind):
     values = [float(part) for part in text.split(",")]
     values = values * 3 if len(values) == 1 else values
     if len(values) != 3:
         raise argparse.ArgumentTypeError(
             f"{text} must be one number or three, such as 0.485,0.456,0.406"
         )
+    if fault := statistics_fault(values, kind):
+        raise argparse.ArgumentTypeError(f"{text} {fault}")
     return values
+
+
+def statistics_fault(values, kind):
+    """What is wrong with the three values of a `mean` or `std` of images in [0, 1], or None."""
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+        return "has a value that is not a finite number"
+    if max(values) > 1:
+        return f"exceeds 1, but images are in [0, 1]: a {kind} on the 0–255 scale? divide by 255"
+    if kind == "std" and min(values) <= 0:
+        return "has a standard deviation that is not above 0"
+    if min(values) < 0:
+        return "has a negative mean, but images are in [0, 1]"
+    return None
 
 
 def index_ranges(text):
@@ -138,9 +187,12 @@ def index_ranges(text):
     indices = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        indices.update(range(int(first), int(last or first) + 1))
-    if not indices:
-        raise argparse.ArgumentTypeError(f"{text} contains no index (such as 0-9,17)")
+        first, last = int(first), int(last or first)
+        if not first <= last <= MAX_INDEX:
+            raise argparse.ArgumentTypeError(
+                f"{part} is not a range of indices such as 0-9, up to {MAX_INDEX}"
+            )
+        indices.update(range(first, last + 1))
     return sorted(indices)
 
 
@@ -169,8 +221,10 @@ def add_process_flags(parser):
         default=None,
         help="tcp://host:port of the first machine (default: this machine)",
     )
-    group.add_argument("--world-size", type=int, default=1, help="number of machines (default: 1)")
-    group.add_argument("--rank", type=int, default=0, help="rank of this machine (default: 0)")
+    group.add_argument(
+        "--world-size", type=positive_int, default=1, help="number of machines (default: 1)"
+    )
+    group.add_argument("--rank", type=natural, default=0, help="rank of this machine (default: 0)")
     group.add_argument(
         "--deterministic", action="store_true", help="use deterministic GPU kernels (slower)"
     )
@@ -288,10 +342,10 @@ def add_network_flags(group, model_s="resnet8", statistics_s="the data set's"):
 
 
 def _add_statistics_flags(group, suffix, name, default):
-    for what in ("mean", "std"):
+    for what, kind in (("mean", mean_list), ("std", std_list)):
         group.add_argument(
             f"--{what}_{suffix}",
-            type=float_list,
+            type=kind,
             default=None,
             help=f"{what} that normalises the images of the {name} (default: {default})",
         )
@@ -316,16 +370,16 @@ def add_schedule_flags(
     )
     group.add_argument(
         "--lr_decay_epochs",
-        type=int_list,
+        type=epoch_list,
         default=list(lr_decay_epochs),
         help="epochs after which the step schedule lowers the learning rate "
         f"(default: {','.join(map(str, lr_decay_epochs)) or 'none'})",
     )
     group.add_argument(
         "--lr_decay_rate",
-        type=positive_float,
+        type=fraction,
         default=lr_decay_rate,
-        help=f"learning-rate factor of the step schedule {_default(lr_decay_rate)}",
+        help=f"learning-rate factor of the step schedule, in [0, 1] {_default(lr_decay_rate)}",
     )
     group.add_argument(
         "--min_lr",
@@ -334,7 +388,7 @@ def add_schedule_flags(
         help=f"final learning rate of the cosine schedule {_default(min_lr)}",
     )
     group.add_argument(
-        "--momentum", type=nonnegative_float, default=0.9, help="momentum of SGD (default: 0.9)"
+        "--momentum", type=fraction, default=0.9, help="momentum of SGD, in [0, 1] (default: 0.9)"
     )
 
 

@@ -15,7 +15,6 @@ The folder holds config.json, train.log, metrics.csv, curves.png, result.json, <
 
 import fcntl
 import json
-import math
 import os
 import platform
 import socket
@@ -33,15 +32,18 @@ from helper.cost import Pace
 from helper.distributed import StopRequest
 from helper.errors import UserError
 from helper.files import (
+    append_text,
     csv_text,
     file_stem,
     make_folder,
     read_json,
+    read_text,
     remove_parts,
     whole_file,
     write_json,
     write_text,
 )
+from helper.finite import first_not_finite
 from helper.seeds import seed_step
 
 _LOCKS = {}  # {path of a lock file: open file} of this process
@@ -135,6 +137,14 @@ class Run:
             raise UserError(f"{self.latest} is not the checkpoint of a run: choose another folder")
         for key, value in self.settings.items():
             before = state["flags"].get(key, LATER_FLAGS.get(key))
+            if key.endswith("_sha256"):  # of a file or of images; younger than some runs
+                if before not in (None, value):
+                    raise UserError(
+                        f"--resume: {self.folder} was started with other content of the "
+                        f"{key.removesuffix('_sha256').replace('_', ' ')} ({key} {before[:12]}…, "
+                        f"now {value[:12]}…): restore it, or start a run in another folder"
+                    )
+                continue
             # A run that is older than a flag behaved as if the flag had not been given.
             if before != value and (key in state["flags"] or value):
                 raise UserError(
@@ -156,7 +166,7 @@ class Run:
         if self.progress.rows:
             line = self._epoch_line(self.progress.rows[-1])
             log = self.folder / "train.log"
-            if not log.exists() or line not in log.read_text(errors="replace"):
+            if not log.exists() or line not in read_text(log):
                 notes.append(f"the log of this epoch was lost: {line}")
         return notes
 
@@ -170,8 +180,6 @@ class Run:
             return None
         path = self.folder / "result.json"
         result = read_json(path, "result")
-        if not isinstance(result, dict):
-            raise UserError(f"{path} is damaged: delete it, --resume then writes it again")
         if self.world.is_main:
             self._write_curves(panels, again=False)
             self._drop_optimizer()
@@ -180,11 +188,20 @@ class Run:
         return result
 
     def save(self):
-        """Writes the latest checkpoint."""
+        """Writes the latest checkpoint.
+
+        Raises UserError if a weight is not finite, so that the last good checkpoint stays.
+        """
         self._count_time()
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        name = first_not_finite(state)
+        if self.world.any(name is not None):
+            raise UserError(
+                f"{self._title}: {name or 'a weight of another process'} is not finite, and "
+                f"{self.latest} is not written: lower --learning_rate"
+            )
         if not self.world.is_main:
             return
-        state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {**self.facts, "flags": self.settings, "progress": vars(self.progress)}
         checkpoints.save(self.latest, {**state, "processes": self.processes})
 
@@ -192,8 +209,8 @@ class Run:
         """Prints a line and appends it to train.log (rank 0)."""
         if self.world.is_main:
             print(line, flush=True)
-            with open(self.folder / "train.log", "a") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+            moment = time.strftime("%Y-%m-%d %H:%M:%S")
+            append_text(self.folder / "train.log", f"{moment} {line}\n")
 
     def finish(self, result, panels):
         """Writes curves.png, result.json and the final checkpoint, without the optimizer.
@@ -280,6 +297,7 @@ class Run:
         if self._pace is None:
             self._pace = Pace(self._epochs * steps * batch_size, "image")
         started, first_step = time.monotonic(), progress.step
+        stopped = False
         bar = tqdm(
             total=steps,
             initial=first_step,
@@ -289,24 +307,23 @@ class Run:
             mininterval=1,
             disable=not world.is_main,
         )
-        stopped = False
-        for batch in batches:
-            seed_step(self._seed, progress.epoch, progress.step, world.rank)
-            self._set_learning_rate(progress.epoch + progress.step / steps)
-            yield batch
-            progress.step += 1
-            bar.update()
-            shown = progress.step % self._print_freq == 0
-            if shown:
-                bar.set_postfix(loss=f"{self._mean_loss():.4f}")
-            self._log_pace((progress.epoch * steps + progress.step) * batch_size)
-            # An epoch may have fewer steps than print_freq.
-            if self.stop.agreed(world, shown or progress.step == steps):
-                stopped = True
-                break
-        bar.close()
-        self._mean_loss()  # must be finite
-        self._sum_over_processes()
+        with bar:  # an error must not be printed behind it
+            for batch in batches:
+                seed_step(self._seed, progress.epoch, progress.step, world.rank)
+                self._set_learning_rate(progress.epoch + progress.step / steps)
+                yield batch
+                progress.step += 1
+                bar.update()
+                shown = progress.step % self._print_freq == 0
+                if shown:
+                    sums = self._sums()
+                    bar.set_postfix(loss=f"{sums['loss'] / sums['count']:.4f}")
+                self._log_pace((progress.epoch * steps + progress.step) * batch_size)
+                # An epoch may have fewer steps than print_freq.
+                if self.stop.agreed(world, shown or progress.step == steps):
+                    stopped = True
+                    break
+        progress.totals = self._sums()
         if stopped:
             self.save()
             self.exit_stopped(f"at step {progress.step} of {self._title}: saved")
@@ -347,8 +364,10 @@ class Run:
         <name>_latest.pth, and a line of train.log.
 
         A run killed between two of these writes repeats the epoch and writes the same.
+        Raises UserError, and writes nothing, if a metric is not finite.
         """
         progress = self.progress
+        self._check_finite(metrics)
         count = progress.totals.pop("count")
         means = {name: total / count for name, total in progress.totals.items()}
         row = {
@@ -381,25 +400,29 @@ class Run:
         for group in self.parts["optimizer"].param_groups:
             group["lr"] = self._schedule(position)
 
-    def _mean_loss(self):
-        """Returns the mean loss of the epoch so far; waits for the device.
+    def _sums(self):
+        """Returns the sums over the samples of the epoch so far, of all processes; waits for the
+        device.
 
-        Raises UserError if it is not finite, so that no such network is evaluated or saved.
+        Raises UserError if one is not finite, so that no such network is evaluated or saved.
         """
         totals = self.progress.totals
-        loss = float(totals["loss"] / max(totals["count"], 1))
-        if not math.isfinite(loss):
+        sums = torch.tensor([float(value) for value in totals.values()], dtype=torch.float64)
+        sums = dict(zip(totals, self.world.sum(sums).tolist(), strict=True))
+        self._check_finite(sums)
+        return sums
+
+    def _check_finite(self, values):
+        """Raises UserError if one of the numbers {name: value} of the current epoch is not finite.
+
+        All processes have the same ones.
+        """
+        if name := first_not_finite(values):
             raise UserError(
-                f"{self._title}, at most {self._print_freq} steps before step "
-                f"{self.progress.step}: the loss is {loss}: lower --learning_rate, or check the "
+                f"{self._title}, by step {self.progress.step}: the {name.replace('_', ' ')} is "
+                f"{values[name]}: lower --learning_rate or the weights of the loss, or check the "
                 "teacher's checkpoint and the images"
             )
-        return loss
-
-    def _sum_over_processes(self):
-        totals = self.progress.totals
-        sums = torch.tensor([float(value) for value in totals.values()], dtype=torch.float64)
-        self.progress.totals = dict(zip(totals, self.world.sum(sums).tolist(), strict=True))
 
     def _log_pace(self, images):
         """Logs, once, the remaining time at the rate of the first batches (rank 0)."""
@@ -467,7 +490,7 @@ def unlock_folder(folder):
 def is_json(path):
     """Whether a file exists and holds a JSON object."""
     try:
-        return isinstance(json.loads(path.read_text()), dict)
+        return isinstance(json.loads(read_text(path)), dict)
     except (OSError, ValueError):
         return False
 

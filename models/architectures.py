@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from helper import checkpoints
-from helper.errors import UserError
+from helper.errors import UserError, note
 from models import checkpoint_layouts as layouts
 from models import libraries
 from models.libraries import nearest_names
@@ -146,13 +146,14 @@ def create_model(name, num_classes, checkpoint=None, pretrained=False, new_head=
 
     # Load the weights
     if checkpoint is not None:
-        state = checkpoints.state_dict_of(checkpoints.load(checkpoint), checkpoint)
-        _load_weights(net, name, num_classes, state, f"checkpoint {checkpoint}", new_head)
+        content = checkpoints.load(checkpoint)
+        _load_weights(net, name, num_classes, content, f"checkpoint {checkpoint}", new_head)
+        checkpoints.check_finite(net.state_dict(), f"checkpoint {checkpoint}")
     elif pretrained and library == "torchvision":
         with libraries.downloading(name):
-            state = published.get_state_dict(progress=True, check_hash=True)
+            content = published.get_state_dict(progress=True, check_hash=True)
         origin = f"torchvision's file {published.url}"
-        _load_weights(net, name, num_classes, state, origin, new_head)
+        _load_weights(net, name, num_classes, content, origin, new_head)
     return net.train()
 
 
@@ -169,6 +170,16 @@ def published_statistics(name):
         images = _torchvision_weights(name, library_name).transforms()
         return tuple(images.mean), tuple(images.std)
     return None
+
+
+def published_image_size(name):
+    """Size in pixels of the images that an architecture is made for."""
+    library, library_name = library_and_name(name)
+    if library == "timm":
+        return libraries.timm_image_size(library_name)
+    if library == "torchvision":
+        return _torchvision_weights(name, library_name).transforms().crop_size[0]
+    return 32
 
 
 def downloaded_name(path):
@@ -205,13 +216,19 @@ def _new_head_line(name, classes, num_classes):
     )
 
 
-def _load_weights(net, name, num_classes, state, origin, new_head):
-    """Copies a state dict into `net`. `origin` names its file in messages.
+def _load_weights(net, name, num_classes, content, origin, new_head):
+    """Copies the weights in the content of a checkpoint into `net`. `origin` names it in messages.
 
     Raises UserError if keys or shapes differ.
     """
     expected = layouts.tensor_shapes(net.state_dict())
-    state = layouts.rename_keys(state, expected)
+    entries = layouts.entries(content)
+    if found := layouts.find_weights(entries, expected):
+        state = layouts.choose_weights(found, expected, origin, note)
+    else:
+        state = layouts.likeliest(entries, origin)
+        if layouts.LITE_KEY in state:
+            state = layouts.rename_in_order(state, expected)
     shapes = layouts.tensor_shapes(state)
     classes = layouts.class_count(expected, shapes)
     if classes not in (None, num_classes) and new_head is not None:
@@ -224,24 +241,33 @@ def _load_weights(net, name, num_classes, state, origin, new_head):
         )
     elif shapes != expected:
         difference = layouts.describe_difference(expected, shapes)
-        raise UserError(f"{origin} is not a {name}: {difference}{_describe_weights(shapes)}")
-    layouts.copy_weights(net, state)
+        raise UserError(
+            f"{origin} is not a {name}: {difference}{_describe_weights(entries, shapes)}"
+        )
+    layouts.copy_weights(net, state, origin)
 
 
-def _describe_weights(shapes):
-    """What weights of these shapes are, and how to use them: the end of an error message."""
+def _describe_weights(entries, shapes):
+    """What the weights in a checkpoint are, and how to use them: the end of an error message."""
     for key, description in layouts.FOREIGN_KEYS.items():
         if key in shapes:
             return f"\nIt is {description}"
-    name, classes = _recognise(shapes)
-    if name is None:
+    networks = _recognise(entries)
+    if not networks:
         return "; give the architecture that it was saved from"
-    note = ARCHITECTURES[name].note
-    return f"\nIt is a {name} ({note}) for {classes} classes: use the name {name}"
+    name, classes = networks[layouts.preferred(networks)[0]]
+    description = ARCHITECTURES[name].note
+    return f"\nIt is a {name} ({description}) for {classes} classes: use the name {name}"
 
 
-def architecture_with(state):
-    """The architecture that has the tensors of a state dict, by keys and shapes, or None."""
+def architecture_with(content, origin):
+    """The architecture whose tensors are in the content of a checkpoint, by keys and shapes, or
+    None.
+
+    Raises UserError if there are several. `origin` names the file in messages.
+    """
+    entries = layouts.entries(content)
+    state = layouts.likeliest(entries, origin)
     if layouts.LITE_KEY in state:
         for name in layouts.LITE_NAMES:
             expected = _shapes_of(name)
@@ -249,16 +275,25 @@ def architecture_with(state):
             if layouts.class_count(expected, shapes) is not None:
                 return name
         return None
-    return _recognise(layouts.tensor_shapes(state))[0]
+    networks = _recognise(entries)
+    places = layouts.preferred(networks)
+    names = {networks[place][0] for place in places}
+    if len(names) > 1:
+        found = " and ".join(f"a {networks[place][0]} under {place}" for place in places)
+        raise UserError(f"{origin} holds {found}: name the one that you mean (--model_t)")
+    return names.pop() if names else None
 
 
-def _recognise(shapes):
-    """(name, number of classes) of the architecture with these shapes, or (None, None)."""
+def _recognise(entries):
+    """{place: (name, number of classes)} of the networks of this package in a checkpoint."""
+    networks = {}
     for name in ARCHITECTURES:
-        classes = layouts.class_count(_shapes_of(name), shapes)
-        if classes is not None:
-            return name, classes
-    return None, None
+        expected = _shapes_of(name)
+        for weights in layouts.find_weights(entries, expected):
+            classes = layouts.class_count(expected, layouts.tensor_shapes(weights.state))
+            if classes is not None:
+                networks.setdefault(weights.place, (name, classes))
+    return networks
 
 
 @functools.cache

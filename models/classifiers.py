@@ -7,13 +7,16 @@ import torch
 from torch import nn
 
 from helper import checkpoints
+from helper.cost import dry_pass
 from helper.errors import UserError
+from helper.options import statistics_fault
 from models.architectures import (
     architecture_with,
     create_model,
     downloaded_name,
     is_model,
     model_names,
+    published_image_size,
     published_statistics,
 )
 from models.libraries import LIBRARIES, nearest_names
@@ -58,6 +61,39 @@ def make_student(name, num_classes, mean, std, **weights):
     return Normalised(net, mean, std).to(memory_format=torch.channels_last)
 
 
+def check_classifier(network, name, flag, size, num_classes, batch_size=2):
+    """Raises UserError unless `network` maps images of `size` pixels to logits (N, num_classes).
+
+    Nothing is computed or changed (`dry_pass`). name: of the architecture; flag: that chooses it;
+    batch_size: images per process and step, of a network in training.
+    """
+    try:
+        output, _ = dry_pass(network, torch.empty(2, 3, size, size))
+    except Exception as error:  # networks raise many types
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        usual = published_image_size(name)
+        other_size = f", or --image_size {usual}" if usual != size else ""
+        raise UserError(
+            f"{name} cannot run on images of {size} pixels ({reason}): use another {flag}"
+            f"{other_size}"
+        ) from None
+    if not isinstance(output, torch.Tensor) or output.shape != (2, num_classes):
+        kind = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise UserError(
+            f"{name} returns {kind} for two images, not logits of {num_classes} classes, "
+            f"(2, {num_classes}): use another {flag}"
+        )
+    if batch_size == 1:
+        try:
+            dry_pass(network, torch.empty(1, 3, size, size))
+        except Exception:  # BatchNorm in training has one value per channel
+            raise UserError(
+                f"{name} has BatchNorm layers, which cannot train on batches of one image of "
+                f"{size} pixels: use a --batch_size of at least two per process, and as many "
+                "training images"
+            ) from None
+
+
 # Normalisation
 
 
@@ -93,7 +129,7 @@ def image_statistics(mean, std, who, default, path=None, name=None):
     """
     default_mean, default_std, like_imagenet = default
     statistics = Statistics(default_mean, default_std, "the data set's")
-    if path is not None:
+    if path is not None and not (mean and std):
         statistics = statistics_of(path, name, statistics, published=like_imagenet)
     flags = {key: values for key, values in (("mean", mean), ("std", std)) if values}
     if not flags:
@@ -112,6 +148,12 @@ def statistics_of(path, name, default, published):
         mean, std = content.get("mean"), content.get("std")
         # In a plain state dict these may be tensors of the network
         if all(isinstance(values, list) and len(values) == 3 for values in (mean, std)):
+            for kind, values in (("mean", mean), ("std", std)):
+                if fault := statistics_fault(values, kind):
+                    raise UserError(
+                        f"checkpoint {path}: its entry '{kind}', {values}, {fault}: correct it, or "
+                        "give both flags --mean_… and --std_…"
+                    )
             return Statistics(mean, std, "the checkpoint's own")
     return (published and library_statistics(name)) or default
 
@@ -139,21 +181,23 @@ def architecture_of(path):
     Raises UserError if none does.
     """
     # Only names and shapes are read: mmap leaves the weights on the disk.
-    content = checkpoints.load(path, mmap=True) if os.path.isfile(path) else None
+    exists = os.path.exists(path)
+    content = checkpoints.load(path, mmap=True) if exists else None
     if isinstance(content, dict) and isinstance(content.get("model_name"), str):
         return content["model_name"]
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
     name, unknown = _architecture_in_folder_name(folder), ""
-    if name is None and content is not None:
-        state = checkpoints.state_dict_of(content, path)
-        name = architecture_with(state)
-        unknown = f", and its tensors ({next(iter(state))}, …) are not those of a known one"
+    if name is None and exists:
+        name = architecture_with(content, f"checkpoint {path}")
+        key = next(iter(checkpoints.state_dict_of(content, path)))
+        unknown = f", and its tensors ({key}, …) are not those of a known one"
     name = name or downloaded_name(os.path.abspath(path))
     if name is None:
+        missing = "" if exists else f"checkpoint not found: {path}\n"
+        nearest = nearest_names(folder.split("_")[0], model_names())
         raise UserError(
-            f"the folder '{folder}' of checkpoint {path} does not begin with the name of an "
-            f"architecture{unknown}{nearest_names(folder.split('_')[0], model_names())}: name it "
-            "with --model_t"
+            f"{missing}the folder '{folder}' of checkpoint {path} does not begin with the name of "
+            f"an architecture{unknown}{nearest}: name it with --model_t"
         )
     return name
 

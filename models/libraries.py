@@ -6,6 +6,7 @@ library's own (`resnet18`).
 
 import contextlib
 import difflib
+import errno
 
 from helper.errors import UserError
 
@@ -109,6 +110,14 @@ def timm_weights(name, library_name):
     return weights if weights is not None and weights.has_weights else None
 
 
+def timm_image_size(library_name):
+    """Size in pixels of the images of a network of timm, whose weights may be unpublished."""
+    import timm
+
+    published = timm.get_pretrained_cfg(library_name, allow_unregistered=True)
+    return published.input_size[-1] if published is not None else 224
+
+
 def timm_network(name, library_name, num_classes, pretrained):
     """A network with timm's published weights, or a randomly initialised one.
 
@@ -125,6 +134,8 @@ def downloading(name):
     try:
         yield
     except OSError as error:  # the base class of urllib's and huggingface_hub's errors
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise UserError(
             f"the published weights of {name} cannot be downloaded ({error}): download the file on "
             "a machine with a connection and give it as the checkpoint"

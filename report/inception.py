@@ -42,7 +42,8 @@ def check_weights(path):
         )
     content = checkpoints.load(path)
     last_layer = content.get("fc.weight") if isinstance(content, dict) else None
-    if not isinstance(last_layer, torch.Tensor) or last_layer.shape != (1008, FEATURES):
+    wrong = not isinstance(last_layer, torch.Tensor) or last_layer.shape != (1008, FEATURES)
+    if wrong or checkpoints.is_safetensors(path):  # torch-fidelity reads torch's format only
         raise UserError(
             f"--inception {path} does not hold torch-fidelity's Inception network (fc.weight of "
             f"1008 × {FEATURES}): download weights-inception-2015-12-05-6726825d.pth from its "

@@ -1,6 +1,5 @@
 """The results of finished runs, read from their result.json files."""
 
-import math
 import os
 import re
 from dataclasses import dataclass, fields
@@ -8,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from helper.errors import UserError
-from helper.files import read_json
+from helper.files import entry, read_json
 from helper.run import RESULT_SCHEMA
 
 METHODS = (
@@ -96,35 +95,19 @@ def read_run(folder):
     """
     path = Path(folder) / "result.json"
     data = read_json(path, "result")
-    schema = data.get("schema") if isinstance(data, dict) else None
-    if schema != RESULT_SCHEMA:
+    if (schema := data.get("schema")) != RESULT_SCHEMA:
+        newer = isinstance(schema, int) and schema > RESULT_SCHEMA
         raise UserError(
-            f"result {path} has schema {schema}, this version reads {RESULT_SCHEMA}: repeat the run"
+            f"result {path} has schema {schema}, this version reads {RESULT_SCHEMA}: "
+            + ("update this repository" if newer else "repeat the run")
         )
     if "stage" in data:
         return None
     # Defaults of the fields that older files lack
     defaults = {"table": None, "teacher": None, "agreement": None, "val_split": "test"}
     data = {**defaults, **data, "folder": str(folder)}
-    for field in fields(RunResult):
-        if not _has_type(data.get(field.name), field.type):
-            raise UserError(f"result {path} is damaged: {field.name} is {data.get(field.name)!r}")
-    data["method"] = method_name(data["method"])
-    return RunResult(**{field.name: data[field.name] for field in fields(RunResult)})
-
-
-def _has_type(value, kind):
-    """Whether a JSON value has the type of a field; numbers must be finite and ≥ 0."""
-    if isinstance(value, bool):
-        return False
-    is_number = isinstance(value, int | float) and 0 <= value < math.inf
-    return {
-        str: isinstance(value, str),
-        int: is_number and isinstance(value, int),
-        float: is_number,
-        str | None: value is None or isinstance(value, str),
-        float | None: value is None or is_number,
-    }[kind]
+    values = {field.name: entry(data, field.name, field.type, path) for field in fields(RunResult)}
+    return RunResult(**{**values, "method": method_name(values["method"])})
 
 
 def method_name(name):

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 from helper.errors import UserError
-from helper.files import csv_text, make_folder, read_json, whole_file, write_text
+from helper.files import csv_text, entry, make_folder, read_json, whole_file, write_text
 from report.tables import markdown, spread
 
 # What the values of each sweep are called.
@@ -214,14 +214,15 @@ def read_figures(path):
     """
     if not Path(path).exists():
         return None
-    data = read_json(path, "figures")
     try:
-        float(data["images"]), data["teacher"]["sha256"].upper()
-        if all(data[column] is None or math.isfinite(data[column]) for column in FIDELITY):
-            return data
-    except (KeyError, TypeError, AttributeError, ValueError):
-        pass
-    raise UserError(f"figures {path} are damaged: measure the images again with evaluate_images.py")
+        data = read_json(path, "figures")
+        entry(data, "images", int, path)
+        entry(entry(data, "teacher", dict, path), "sha256", str, path)
+        for column in FIDELITY:
+            entry(data, column, float | None, path)
+    except UserError as error:
+        raise UserError(f"{error}; evaluate_images.py measures the images again") from None
+    return data
 
 
 def write(path, records, baseline, label, title, *, note, fidelity=True):

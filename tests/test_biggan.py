@@ -347,7 +347,7 @@ def test_weights_that_do_not_fit_are_refused(state, tmp_path, change, message):
     ("change", "message"),
     [
         ({"z_dim": None}, "z_dim is missing"),
-        ({"channel_width": "wide"}, "invalid literal"),
+        ({"channel_width": "wide"}, 'channel_width is "wide"'),
         ({"layers": [[True, 16]]}, "not enough values"),
         ({"layers": [[True, 16, 4], [True, 2, 1]]}, "16 channels to 1"),
         ({"output_dim": 256}, "64 pixels.* output_dim .*256"),

@@ -328,14 +328,14 @@ def test_holdout_runs_and_other_tables_are_counted_and_skipped(capsys):
 
 DAMAGED = {
     "cut": ('{"schema": 1, "method"', "not valid JSON"),
-    "list": ("[1, 2]", "schema None"),
+    "list": ("[1, 2]", "a list"),
     "newer": (json.dumps({**RESULT, "schema": 2}), "schema 2"),
-    "text": (json.dumps({**RESULT, "top1_last": "high"}), "top1_last is 'high'"),
-    "nan": (json.dumps({**RESULT, "top1_best": float("nan")}), "top1_best is nan"),
-    "huge": (json.dumps({**RESULT, "images": 1e400}), "images is inf"),
+    "text": (json.dumps({**RESULT, "top1_last": "high"}), 'top1_last is "high"'),
+    "nan": (json.dumps({**RESULT, "top1_best": float("nan")}), "top1_best is NaN"),
+    "huge": (json.dumps({**RESULT, "images": 1e400}), "images is Infinity"),
     "lacking": (
         json.dumps({name: value for name, value in RESULT.items() if name != "seed"}),
-        "seed is None",
+        "seed is missing",
     ),
     "binary": (b"\xff\xfe\x00", "not valid JSON"),
 }

@@ -226,8 +226,10 @@ def test_every_architecture_is_recognised_by_its_tensors():
     for name in model_names():
         with torch.device("meta"):
             state = create_model(name, 12).state_dict()
-        assert architecture_with(state) == name.replace("wrn4", "wrn_4").replace("wrn1", "wrn_1")
-    assert architecture_with({"fc.weight": torch.zeros(3, 4)}) is None
+        assert architecture_with(state, "file") == name.replace("wrn4", "wrn_4").replace(
+            "wrn1", "wrn_1"
+        )
+    assert architecture_with({"fc.weight": torch.zeros(3, 4)}, "file") is None
 
 
 def test_files_of_old_torch_and_numpy_versions(tmp_path):

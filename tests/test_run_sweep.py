@@ -251,7 +251,8 @@ def test_a_seed_pairs_the_values(swept, begun, monkeypatch):
         assert settings["seed"] == config["flags"]["seed"] == seed
         assert settings["cfg_scale"] == float(value)
     one, other = (configs["1", 0]["flags"], configs["3", 0]["flags"])
-    assert {name for name in one if one[name] != other[name]} == {"train_data"}
+    different = {name for name in one if one[name] != other[name]}
+    assert different == {"train_data", "training_images_sha256"}
 
 
 def test_finished_cells_are_read(swept, argv, calls, monkeypatch, capsys):

@@ -62,7 +62,7 @@ def test_sets_side_by_side(tmp_path):
     assert rows[1].tolist() == list(range(0, 100, 10))
     for wrong, message in (
         (["x.png", "name"], "each as NAME=FOLDER"),
-        (["x.png", f"a={tmp_path / 'none'}"], "holds 0"),
+        (["x.png", f"a={tmp_path / 'none'}"], "none: .*does not exist"),
     ):
         with pytest.raises(UserError, match=message):
             contact_sheet.main(wrong)

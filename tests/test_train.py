@@ -5,6 +5,7 @@ processes.
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -344,7 +345,7 @@ def test_checkpoints_are_teachers(student, student_argv):
     )
 
 
-def test_a_teacher_below_three_times_chance_is_warned_of(workspace, student_argv, capsys):
+def test_a_teacher_near_chance_is_warned_of(workspace, student_argv, capsys):
     torch.manual_seed(1)
     untrained = create_model("resnet8", 10)
     for parameter in untrained.fc.parameters():
@@ -365,11 +366,9 @@ def test_a_teacher_below_three_times_chance_is_warned_of(workspace, student_argv
             "warned",
         ]
     )
-    assert "warning: the teacher is below three times chance" in capsys.readouterr().out
-    assert (
-        "warning: the teacher is below three times chance"
-        in (folder_of("warned") / "train.log").read_text()
-    )
+    log = (folder_of("warned") / "train.log").read_text()
+    for text in (capsys.readouterr().out, log):
+        assert re.search("warning: .*30.00 %.* chance", text)
     assert len(rows_of(folder_of("warned"))) == 1  # it goes on
 
 
@@ -1088,7 +1087,7 @@ def test_a_run_of_an_older_version_is_resumed(workspace, tiny_fashion_mnist):
     resumed = train_student.main([*argv, "--experiments_name", "run", "--resume"])
     whole = train_student.main([*argv, "--experiments_name", "whole"])
     other = json.loads(Path("save/student_model/old/whole/config.json").read_text())
-    assert other["flags"] == flags_before
+    assert flags_before.items() <= other["flags"].items()  # later flags and hashes are new
     assert rows_of(folder)[0] == row_before
     assert resumed["top1_last"] == pytest.approx(whole["top1_last"], abs=2)
     states = [

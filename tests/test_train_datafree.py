@@ -192,13 +192,14 @@ def test_config_has_the_flags_of_earlier_runs(reference):
     """A resumed run compares them, so the keys must not change."""
     flags = json.loads((reference("dafl")[0] / "config.json").read_text())["flags"]
     assert set(flags) == set(
-        """act adv alpha amp balance batch batch_size beta1 beta2 bn bn_momentum class_list compile
-        dataset decay epochs first_bn flip gamma half_steps image_size jitter k kd_T keep l2
-        learning_rate lr lr_decay_epochs lr_decay_rate lr_g lr_g_meta lr_z lr_z_meta mean_s mean_t
-        meta method min_lr mix_beta model_s model_t momentum no_tau2 oh optimizer pool pool_data
-        reset_round rounds_per_epoch schedule seed std_s std_t steps steps_per_epoch student_steps
-        teacher_sha256 temperature tv use_aug val_data val_split view warmup warmup_epochs
-        warmup_rounds weight_decay z_dim z_rounds""".split()
+        """act adv alpha amp balance batch batch_size beta1 beta2 bn bn_momentum class_list
+        class_order compile dataset decay epochs first_bn flip gamma half_steps image_size jitter k
+        kd_T keep l2 learning_rate lr lr_decay_epochs lr_decay_rate lr_g lr_g_meta lr_z lr_z_meta
+        mean_s mean_t meta method min_lr mix_beta model_s model_t momentum no_tau2 oh optimizer
+        pool pool_data reset_round rounds_per_epoch schedule seed std_s std_t steps steps_per_epoch
+        student_steps teacher_sha256 temperature tv use_aug val_data val_split
+        validation_images_sha256 view warmup warmup_epochs warmup_rounds weight_decay z_dim
+        z_rounds""".split()
     )
     assert (flags["alpha"], flags["gamma"], flags["use_aug"]) == (1.0, 0.0, "none")
     assert flags["oh"] == 1.0 and flags["k"] is None

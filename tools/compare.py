@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from dataset.image_set import decode
+from dataset.paths import Paths
+from dataset.scan import LeftOut, walk
 from helper.errors import UserError, run_script
-from helper.options import Parser
+from helper.options import Parser, fraction
 
 
 def differences(folder, other_folder):
@@ -23,7 +25,11 @@ def differences(folder, other_folder):
     UserError if there are no pairs, or the images of a pair differ in size.
     """
     folder, other_folder = Path(folder), Path(other_folder)
-    paths = [path.relative_to(folder) for path in sorted(folder.glob("*/*.*"))]
+    for path in (folder, other_folder):
+        if not path.is_dir():
+            raise UserError(f"{path} is not a folder: give two folders of images")
+    files = sorted(map(Path, Paths.in_folders(walk([folder], LeftOut()))))
+    paths = [file.relative_to(folder) for file in files]
     paths = [path for path in paths if (other_folder / path).is_file()]
     if not paths:
         raise UserError(
@@ -52,7 +58,7 @@ def main(argv=None):
     parser.add_argument("folders", nargs=2, metavar="FOLDER")
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=fraction,
         default=0.01,
         help="accepted fraction of values that differ by more than one level, exit code 2 above "
         "it (default: %(default)s)",

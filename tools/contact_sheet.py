@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from dataset.contact_sheet import COLUMNS, ROWS, write_contact_sheet
-from dataset.paths import CONTACT_SHEET, EXTENSIONS
+from dataset.paths import Paths
+from dataset.scan import LeftOut, walk
 from helper.errors import UserError, run_script
 from helper.options import Parser
 
@@ -15,13 +16,9 @@ from helper.options import Parser
 def evenly_spaced(folder):
     """Ten paths of images below `folder` at equal distances: of ten classes the first of each.
 
-    Raises UserError if there are fewer images.
+    Raises UserError if there are fewer images, or the folder cannot be read.
     """
-    files = sorted(
-        path
-        for path in Path(folder).rglob("*")
-        if path.suffix.lower() in EXTENSIONS and not path.name.endswith(CONTACT_SHEET)
-    )
+    files = sorted(map(Path, Paths.in_folders(walk([folder], LeftOut()))))
     if len(files) < COLUMNS:
         raise UserError(
             f"{folder} holds {len(files)} images, a row needs {COLUMNS}: give another folder"

@@ -6,11 +6,13 @@ Tries the installed Debian package dataset-fashion-mnist, then torchvision's dow
 apt-get, which downloads that package and unpacks it without installing it.
 """
 
+import contextlib
 import gzip
 import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 from dataset.fashion_mnist import FILES, folder, is_complete
@@ -93,7 +95,11 @@ def _unpack(package_folder, root):
     for name in FILES:
         packed_file = package_folder / f"{name}.gz"
         if packed_file.is_file():
-            with gzip.open(packed_file) as packed, whole_file(folder(root) / name) as file:
+            with (
+                contextlib.suppress(gzip.BadGzipFile, EOFError, zlib.error),  # damaged
+                gzip.open(packed_file) as packed,
+                whole_file(folder(root) / name) as file,
+            ):
                 shutil.copyfileobj(packed, file)
 
 

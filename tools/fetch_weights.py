@@ -29,11 +29,11 @@ def main(argv=None):
     options = parser.parse_args(argv)
 
     path = options.root / options.name / f"{options.name.lower()}.pth"
-    if path.exists():
+    if path.is_file():
         print(f"{path} already exists")
         return path
-    net = create_model(options.name, IMAGENET_CLASSES, pretrained=True)
     make_folder(path.parent)
+    net = create_model(options.name, IMAGENET_CLASSES, pretrained=True)
     checkpoints.save(path, net.state_dict())
     print(f"{options.name}: {path}")
     return path

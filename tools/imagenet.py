@@ -19,9 +19,10 @@ import numpy as np
 from dataset.class_list import IMAGENET_CLASSES, imagenet_synsets
 from dataset.folders import read_labelled
 from dataset.lists import write_list
-from dataset.paths import Paths, image_names
+from dataset.paths import Paths
+from dataset.scan import LeftOut, scan
 from helper.errors import UserError, run_script
-from helper.files import make_folder
+from helper.files import make_folder, read_text
 from helper.options import Parser
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -101,16 +102,14 @@ def read_solution(folder, solution):
     index_of = {synset: index for index, synset in enumerate(imagenet_synsets())}
     label_of = {}
     try:
-        with open(solution, newline="") as file:
-            for line, row in enumerate(csv.DictReader(file), 2):
-                synset = row["PredictionString"].split()[0]
-                if synset not in index_of:
-                    raise UserError(
-                        f"{solution}, line {line}: {synset} is not a synset of ImageNet-1K"
-                    )
-                label_of[row["ImageId"]] = index_of[synset]
-    except FileNotFoundError:
-        raise UserError(f"{solution} not found: it is a part of Kaggle's ImageNet") from None
+        lines = read_text(solution).splitlines()
+        for line, row in enumerate(csv.DictReader(lines), 2):
+            synset = row["PredictionString"].split()[0]
+            if synset not in index_of:
+                raise UserError(f"{solution}, line {line}: {synset} is not a synset of ImageNet-1K")
+            label_of[row["ImageId"]] = index_of[synset]
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise UserError(f"no file {solution}: it is a part of Kaggle's ImageNet") from None
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, csv.Error):
         label_of = {}
     if not label_of:
@@ -118,7 +117,7 @@ def read_solution(folder, solution):
             f"{solution} is not Kaggle's LOC_val_solution.csv with the columns ImageId and "
             "PredictionString"
         )
-    name_of = {os.fsdecode(name).rpartition(".")[0]: name for name in image_names(folder)}
+    name_of = {os.fsdecode(name).rpartition(".")[0]: name for name in scan(folder, LeftOut())[0]}
     missing = [stem for stem in label_of if stem not in name_of]
     if missing:
         raise UserError(

@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 
 from helper.errors import UserError, run_script
-from helper.files import read_json
+from helper.files import entry, read_json
 from helper.options import Parser
 from report.tables import spread
 
+FIELDS = {  # of result.json
+    **dict.fromkeys(("dataset", "val_split", "method"), str),
+    **dict.fromkeys(("val_images", "seed"), int),
+    "top1_last": float,
+}
 IMAGES_OF = {"DM-KD": "generated images", "KD": "real images"}
 
 
@@ -24,9 +29,10 @@ def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("folders", nargs="+", metavar="RUN_FOLDER")
     folders = parser.parse_args(argv).folders
-    results = [
-        read_json(Path(folder) / "result.json", "result of the distillation") for folder in folders
-    ]
+    results = []
+    for path in (Path(folder) / "result.json" for folder in folders):
+        result = read_json(path, "result of the distillation")
+        results.append({name: entry(result, name, kind, path) for name, kind in FIELDS.items()})
     splits = {(result["dataset"], result["val_split"], result["val_images"]) for result in results}
     if len(splits) > 1:
         raise UserError(f"the runs were evaluated on different images: {sorted(splits)}")

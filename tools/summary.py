@@ -8,8 +8,14 @@ from pathlib import Path
 
 from dataset.contact_sheet import sheet_beside
 from helper.errors import run_script
-from helper.files import read_json
-from helper.options import Parser
+from helper.files import entry, read_json
+from helper.options import Parser, nonnegative_float
+
+FIELDS = {  # of result.json
+    **dict.fromkeys(("source", "val_split", "teacher", "student"), str),
+    **dict.fromkeys(("val_images", "images"), int),
+    **dict.fromkeys(("teacher_top1", "top1_last", "agreement", "seconds"), float),
+}
 
 
 def main(argv=None):
@@ -17,9 +23,14 @@ def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("run_folder", metavar="RUN_FOLDER", type=Path)
     parser.add_argument("images", metavar="IMAGE_FOLDER", type=Path, help="training images")
-    parser.add_argument("seconds", metavar="SECONDS", type=float, help="time of the quickstart")
+    parser.add_argument(
+        "seconds", metavar="SECONDS", type=nonnegative_float, help="time of the quickstart"
+    )
     options = parser.parse_args(argv)
-    result = read_json(options.run_folder / "result.json", "result of the distillation")
+    path = options.run_folder / "result.json"
+    result = read_json(path, "result of the distillation")
+    for name, kind in FIELDS.items():
+        entry(result, name, kind, path)
     is_real = result["source"] == "real"
     minutes = options.seconds / 60
     test_set = f"of {result['val_images']} real {result['val_split']} images"

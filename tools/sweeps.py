@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from helper.errors import UserError, run_script
-from helper.files import file_stem, read_json
+from helper.files import entry, file_stem, read_json
 from helper.options import Parser
 from report.results import read_run
 from report.sweeps import LABELS, read_figures, record_of, write
@@ -40,7 +40,8 @@ def main(argv=None):
             raise UserError(f"{folder}: there is another run of value {value}, seed {result.seed}")
         seeds.add((value, result.seed))
         datasets.add((result.dataset, result.val_split))
-        source = read_json(Path(folder) / "result.json", "result").get("source") or "real"
+        path = Path(folder) / "result.json"
+        source = entry(read_json(path, "result"), "source", str | None, path, None) or "real"
         figures = Path(source) / f"fidelity_{result.dataset}_{file_stem(result.teacher or '')}.json"
         records.append(record_of(result, value, out.name, read_figures(figures)))
     if len(datasets) > 1:
