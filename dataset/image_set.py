@@ -97,7 +97,7 @@ def _read(path):
     """The bytes of a file. Raises UserError for pipes and the like, which would block."""
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder raises an OSError
-        raise UserError(f"{path} is a pipe, socket or device, not an image file: remove it")
+        raise UserError(f"cannot read image {path}: it is a pipe, socket or device: leave it out")
     with open(path, "rb") as file:
         return file.read()
 
