@@ -738,5 +738,5 @@ def test_sigterm_to_a_parallel_sweep(argv, tmp_path):
             time.sleep(0.05)
         sweep.terminate()
         assert sweep.wait(60) == 143
-    (log, *_) = tmp_path.glob("results/sweeps/logs/*x200*.log")
-    assert "SIGTERM" in log.read_text()
+    logs = tmp_path.glob("results/sweeps/logs/*x200*.log")
+    assert any("SIGTERM" in log.read_text() for log in logs)  # the second may just have begun
