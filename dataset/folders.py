@@ -71,6 +71,8 @@ def read_training(
                 names, path, num_classes, class_list, class_names, manifest is not None
             )
             paths, labels = _in_pack(paths, classes, names, label_of)
+    elif path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a pipe or a device: save the list in a file and give that")
     elif not path.is_dir():
         raise UserError(f"training images not found: {path}: give an image folder or a list file")
     elif places365:
@@ -568,6 +570,11 @@ def _report_selection(selected, count, items, source):
 
 
 def _check_range(labels, num_classes, source, remedy=""):
+    if labels.max() == num_classes and labels.min() == 1:
+        raise UserError(
+            f"{source} has the classes 1 to {num_classes}, and classes are counted from 0 to "
+            f"{num_classes - 1}: subtract 1 from the labels or the names of the folders"
+        )
     if labels.max() >= num_classes:
         raise UserError(
             f"{source} has class {labels.max()} and there are {num_classes} classes (0 to "

@@ -21,6 +21,7 @@ from helper.errors import REMEDIES, UserError
 Image.MAX_IMAGE_PIXELS = None
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = sys.maxsize
 MAX_PIXELS = 1 << 30  # of an image; it takes 4 GiB of memory
+GIT_LFS = b"version https://git-lfs"  # begins a pointer file
 # Modes of Pillow whose range is not known, or that it cannot convert
 NOT_READ = {
     "I": "32-bit or signed integers",
@@ -88,6 +89,10 @@ def opened(path):
                 f"image {path} is of a kind that is not read: convert it to 8-bit RGB or grey, as "
                 "PNG or JPEG"
             ) from None
+        if isinstance(error, UnidentifiedImageError) and _head(path).startswith(GIT_LFS):
+            raise UnusableImage(
+                f"image {path} is only the pointer to a file in Git LFS: run `git lfs pull`"
+            ) from None
         if isinstance(error, UnidentifiedImageError):
             error = "its content is not an image"
         raise UnusableImage(f"damaged image {path} ({error}): {_repair(path)}") from None
@@ -102,10 +107,14 @@ def _read(path):
         return file.read()
 
 
+def _head(path):
+    with open(path, "rb") as file:
+        return file.read(40)
+
+
 def _is_of_another_kind(path):
     """Whether a file that Pillow does not know begins like a TIFF, or a HEIC or AVIF file."""
-    with open(path, "rb") as file:
-        head = file.read(12)
+    head = _head(path)
     return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or head[4:8] == b"ftyp"
 
 

@@ -238,6 +238,10 @@ def _fault(line, is_first):
         if 0xDC80 <= code <= 0xDCFF:  # surrogateescape
             return f"(the line has the byte {code - 0xDC00:#x}: save the list as UTF-8)"
         return f"(the line has the invisible character U+{code:04X}: remove or replace it)"
+    if line[0] == "{":
+        return "(the line is JSON: write `path label`)"
+    if line[0] == "{":
+        return "(the line is JSON: write `path label`)"
     if line[0] in "\"'" or line[-1] in "\"'":
         return "(the line has quotes: write the path without them)"
     if "\\" in line:

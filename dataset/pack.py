@@ -51,6 +51,12 @@ def is_pack(path):
     return any((Path(path) / file).is_file() for file in ("pack.json", "pack.part.json"))
 
 
+def refuse_pack(path):
+    """Raises UserError for a pack, where files of images are needed."""
+    if is_pack(path):
+        raise UserError(f"{path} is a pack: give the folder of its images")
+
+
 def read_pack(path):
     """Reads a pack: (PackedImages, class folder or label of each image (N,), names of the class
     folders or None, manifest of the source or None).
@@ -72,8 +78,9 @@ def read_pack(path):
             np.load(path / name, allow_pickle=False) for name in ("classes.npy", "ranks.npy")
         )
     except (ValueError, EOFError, FileNotFoundError) as error:
+        reason = "not a numpy array" if "pickle" in str(error) else error
         raise UserError(
-            f"{path} is damaged ({error}): delete it and run python -m tools.pack again"
+            f"{path} is damaged ({reason}): delete it and run python -m tools.pack again"
         ) from None
     is_whole = pixels.shape == (count, *size, 3) and pixels.dtype == np.uint8
     if not is_whole or {(count,)} != {classes.shape, ranks.shape}:

@@ -345,6 +345,8 @@ def _read_config(folder, file):
     if not path.is_file():
         kind = "a DiT pipeline" if "/" in file else "an AutoencoderKL"
         raise UserError(f"{folder} is not {kind} folder: {file} is missing")
+    if path.read_bytes()[:2] in (b"\xef\xbb", b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{path} begins with a byte-order mark: save it as UTF-8 without one")
     return read_json(path, "pipeline configuration")
 
 
@@ -604,7 +606,7 @@ def load_component(kind, folder):
     """
     from diffusers.utils import logging
 
-    logging.set_verbosity_error()  # the relevant warnings are checked below
+    logging.set_verbosity(logging.CRITICAL)  # what matters is checked below
     variant, _ = _find_weights(folder)
     try:
         network, report = kind.from_pretrained(

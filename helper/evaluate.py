@@ -37,8 +37,8 @@ def predict(model, loader, world, amp="off"):
     logits = torch.cat(logits).cpu()
     if world.any(not logits.isfinite().all()):
         raise UserError(
-            "the outputs of the classifier are not all finite: check its checkpoint, lower "
-            "--learning_rate, or give --amp off"
+            "the outputs of the classifier are not all finite: check the checkpoint that is given, "
+            "or, if it is in training, lower --learning_rate or give --amp off"
         )
     return logits, torch.cat(labels).cpu()
 

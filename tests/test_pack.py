@@ -15,7 +15,7 @@ from dataset.folders import read_labelled, read_training
 from dataset.loader import Loader
 from dataset.transforms import Large
 from helper.errors import UserError, run_script
-from tools import pack
+from tools import compare, contact_sheet, make_list, pack
 
 SIZE = 12
 
@@ -220,3 +220,20 @@ def test_a_student_trains_on_a_pack_as_on_the_images(tmp_path, tiny_fashion_mnis
     ]
     differing = {name for name in results[0] if results[0][name] != results[1][name]}
     assert differing <= {"source", "seconds"}
+
+
+def test_the_default_name_keeps_dots_of_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(generated(tmp_path / "DiT_s1.2_T25"))
+    assert pack.main(["."]) == tmp_path / "DiT_s1.2_T25_pack"
+    assert pack.main([str(listed(tmp_path / "other"))]) == tmp_path / "other/list_pack"
+
+
+def test_tools_for_files_refuse_a_pack(tmp_path):
+    path = pack.main([str(generated(tmp_path / "set")), "--out", str(tmp_path / "pack")])
+    for call in (
+        lambda: make_list.main([str(path), str(tmp_path / "list.txt")]),
+        lambda: compare.main([str(tmp_path / "set"), str(path)]),
+        lambda: contact_sheet.main([str(tmp_path / "sheet.png"), f"a={path}"]),
+    ):
+        with pytest.raises(UserError, match=f"{path} is a pack"):
+            call()

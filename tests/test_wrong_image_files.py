@@ -79,3 +79,10 @@ def test_a_broken_link_is_named(tmp_path):
     (tmp_path / "x.png").symlink_to("/nowhere/gone.png")
     with pytest.raises(UserError, match="x.png is a broken link to /nowhere/gone.png"):
         decode(tmp_path / "x.png")
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match=f"{path} .*git lfs pull"):
+        decode(path)

@@ -286,6 +286,13 @@ def test_weights_that_the_configuration_does_not_use_are_refused(
     assert str(Path("model", file).parent) in message and "config.json" in message
 
 
+def test_a_configuration_with_a_byte_order_mark_is_named(pipeline, capsys):
+    file = pipeline / "transformer/config.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    message = synthesis_error(capsys, "--cfg-scale=2")
+    assert str(file) in message and "byte-order mark" in message
+
+
 def test_a_folder_without_images_takes_other_settings(pipeline, capsys):
     """The message about the scale can be obeyed with the same --save_dir."""
     argv = ["--model", "model", "--save_dir", "set", *FLAGS]

@@ -619,3 +619,20 @@ def test_arrays_and_optimizers_are_no_weights(tmp_path):
     torch.save({"optimizer": state, "epoch": 3}, tmp_path / "optimizer.pth")
     with pytest.raises(UserError, match="optimizer.pth .*holds no weights"):
         create_model("resnet8", 10, checkpoint=tmp_path / "optimizer.pth")
+
+
+def test_a_pipe_and_json_lines_are_no_lists(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is a pipe or a device"):
+        folders.read_training(tmp_path / "pipe", 10)
+    path = tmp_path / "metadata.jsonl"
+    path.write_text('{"file_name": "train/0.png", "label": 0}\n')
+    with pytest.raises(UserError, match="line 1: .*JSON"):
+        read_list(path)
+
+
+def test_training_labels_that_begin_with_one_are_named(tmp_path):
+    for number in range(3):
+        image_at(tmp_path / f"set/{number + 1}/0.png")
+    with pytest.raises(UserError, match="classes 1 to 3, .*subtract 1"):
+        folders.read_training(tmp_path / "set", 3)

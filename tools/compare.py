@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.image_set import decode
+from dataset.pack import refuse_pack
 from dataset.paths import Paths
 from dataset.scan import LeftOut, walk
 from helper.errors import UserError, run_script
@@ -26,6 +27,7 @@ def differences(folder, other_folder):
     """
     folder, other_folder = Path(folder), Path(other_folder)
     for path in (folder, other_folder):
+        refuse_pack(path)
         if not path.is_dir():
             raise UserError(f"{path} is not a folder: give two folders of images")
     files = sorted(map(Path, Paths.in_folders(walk([folder], LeftOut()))))

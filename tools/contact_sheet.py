@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from dataset.contact_sheet import COLUMNS, ROWS, write_contact_sheet
+from dataset.pack import refuse_pack
 from dataset.paths import Paths
 from dataset.scan import LeftOut, walk
 from helper.errors import UserError, run_script
@@ -18,6 +19,7 @@ def evenly_spaced(folder):
 
     Raises UserError if there are fewer images, or the folder cannot be read.
     """
+    refuse_pack(folder)
     files = sorted(map(Path, Paths.in_folders(walk([folder], LeftOut()))))
     if len(files) < COLUMNS:
         raise UserError(

@@ -12,6 +12,7 @@ import sys
 from dataset.class_list import IMAGENET_CLASSES
 from dataset.folders import read_training
 from dataset.lists import write_list
+from dataset.pack import refuse_pack
 from dataset.paths import released_classes
 from helper.errors import run_script
 from helper.options import Parser, amount, positive_int
@@ -28,6 +29,7 @@ def main(argv=None):
         "--num_classes", type=positive_int, default=IMAGENET_CLASSES, help="default: %(default)s"
     )
     options = parser.parse_args(argv)
+    refuse_pack(options.folder)
     images = read_training(options.folder, options.num_classes, options.data_amount)
     names_have_classes = (released_classes(images.images.names) >= 0).all()
     write_list(options.list, images.images, None if names_have_classes else images.labels)

@@ -20,11 +20,18 @@ def main(argv=None):
     """Writes the pack and returns its path."""
     parser = Parser(__doc__)
     parser.add_argument("source", type=Path, help="image folder, or list of `path [label]` lines")
-    parser.add_argument("--out", type=Path, help="folder of the pack (default: <source>_pack)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the pack (default: <source>_pack, without the ending of a list)",
+    )
     options = parser.parse_args(argv)
     if is_pack(options.source):
         raise UserError(f"{options.source} is a pack already: give the folder of the images")
-    out = options.out or options.source.with_name(f"{options.source.stem}_pack")
+    source = options.source.resolve()
+    out = options.out or source.with_name(
+        f"{source.stem if source.is_file() else source.name}_pack"
+    )
     images, folders = read_for_pack(options.source)
     new = write_pack(images, folders, out)
     size = (out / "images.npy").stat().st_size / 2**30
