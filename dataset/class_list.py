@@ -65,13 +65,12 @@ def read_class_list(path):
     ImageNet-1K or appears twice.
     """
     path = Path(path)
-    try:
-        text = read_text(path)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    if not path.is_file():  # missing, a folder, or a pipe, which would wait
         raise UserError(
             f"class list not found: {path}: give a file with one ImageNet synset per line, such "
             "as dataset/class_lists/imagenet100.txt"
-        ) from None
+        )
+    text = read_text(path)
     if "\0" in text:
         raise UserError(
             f"class list {path} is not a text file in UTF-8: write one ImageNet synset per line"

@@ -139,15 +139,15 @@ def _check_tiff(image, path):
 def _repair(path):
     """What to do about a damaged image."""
     for folder in Path(path).parents[:2]:
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        with contextlib.suppress(OSError, ValueError, TypeError):  # no or another manifest
             manifest = json.loads((folder / "manifest.json").read_text())
             if "run" in manifest:  # a pool
                 return f"restore it, or start the run {manifest['run']} again"
-            script = manifest["command"].partition(" ")[0]
-            return (
-                f"run the command in {folder}/manifest.json again with --verify: {script} then "
-                "generates damaged images again"
-            )
+            if "command" in manifest:
+                return (
+                    f"run the command in {folder}/manifest.json again with --verify, which "
+                    "generates damaged images again"
+                )
     return "replace it by an intact copy, or delete it and its list entry"
 
 

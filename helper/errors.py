@@ -89,7 +89,7 @@ def describe_hidden_error(error):
     if "Too many open files" in text:
         return MACHINE_FAULTS[errno.EMFILE]
     if "DataLoader worker (pid" in text or "Pin memory thread exited" in text:
-        return f"{text.splitlines()[0].rstrip(' .')}: probably not enough memory: {SMALLER}"
+        return f"{text.splitlines()[0].rstrip(' .')}: if memory ran out, {SMALLER}"
     if any(part in text for part in ("allocate memory", "MemoryError", f"({errno.ENOMEM})")):
         return MACHINE_FAULTS[errno.ENOMEM]
     if "CUDA out of memory" in text:
