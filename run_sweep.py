@@ -46,7 +46,6 @@ from helper.cost import duration
 from helper.errors import UserError, run_script
 from helper.files import make_folder, sha256
 from helper.jobs import Jobs, device_slots, last_line
-from helper.run import SIGTERM_EXIT
 from models.classifiers import architecture_of
 from report import sweeps
 from report.fidelity import LEAST_FRECHET_IMAGES, LEAST_NEIGHBOUR_IMAGES
@@ -316,7 +315,9 @@ def parse_option(argv=None):
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     group = parser.add_argument_group("imagenet and cifar100")
     group.add_argument(
-        "--gpus", type=flags.positive_int, help="processes (default: 8 for imagenet, else 1)"
+        "--gpus",
+        type=flags.positive_int,
+        help="processes of a cell (default: 8 for imagenet without --jobs, else 1)",
     )
     options = parser.parse_args(argv)
     if options.dataset != "fashion_mnist":
@@ -376,7 +377,7 @@ def read_sweep(options):
         val_split=options.val_split,
         data_root=options.data_root,
         device=options.device,
-        gpus=options.gpus or (8 if dataset == "imagenet" else 1),
+        gpus=options.gpus or (8 if dataset == "imagenet" and not options.jobs else 1),
     )
 
 
@@ -716,8 +717,9 @@ def run_side_by_side(sweep, cells, runs, jobs, logs):
         if cell.images:
             needed[cell.images] = max(needed.get(cell.images, cell), cell, key=amounts.get)
     waiting, clock, failed = list(todo), sweeps.Clock(), []
-    gpus = 0 if sweep.device == "cpu" else torch.cuda.device_count()
-    with ended_by_sigterm(), Jobs(device_slots(jobs, gpus, sweep.gpus)) as running:
+    # With cuda:N all cells share that GPU
+    gpus = torch.cuda.device_count() if sweep.device in ("auto", "cuda") else 0
+    with ended_by_signals(), Jobs(device_slots(jobs, gpus, sweep.gpus)) as running:
         while waiting or running.keys:
             # Start what can be started
             while running.has_room and (task := next_task(waiting, needed, running.keys)):
@@ -733,7 +735,8 @@ def run_side_by_side(sweep, cells, runs, jobs, logs):
             task, code, seconds = running.wait()
             if code:
                 log = logs / f"{name_of(task)}.log"
-                print(f"failed: {name_of(task)}: {last_line(log)} ({log})", flush=True)
+                reason = last_line(log) if code > 0 else f"ended by signal {-code}"
+                print(f"failed: {name_of(task)}: {reason} ({log})", flush=True)
                 failed += [cell for cell in todo if task in (cell, cell.images)]
                 waiting = [cell for cell in waiting if cell not in failed]
             elif isinstance(task, Cell):
@@ -748,7 +751,7 @@ def run_side_by_side(sweep, cells, runs, jobs, logs):
                     flush=True,
                 )
             else:
-                new_images = amounts[needed[task]] - existing[task]
+                new_images = max(0, amounts[needed[task]] - existing[task])
                 clock.add_sampling(new_images * needed.pop(task).evaluations, seconds)
                 existing[task] += new_images
                 print(f"sampled {name_of(task)} in {duration(seconds)}", flush=True)
@@ -763,13 +766,14 @@ def next_task(waiting, needed, running):
     """The next Cell to train or image folder to sample, None if all must wait.
 
     waiting: Cells; needed: image folders that are not complete; running: tasks. A cell whose images
-    are complete comes first.
+    are complete comes first. Values such as 1 and 1.0 have one run folder, used by one at a time.
     """
+    folders = [task.run for task in running if isinstance(task, Cell)]
     for cell in waiting:
-        if cell.images not in needed:
+        if cell.images not in needed and cell.run not in folders:
             return cell
     for cell in waiting:
-        if cell.images not in running:
+        if cell.images in needed and cell.images not in running:
             return cell.images
     return None
 
@@ -803,17 +807,23 @@ def recipe_command(script, variables):
 
 
 @contextlib.contextmanager
-def ended_by_sigterm():
-    """SIGTERM raises SystemExit(143) within the context."""
+def ended_by_signals():
+    """SIGTERM raises SystemExit(143) within the context; so does SIGHUP, with 129: the cells do not
+    get it when the terminal is closed.
+    """
 
-    def stop(*_):
-        raise SystemExit(SIGTERM_EXIT)
+    def stop(number, _):
+        raise SystemExit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    names = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        names.append(signal.SIGHUP)
+    previous = {name: signal.signal(name, stop) for name in names}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for name, handler in previous.items():
+            signal.signal(name, handler)
 
 
 def work_of(cells, amounts, existing):

@@ -1,6 +1,8 @@
 """Commands side by side, each with one CPU thread and its output in a file."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ from helper.files import make_folder
 
 # One thread per command: then its result does not depend on how many run beside it.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+SHELLS = ("sh", "dash", "bash")
 
 
 class Jobs:
@@ -28,7 +31,7 @@ class Jobs:
 
     def __exit__(self, exception, *_):
         for process, *_ in self._running.values():
-            process.terminate()
+            terminate(process)
         for process, *_ in self._running.values():
             process.wait()
 
@@ -54,6 +57,7 @@ class Jobs:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
+                process_group=0,  # ^C in the terminal is for this process, which ends the others
                 env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1"), **slot, **environment},
             )
         self._running[key] = process, slot, time.monotonic()
@@ -68,6 +72,24 @@ class Jobs:
                     self._free.append(slot)
                     return key, code, time.monotonic() - start
             time.sleep(0.1)
+
+
+def terminate(process):
+    """Sends SIGTERM to a Popen, or, if it is a shell, to the commands that it runs.
+
+    A shell would end at once and leave its commands running.
+    """
+    if process.poll() is not None:
+        return
+    ids = [process.pid]
+    with contextlib.suppress(OSError):  # it has ended meanwhile, or this is not Linux
+        folder = Path(f"/proc/{process.pid}")
+        if (folder / "comm").read_text().strip() in SHELLS:
+            commands = (folder / f"task/{process.pid}/children").read_text().split()
+            ids = [int(command) for command in commands] or ids
+    for process_id in ids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGTERM)
 
 
 def last_line(log):

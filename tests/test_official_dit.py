@@ -209,7 +209,7 @@ def test_released_command_line(state, files, pipeline, tmp_path):
     argv = ["--model", "DiT-S/8", "--vae", files / "vae", "--ckpt", files / "plain.pt"]
     argv += ["--image-size", 128, "--num-classes", 5, "--cfg-scale", SCALE]
     argv += ["--num-sampling-steps", 4, "--start_id", 1, "--end_id", 3, "--start_seed", 2]
-    argv += ["--end_seed", 3, "--save_dir", folder, "--batch_size", 10, "--no_tf32"]
+    argv += ["--end_seed", 3, "--save_dir", folder, "--batch_size", 10, "--device", "cpu"]
     result = synthesize_dit.main([str(argument) for argument in argv])
     assert result["made"] == 20
     assert {file.name for file in folder.glob("class_*")} == {

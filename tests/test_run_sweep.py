@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -676,15 +678,44 @@ def test_jobs_side_by_side(tmp_path):
     assert all(line.split()[1] in ("0,1", "2,3") for line in lines[2:])
 
 
-def test_jobs_end_with_the_context(tmp_path):
-    script = "trap 'echo saved; exit 143' TERM; echo begun; while :; do sleep 0.05; done"
+# It saves when it gets SIGTERM, as a training does, and gives up after ten seconds.
+TRAINING = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("saved"))
+print("begun", flush=True)
+time.sleep(10)
+sys.exit("too late")
+"""
+
+
+@pytest.mark.parametrize("shell", [[], ["sh", "-ec", '"$@"; echo after', "sh"]])
+def test_jobs_end_with_the_context(shell, tmp_path):
+    """So does the command of a shell: recipes with a loop do not exec theirs."""
     log = tmp_path / "log"
     with pytest.raises(KeyboardInterrupt), Jobs([{}]) as jobs:
-        jobs.start("job", ["sh", "-c", script], {}, log)
-        while "begun" not in (log.read_text() if log.exists() else ""):
+        jobs.start("job", [*shell, sys.executable, "-c", TRAINING], {}, log)
+        while "begun" not in log.read_text():
             time.sleep(0.01)
         raise KeyboardInterrupt
     assert last_line(log) == "saved"
+
+
+def test_a_terminal_does_not_interrupt_the_jobs(tmp_path):
+    """^C goes to the terminal's process group: jobs get SIGTERM instead, on which they save."""
+    with Jobs([{}]) as jobs:
+        command = [sys.executable, "-c", "import os; print(os.getpgrp())"]
+        jobs.start("job", command, {}, tmp_path / "log")
+        jobs.wait()
+    assert int(last_line(tmp_path / "log")) != os.getpgrp()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_the_context(number):
+    """A closed terminal, too: the jobs of another process group do not notice it."""
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stop, run_sweep.ended_by_signals():
+        signal.raise_signal(number)
+    assert stop.value.code == 128 + number and signal.getsignal(number) == before
 
 
 def test_gpus_of_jobs(monkeypatch):
@@ -738,5 +769,23 @@ def test_sigterm_to_a_parallel_sweep(argv, tmp_path):
             time.sleep(0.05)
         sweep.terminate()
         assert sweep.wait(60) == 143
-    logs = tmp_path.glob("results/sweeps/logs/*x200*.log")
-    assert any("SIGTERM" in log.read_text() for log in logs)  # the second may just have begun
+    logs = list(tmp_path.glob("results/sweeps/logs/*x200*.log"))
+    assert any("SIGTERM" in log.read_text() for log in logs)  # the other may not have begun
+
+
+def test_values_with_one_run_folder_take_turns(argv, monkeypatch):
+    """1 and 1.0 are one cell with two names: the second waits for the first."""
+    monkeypatch.chdir(ROOT)
+    cells = run_sweep.make_cells(sweep_of(*argv, "--values", "1,1.0,3", "--seeds", "0"))
+    first, second, other = cells
+    assert first.run == second.run != other.run and first.images == second.images
+    assert run_sweep.next_task(cells[1:], {other.images: other}, [first]) == other.images
+    assert run_sweep.next_task(cells[1:2], {}, [first]) is None
+    assert run_sweep.next_task(cells[1:2], {}, []) is second
+
+
+def test_a_recipes_cell_has_one_gpu_beside_others():
+    """Eight cells on eight GPUs, not eight times eight processes."""
+    flags = ["--dataset", "imagenet", "--sweep", "temperature"]
+    assert (sweep_of(*flags).gpus, sweep_of(*flags, "--jobs", "8").gpus) == (8, 1)
+    assert sweep_of(*flags, "--jobs", "4", "--gpus", "2").gpus == 2
