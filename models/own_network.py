@@ -78,9 +78,10 @@ def _describe(error):
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<frozen") and "site-packages" not in frame.filename
+        if not frame.filename.startswith(("<frozen", __file__))
+        and "site-packages" not in frame.filename
     ]
-    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})"
+    return text + (f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else "")
 
 
 @contextlib.contextmanager
