@@ -37,7 +37,7 @@ from helper.cost import forward_operations, with_prefix
 from helper.device import autocast
 from helper.distributed import fix_kernels, session
 from helper.errors import UserError, run_script
-from helper.files import free_bytes, sha256
+from helper.files import file_stem, free_bytes, sha256
 from helper.run import environment
 from models.biggan import find_biggan, load_biggan
 from models.classifiers import (
@@ -269,7 +269,7 @@ def main(argv=None):
                 requested_images.requested_classes(options, num_classes, options.path_t)
             )
             adaptive = "_adaptive" if options.path_s else ""
-            model = facts["teacher"].replace("/", "_")
+            model = file_stem(facts["teacher"])
             name = f"deepinversion_{options.dataset}_{model}{adaptive}"
             request = requested_images.class_amounts(options, num_classes, options.path_t)
             operations = inversion_operations(networks.values(), size, inversion.stages)

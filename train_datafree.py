@@ -39,7 +39,7 @@ from helper.files import file_stem, make_folder, remove_parts, sha256
 from helper.image_size import is_small
 from helper.losses import loss_weight
 from helper.optim import make_optimizer, update
-from helper.run import Run
+from helper.run import Run, latest_path
 from helper.seeds import seed_step
 from models.classifiers import (
     architecture_of,
@@ -204,9 +204,14 @@ def main(argv=None):
             options.path_t, num_classes, *normalisation["teacher"][:2], options.model_t
         ).to(device)
         torch.manual_seed(options.seed)
-        student = make_student(options.model_s, num_classes, *normalisation["student"][:2]).to(
-            device
-        )
+        folder = Path("save/student_model", options.experiments_dir, options.experiments_name)
+        student = make_student(
+            options.model_s,
+            num_classes,
+            *normalisation["student"][:2],
+            resumed=latest_path(folder, options.model_s) if options.resume else None,
+            image_size=size,
+        ).to(device)
         optimizer = make_optimizer(
             options.optimizer,
             student.parameters(),
@@ -235,7 +240,6 @@ def main(argv=None):
         parts = {"model": student.net, "optimizer": optimizer, "method": method}
 
         # Pool
-        folder = Path("save/student_model", options.experiments_dir, options.experiments_name)
         inputs = {"teacher_sha256": sha256(options.path_t)}
         contents = {"validation_images_sha256": world.from_main(images_sha256, val_images)}
         warmup_rounds = getattr(settings, "warmup_rounds", 0)

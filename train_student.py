@@ -33,7 +33,7 @@ from helper.evaluate import chance_warning, evaluate_classifier, evaluate_teache
 from helper.files import file_stem, sha256
 from helper.losses import loss_weight, mixing
 from helper.optim import make_optimizer, update
-from helper.run import Run
+from helper.run import Run, latest_path
 from models.classifiers import (
     architecture_of,
     check_classifier,
@@ -43,7 +43,8 @@ from models.classifiers import (
 )
 
 RELEASED_AMOUNT = 400_000  # images, default of the released script
-SHUFFLE_RATE = 0.02  # learning rate of ShuffleV2 students in the released script, always
+# The released script's learning rate of these students, always
+SHUFFLE_RATE, SHUFFLE_STUDENTS = 0.02, ("MobileNetV2", "ShuffleV1", "ShuffleV2")
 
 # A resumed run must share these flags.
 SETTINGS = (
@@ -180,9 +181,10 @@ def parse_option(argv=None):
         raise UserError("-a and -r are both 0: there is no loss to minimise")
     if options.mix_beta and options.use_aug == "none":
         raise UserError("--mix_beta needs --use_aug mixup or cutmix")
-    if options.model_s == "ShuffleV2" and options.learning_rate != SHUFFLE_RATE:
+    if options.model_s in SHUFFLE_STUDENTS and options.learning_rate != SHUFFLE_RATE:
         print(
-            f"ShuffleV2 students use --learning_rate {SHUFFLE_RATE}, as in the released script",
+            f"{options.model_s} students use --learning_rate {SHUFFLE_RATE}, as in the released "
+            "script",
             flush=True,
         )
         options.learning_rate = SHUFFLE_RATE
@@ -290,9 +292,14 @@ def main(argv=None):
             workers=options.num_workers,
         )
         torch.manual_seed(options.seed)
-        student = make_student(options.model_s, num_classes, *normalisation["student"][:2]).to(
-            device
-        )
+        folder = Path("save/student_model", options.experiments_dir, options.experiments_name)
+        student = make_student(
+            options.model_s,
+            num_classes,
+            *normalisation["student"][:2],
+            resumed=latest_path(folder, options.model_s) if options.resume else None,
+            image_size=data.image_size,
+        ).to(device)
         check_classifier(
             student,
             options.model_s,
@@ -310,7 +317,6 @@ def main(argv=None):
         )
 
         # Create or restore the run
-        folder = Path("save/student_model", options.experiments_dir, options.experiments_name)
         run = Run(
             folder,
             options.model_s,
@@ -472,7 +478,8 @@ def estimate(data, names, num_classes, val_images, batches, epochs):
     names: of teacher and student; batches: the Batches of an epoch.
     """
     teacher, student = (
-        make_student(name, num_classes, data.info.mean, data.info.std) for name in names
+        make_student(name, num_classes, data.info.mean, data.info.std, image_size=data.image_size)
+        for name in names
     )
     for network, name, flag in zip((teacher, student), names, ("--model_t", "--model_s")):
         check_classifier(network, name, flag, data.image_size, num_classes)

@@ -26,7 +26,7 @@ from helper.errors import UserError, run_script
 from helper.evaluate import evaluate_classifier
 from helper.files import file_stem, sha256
 from helper.optim import make_optimizer, update
-from helper.run import Run
+from helper.run import Run, latest_path
 from models.classifiers import (
     Statistics,
     check_classifier,
@@ -51,7 +51,8 @@ def parse_option(argv=None):
     parser.add_argument(
         "--model",
         required=True,
-        help="architecture: a name of models/, torchvision/NAME or timm/NAME",
+        help="architecture: a name of models/, torchvision/NAME, timm/NAME, or module:function for "
+        "your own",
     )
     parser.add_argument(
         "--pretrained",
@@ -160,6 +161,8 @@ def main(argv=None):
             options.model,
             num_classes,
             *statistics[:2],
+            resumed=latest_path(options.save_dir, options.model) if options.resume else None,
+            image_size=size,
             checkpoint=file,
             new_head=notes.append,
             pretrained=options.pretrained is True,

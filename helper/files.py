@@ -157,8 +157,8 @@ def csv_text(columns, records):
 
 
 def file_stem(model_name):
-    """An architecture's name as a file name: timm/resnet18 → timm_resnet18."""
-    return model_name.replace("/", "_")
+    """An architecture's name as a file name: timm/resnet18 → timm_resnet18, mine:net → mine_net."""
+    return model_name.replace("/", "_").replace(":", "_")
 
 
 def make_folder(path):

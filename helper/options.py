@@ -369,8 +369,8 @@ def add_network_flags(group, model_s="resnet8", statistics_s="the data set's"):
     group.add_argument(
         "--model_s",
         default=None,
-        help="architecture of the student: a name of models/, torchvision/NAME or timm/NAME "
-        f"(default: {model_s})",
+        help="architecture of the student: a name of models/, torchvision/NAME, timm/NAME, or "
+        f"module:function for your own (default: {model_s})",
     )
     _add_statistics_flags(group, "s", "student", statistics_s)
 

@@ -170,7 +170,14 @@ class Run:
         self.progress = Progress(**state["progress"])
         for name, part in self.parts.items():
             if name in state:
-                part.load_state_dict(state[name])
+                try:
+                    part.load_state_dict(state[name])
+                except (RuntimeError, ValueError) as error:  # other tensors
+                    raise UserError(
+                        f"--resume: {self.latest} is of another {name} than {self.name} is now "
+                        f"({str(error).splitlines()[-1].strip()}): restore the code of the network "
+                        "or the version of its library, or start a run in another folder"
+                    ) from None
             else:
                 self.absent_parts.append(name)
         notes, self.processes = [], state.get("processes", self.world.size)

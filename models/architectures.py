@@ -9,11 +9,15 @@ import torch
 
 from helper import checkpoints
 from helper.errors import UserError, note
+from helper.image_size import is_small
 from models import checkpoint_layouts as layouts
 from models import libraries
 from models.libraries import nearest_names
+from models.mobilenetv2 import MobileNetV2
+from models.own_network import HOW, own_network
 from models.resnet18 import ResNet
 from models.resnet20 import CifarResNet
+from models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from models.vgg import VGG
 from models.wrn import WideResNet
 
@@ -24,6 +28,7 @@ class Architecture(NamedTuple):
     note: str  # distinguishes it from similar names in error messages
     network: Callable | None = None
     torchvision: str | None = None
+    namesake: str | None = None  # the network for small images that others call by this name
 
 
 ARCHITECTURES = {
@@ -37,6 +42,9 @@ ARCHITECTURES = {
         )
         for depth in (8, 32)
     },
+    "resnet8x4_double": Architecture(
+        "three stages, 32x32", partial(CifarResNet, 8, widths=(64, 128, 256, 512))
+    ),
     # RepDistiller's names (wrn_40_2), then Fast-Datafree's (wrn40_2).
     **{
         f"wrn{separator}{depth}_{factor}": Architecture(
@@ -54,7 +62,7 @@ ARCHITECTURES = {
         f"resnet{depth}": Architecture(
             "32x32, ReLU after the stem", partial(ResNet, depth, stem_relu=True)
         )
-        for depth in (18, 34)
+        for depth in (18, 34, 50)
     },
     **{
         f"cifarresnet{depth}": Architecture(
@@ -62,25 +70,39 @@ ARCHITECTURES = {
         )
         for depth in (18, 34)
     },
+    "MobileNetV2": Architecture("half width, 32x32", MobileNetV2),
+    "ShuffleV1": Architecture("32x32", ShuffleNetV1),
+    # Fast-Datafree's names of RepDistiller's ShuffleV2 and of a copy of torchvision's network.
+    "shufflenetv2": Architecture("32x32", ShuffleNetV2),
+    "mobilenetv2": Architecture(
+        "torchvision's, of full width", torchvision="mobilenet_v2", namesake="MobileNetV2"
+    ),
     **{
-        name: Architecture("torchvision's, for ImageNet", torchvision=library_name)
-        for name, library_name in (
-            ("ResNet18", "resnet18"),
-            ("ResNet34", "resnet34"),
-            ("ResNet50", "resnet50"),
-            ("ShuffleV2", "shufflenet_v2_x1_0"),
+        name: Architecture("torchvision's, for ImageNet", None, library_name, namesake)
+        for name, library_name, namesake in (
+            ("ResNet18", "resnet18", "resnet18"),
+            ("ResNet34", "resnet34", "resnet34"),
+            ("ResNet50", "resnet50", "resnet50"),
+            ("ShuffleV2", "shufflenet_v2_x1_0", "shufflenetv2"),
         )
     },
 }
 
+# RepDistiller's names, which mean its networks where images are small. ResNet18 and ResNet34 are
+# torchvision's for them too, as in DM-KD's code; only a checkpoint can tell that mdistiller's are
+# meant.
+BY_IMAGE_SIZE = ("ResNet50", "ShuffleV2")
+
 
 def model_names():
-    """The names of this package, in order. `torchvision/NAME` and `timm/NAME` are accepted too."""
+    """The names of this package, in order. `torchvision/NAME`, `timm/NAME` and `module:function`
+    are accepted too.
+    """
     return list(ARCHITECTURES)
 
 
 def is_model(name):
-    """Whether `create_model` knows `name`. A library is imported only for its own names."""
+    """Whether `name` is one of this package or of a library (imported only for its own names)."""
     library, _, library_name = name.partition("/")
     if library in libraries.LIBRARIES and library_name:
         return libraries.has_model(library, library_name)
@@ -89,38 +111,73 @@ def is_model(name):
 
 def library_and_name(name):
     """Splits `timm/resnet18` into ('timm', 'resnet18') and turns `ResNet18` into ('torchvision',
-    'resnet18'). The library of this package's own networks is None.
+    'resnet18'). The library of this package's own networks, and of the user's, is None.
 
-    Raises UserError for an unknown name; names of a library are not checked here.
+    Raises UserError for an unknown name; names of a library or the user are not checked here.
     """
     library, _, library_name = name.partition("/")
     if library in libraries.LIBRARIES and library_name:
         return library, library_name
+    if is_own(name):
+        return None, None
     if name not in ARCHITECTURES:
-        every = f": the names are {', '.join(model_names())}, torchvision/NAME and timm/NAME"
+        every = f": the names are {', '.join(model_names())}, torchvision/NAME, timm/NAME and {HOW}"
         raise UserError(f"unknown model '{name}'{nearest_names(name, model_names()) or every}")
     library_name = ARCHITECTURES[name].torchvision
     return ("torchvision" if library_name else None), library_name
 
 
-def create_model(name, num_classes, checkpoint=None, pretrained=False, new_head=None):
+def is_own(name):
+    """Whether `name` is that of a function in the user's code, `module:function`."""
+    return ":" in name and name.partition("/")[0] not in libraries.LIBRARIES
+
+
+def network_name(name, image_size=None, content=None):
+    """The name, without a second meaning, of the network that is meant by `name`.
+
+    `ResNet50` is resnet50 if the tensors in the `content` of a checkpoint are that network's, and
+    `ResNet50` if they are torchvision's. Otherwise the `image_size` (pixels) decides.
+    """
+    namesake = ARCHITECTURES[name].namesake if name in ARCHITECTURES else None
+    if namesake and content is not None:
+        for other in (namesake, name):
+            if fits(other, content):
+                return other
+    by_size = name in BY_IMAGE_SIZE and image_size is not None and is_small(image_size)
+    return namesake if by_size else name
+
+
+def create_model(
+    name, num_classes, checkpoint=None, pretrained=False, new_head=None, image_size=None
+):
     """Builds a classifier: normalised images (N, 3, H, W) → logits (N, num_classes).
 
     The network is in fp32, on the CPU and in training mode.
 
-    name: one of `model_names()`, `torchvision/NAME` or `timm/NAME`.
+    name: one of `model_names()`, `torchvision/NAME`, `timm/NAME`, or `module:function` for a
+    function make_net(num_classes=…) → nn.Module.
     checkpoint: path of a `.pth` or `.safetensors` file in any published layout.
     pretrained: download the library's published ImageNet weights. For `ResNet18` and the other
     short names these are torchvision's first version (V1), the paper's teachers; otherwise the
     library's default.
     new_head: accept weights for another number of classes and initialise the last layer randomly;
     `new_head` is a function, called with a message about it. By default such weights are an error.
+    image_size: in pixels, if it is known. `ResNet50` and `ShuffleV2` are RepDistiller's networks
+    for images of up to 64 pixels, otherwise torchvision's; a note says so. In a checkpoint
+    either is recognised, as is mdistiller's `ResNet18`; published weights are torchvision's.
 
     Raises UserError for an unknown name, for `pretrained` without published weights, and for a
     checkpoint that cannot be read or does not fit.
     """
     if checkpoint is not None and pretrained:
         raise UserError(f"{name}: give a checkpoint or ask for the published weights, not both")
+    library_and_name(name)  # refuses unknown names
+    content = None if checkpoint is None else checkpoints.load(checkpoint)
+    if not pretrained:
+        meant = network_name(name, image_size, content)
+        if content is None and image_size is not None:
+            _note_namesake(name, meant, image_size)
+        name = meant
     library, library_name = library_and_name(name)
 
     # Build the network; timm loads its published weights at once
@@ -141,12 +198,13 @@ def create_model(name, num_classes, checkpoint=None, pretrained=False, new_head=
         net = libraries.timm_network(name, library_name, num_classes, pretrained)
     elif pretrained:
         raise UserError(f"{name} has no published weights to download: give a checkpoint")
+    elif is_own(name):
+        net = own_network(name, num_classes)
     else:
         net = ARCHITECTURES[name].network(num_classes=num_classes)
 
     # Load the weights
     if checkpoint is not None:
-        content = checkpoints.load(checkpoint)
         _load_weights(net, name, num_classes, content, f"checkpoint {checkpoint}", new_head)
         checkpoints.check_finite(net.state_dict(), f"checkpoint {checkpoint}")
     elif pretrained and library == "torchvision":
@@ -155,6 +213,18 @@ def create_model(name, num_classes, checkpoint=None, pretrained=False, new_head=
         origin = f"torchvision's file {published.url}"
         _load_weights(net, name, num_classes, content, origin, new_head)
     return net.train()
+
+
+def _note_namesake(name, meant, image_size):
+    """Notes which of two networks is `meant`, if others call another one for small images so."""
+    architecture = ARCHITECTURES.get(name)
+    if architecture and architecture.namesake and is_small(image_size):
+        torchvisions = f"torchvision/{architecture.torchvision}"
+        other = torchvisions if meant == architecture.namesake else architecture.namesake
+        note(
+            f"{name} at {image_size} pixels means {torchvisions if meant == name else meant}; for "
+            f"the other network of that name give {other}"
+        )
 
 
 def published_statistics(name):
@@ -173,8 +243,10 @@ def published_statistics(name):
 
 
 def published_image_size(name):
-    """Size in pixels of the images that an architecture is made for."""
+    """Size in pixels of the images that an architecture is made for; None if it is the user's."""
     library, library_name = library_and_name(name)
+    if is_own(name):
+        return None
     if library == "timm":
         return libraries.timm_image_size(library_name)
     if library == "torchvision":
@@ -258,7 +330,7 @@ def classes_of(name, content, origin):
 
     Raises UserError if its tensors do not tell. `origin` names the file in messages.
     """
-    expected = _shapes_of(name)
+    expected = _shapes_of(network_name(name, content=content))
     entries = layouts.entries(content)
     state = _choose_state(entries, expected, origin, note=lambda text: None)
     shapes = layouts.tensor_shapes(state)
@@ -286,6 +358,19 @@ def _describe_weights(entries, shapes):
     return f"\nIt is a {name} ({description}) for {classes} classes: use the name {name}"
 
 
+def fits(name, content):
+    """Whether the tensors in the content of a checkpoint are those of the network `name`, for any
+    number of classes.
+    """
+    entries, expected = layouts.entries(content), _shapes_of(name)
+    states = [weights.state for weights in layouts.find_weights(entries, expected)]
+    if not states and any(layouts.LITE_KEY in state for _, state in entries):
+        states = [layouts.rename_in_order(layouts.likeliest(entries, name), expected)]
+    return any(
+        layouts.class_count(expected, layouts.tensor_shapes(state)) is not None for state in states
+    )
+
+
 def architecture_with(content, origin):
     """The architecture whose tensors are in the content of a checkpoint, by keys and shapes, or
     None.
@@ -306,7 +391,8 @@ def architecture_with(content, origin):
     names = {networks[place][0] for place in places}
     if len(names) > 1:
         found = " and ".join(f"a {networks[place][0]} under {place}" for place in places)
-        raise UserError(f"{origin} holds {found}: name the one that you mean (--model_t)")
+        hint = layouts.student_file(places, origin)
+        raise UserError(f"{origin} holds {found}: {hint}name the one that you mean (--model_t)")
     return names.pop() if names else None
 
 
@@ -325,5 +411,8 @@ def _recognise(entries):
 @functools.cache
 def _shapes_of(name):
     """{key: shape} of the network `name` for some number of classes."""
+    if is_own(name):  # its code may need values
+        with torch.random.fork_rng(devices=[]):
+            return layouts.tensor_shapes(create_model(name, 2).state_dict())
     with torch.device("meta"):  # no memory, no random numbers
         return layouts.tensor_shapes(create_model(name, 2).state_dict())

@@ -91,6 +91,16 @@ def preferred(places):
     return [place for place in places if rank(place) == min(map(rank, places))]
 
 
+def student_file(places, origin):
+    """The remedy for one of mdistiller's training states, which hold student and teacher: its file
+    of the student alone. Empty for other checkpoints.
+    """
+    file = re.fullmatch(r"(?:.*[/ ])?(?:epoch_)?(latest|best|\d+)", origin)
+    if file and any(place.endswith("student") for place in places):
+        return f"use mdistiller's student_{file[1]}, which holds the student alone, or "
+    return ""
+
+
 def choose_weights(found, expected, origin, note):
     """The state dict of the Weights that are meant, of those found by `find_weights`.
 
@@ -104,8 +114,9 @@ def choose_weights(found, expected, origin, note):
     places = preferred([weights.place for weights in found])
     if len(places) > 1:
         raise UserError(
-            f"{origin} holds several networks that fit, under {' and '.join(places)}: save the "
-            "state_dict of the one that you mean in a file of its own"
+            f"{origin} holds several networks that fit, under {' and '.join(places)}: "
+            f"{student_file(places, origin)}save the state_dict of the one that you mean in a file "
+            "of its own"
         )
     chosen = next(weights for weights in found if weights.place == places[0])
     unused = [weights.place or "the top level" for weights in found if weights is not chosen]

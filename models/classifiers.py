@@ -1,5 +1,6 @@
 """Teachers and students: classifiers that normalise their own images."""
 
+import contextlib
 import os
 from typing import NamedTuple
 
@@ -11,12 +12,16 @@ from helper.cost import dry_pass
 from helper.errors import UserError
 from helper.options import statistics_fault
 from models.architectures import (
+    ARCHITECTURES,
     architecture_with,
     classes_of,
     create_model,
     downloaded_name,
+    fits,
     is_model,
+    is_own,
     model_names,
+    network_name,
     published_image_size,
     published_statistics,
 )
@@ -69,13 +74,23 @@ def load_teacher(path, num_classes=None, mean=None, std=None, name=None):
     return teacher.to(memory_format=torch.channels_last)
 
 
-def make_student(name, num_classes, mean, std, **weights):
+def make_student(name, num_classes, mean, std, resumed=None, **options):
     """Builds a network to train: Normalised, channels_last.
 
-    It is randomly initialised unless `weights` (`checkpoint`, `pretrained`, `new_head`) are passed
-    on to `create_model`.
+    resumed: path of the checkpoint of a run to resume, if there may be one. A run keeps its
+    network, whatever `name` has come to mean for its images.
+    options: `image_size` and, unless the network is randomly initialised, `checkpoint`,
+    `pretrained` and `new_head`; passed on to `create_model`.
+
+    Raises UserError as `create_model`, and if the network has nothing to train.
     """
-    net = create_model(name, num_classes, **weights)
+    if resumed is not None and network_name(name, options.get("image_size")) != name:
+        with contextlib.suppress(UserError):  # no such file, or one that Run.open refuses
+            if network_name(name, content=checkpoints.load(resumed, mmap=True)) == name:
+                options["image_size"] = None
+    net = create_model(name, num_classes, **options)
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise UserError(f"{name} has no parameters that require gradients: nothing can be trained")
     return Normalised(net, mean, std).to(memory_format=torch.channels_last)
 
 
@@ -90,7 +105,7 @@ def check_classifier(network, name, flag, size, num_classes, batch_size=2):
     except Exception as error:  # networks raise many types
         reason = (str(error) or type(error).__name__).splitlines()[0]
         usual = published_image_size(name)
-        other_size = f", or --image_size {usual}" if usual != size else ""
+        other_size = f", or --image_size {usual}" if usual not in (None, size) else ""
         raise UserError(
             f"{name} cannot run on images of {size} pixels ({reason}): use another {flag}"
             f"{other_size}"
@@ -173,7 +188,7 @@ def statistics_of(path, name, default, published):
                         "give both flags --mean_… and --std_…"
                     )
             return Statistics(mean, std, "the checkpoint's own")
-    return (published and library_statistics(name)) or default
+    return (published and library_statistics(network_name(name, content=content))) or default
 
 
 def library_statistics(name):
@@ -192,24 +207,34 @@ def architecture_of(path):
     """The architecture of the checkpoint `path`, from the first of these that gives one:
 
     1. `model_name`, which our runs save in their checkpoints;
-    2. the name of its folder;
+    2. the name of its folder; of two networks of that name the one that has its tensors;
     3. its tensors, if they are those of a network of this package;
-    4. its file name, if it is a library's download.
+    4. `arch`, which timm and others save, if the tensors are that network's;
+    5. its file name, if it is a library's download.
 
-    Raises UserError if none does.
+    Raises UserError if none does, or if it is a network of the user's code.
     """
     # Only names and shapes are read: mmap leaves the weights on the disk.
     exists = os.path.exists(path)
     content = checkpoints.load(path, mmap=True) if exists else None
     if isinstance(content, dict) and isinstance(content.get("model_name"), str):
-        return content["model_name"]
+        if is_own(name := content["model_name"]):
+            raise UserError(
+                f"checkpoint {path} is of the network {name}, and a file may not choose the code "
+                f"that runs: name it with --model_t {name}"
+            )
+        return name
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
     name, unknown = _architecture_in_folder_name(folder), ""
+    if exists and name in ARCHITECTURES and not fits(name, content):
+        name = _namesake_with(name, content) or name
     if name is None and exists:
-        name = architecture_with(content, f"checkpoint {path}")
+        name = architecture_with(content, f"checkpoint {path}") or _architecture_entry(content)
         key = next(iter(checkpoints.state_dict_of(content, path)))
         unknown = f", and its tensors ({key}, …) are not those of a known one"
-    name = name or downloaded_name(os.path.abspath(path))
+    # torchvision's own file of that network keeps torchvision's name.
+    if name in (None, "mobilenetv2"):
+        name = downloaded_name(os.path.abspath(path)) or name
     if name is None:
         missing = "" if exists else f"checkpoint not found: {path}\n"
         nearest = nearest_names(folder.split("_")[0], model_names())
@@ -218,6 +243,23 @@ def architecture_of(path):
             f"an architecture{unknown}{nearest}: name it with --model_t"
         )
     return name
+
+
+def _namesake_with(name, content):
+    """The other network that is called `name`, if the tensors in a checkpoint are its, or None."""
+    others = [other for other, value in ARCHITECTURES.items() if value.namesake == name]
+    others.append(ARCHITECTURES[name].namesake)
+    return next((other for other in others if other and fits(other, content)), None)
+
+
+def _architecture_entry(content):
+    """The architecture under `arch` in a checkpoint, if the tensors in it are its, or None."""
+    arch = content.get("arch") if isinstance(content, dict) else None
+    for name in (arch, f"timm/{arch}", f"torchvision/{arch}") if isinstance(arch, str) else ():
+        with contextlib.suppress(UserError):  # timm is not installed, or refuses the name
+            if is_model(name) and fits(name, content):
+                return name
+    return None
 
 
 def _architecture_in_folder_name(folder):

