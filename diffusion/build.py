@@ -125,18 +125,15 @@ def separate_embedders(model):
 def save_pipeline(folder, transformer, vae, info):
     """Saves a diffusers DiT pipeline (fp16 safetensors) in `folder`, and `info` as generator.json.
 
+    Its scheduler is DDIM with the spacing of our sampler: one that DiTPipeline runs as it is, which
+    takes no learned variance. Our samplers read only the betas.
     The files are written to a temporary folder and then moved. Other files in `folder` are kept.
     """
-    from diffusers import DDPMScheduler, DiTPipeline
+    from diffusers import DDIMScheduler, DiTPipeline
     from diffusers.utils import logging
 
     logging.set_verbosity_error()  # conversion to fp16 warns about modules that DiT does not have
-    scheduler = DDPMScheduler(
-        **DEFAULT_SCHEDULE,
-        variance_type="learned_range",
-        timestep_spacing="linspace",
-        clip_sample=False,
-    )
+    scheduler = DDIMScheduler(**DEFAULT_SCHEDULE, timestep_spacing="leading", clip_sample=False)
     transformer = separate_embedders(transformer).to("cpu", torch.float16)
     vae = copy.deepcopy(vae).to("cpu", torch.float16, memory_format=torch.contiguous_format)
     for name, network in {"DiT": transformer, "autoencoder": vae}.items():
@@ -144,7 +141,10 @@ def save_pipeline(folder, transformer, vae, info):
     folder = Path(folder)
     part = folder / "pipeline.part"
     shutil.rmtree(part, ignore_errors=True)
-    DiTPipeline(transformer, vae, scheduler).save_pretrained(part)
+    pipeline = DiTPipeline(transformer, vae, scheduler)
+    # As in the published pipelines: names for DiTPipeline.get_label_ids
+    pipeline.register_to_config(id2label=dict(enumerate(info["class_names"])))
+    pipeline.save_pretrained(part)
     write_json(part / "generator.json", info)
     for item in sorted(part.iterdir()):
         target = folder / item.name
