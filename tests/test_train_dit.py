@@ -407,8 +407,8 @@ def test_pipeline_folder_is_diffusers_own(pipeline, capfd):
         config.sample_size,
     ) == (1, 8, 10, 8)
     expected = {
-        "variance_type": "learned_range",
-        "timestep_spacing": "linspace",
+        "_class_name": "DDIMScheduler",
+        "timestep_spacing": "leading",
         "clip_sample": False,
         "beta_start": 1e-4,
         "beta_end": 0.02,
