@@ -21,7 +21,6 @@ from models.architectures import (
 )
 from models.libraries import LIBRARIES, nearest_names
 
-
 # Of the pixels. Many trainings have used the mean of the images' own deviations instead.
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 FAST_DATAFREE_CIFAR10_STD = (0.2023, 0.1994, 0.2010)

@@ -7,6 +7,7 @@ installed, or else its rule for finding files is followed.
 import argparse
 import json
 import os
+import re
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -20,12 +21,14 @@ import synthesize_dit
 import train_student
 import train_teacher
 from dataset.image_writer import to_pixels
+from dataset.real import REAL_SETS
 from diffusion.pipeline import load_pipeline, use_official_embedding
 from diffusion.sampler import Sampler, batch_noise
 from helper import checkpoints
 from helper.errors import run_script
 from helper.files import sha256
 from helper.seeds import image_generator
+from models.classifiers import image_statistics
 
 SHIPPED = Path(__file__).parent.parent / "save/models/fashion_mnist"
 
@@ -272,3 +275,42 @@ def test_checkpoints_with_paths_are_read(tmp_path):
         assert other != file.read_bytes()
         (tmp_path / "other.pt").write_bytes(other)
         assert checkpoints.load(tmp_path / "other.pt")["args"].data.parts == ("data", "train")
+
+
+# Data
+
+
+@pytest.mark.parametrize(
+    "data_set, words",
+    [
+        ("fashion_mnist", "cd .* && python -m tools.fashion_mnist --root '/.*/no such'"),
+        ("cifar10", "download=True"),
+        ("flowers102", "download=True"),
+        ("imagenet", f"{SHIPPED.parents[2]}/true_dataset/README.md"),
+    ],
+)
+def test_missing_data_names_the_flag_in_any_directory(
+    data_set, words, tmp_path, monkeypatch, capsys
+):
+    if data_set == "flowers102":
+        pytest.importorskip("scipy")
+    monkeypatch.chdir(tmp_path)
+    line = ["--dataset", data_set, "--data_root", "no such", "--model", "resnet8"]
+    assert run_script(train_teacher.main, [*line, "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "give --data_root FOLDER" in error and re.search(words, error), error
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_statistics_of_fast_datafree_are_named(tmp_path, capsys):
+    cifar10 = REAL_SETS["cifar10"]
+    default = cifar10.mean, cifar10.std, False
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": {"weight": torch.ones(2)}}, path)
+    assert image_statistics(None, None, "t", default, path, "resnet34").std == cifar10.std
+    assert "--std_t 0.2023,0.1994,0.201" in capsys.readouterr().out
+    image_statistics(None, (0.2023, 0.1994, 0.2010), "t", default, path, "resnet34")
+    image_statistics(None, None, "s", default)  # a new student
+    torch.save({"model": {}, "mean": [0.5] * 3, "std": list(cifar10.std)}, path)  # of our runs
+    image_statistics(None, None, "t", default, path, "resnet34")
+    assert not capsys.readouterr().out
