@@ -22,10 +22,11 @@ from pathlib import Path
 from dataset import folders, real, transforms
 from dataset.loader import make_loader
 from helper import options as flags
+from helper.checkpoints import weights_sha256
 from helper.distributed import fix_kernels, session
 from helper.errors import UserError, run_script
 from helper.evaluate import chance_warning
-from helper.files import file_stem, make_folder, sha256, write_json
+from helper.files import file_stem, make_folder, write_json
 from helper.run import environment
 from models.classifiers import (
     architecture_of,
@@ -207,7 +208,7 @@ def main(argv=None):
         teacher_facts = {
             "name": name,
             "path": options.path_t,
-            "sha256": sha256(options.path_t),
+            "sha256": weights_sha256(options.path_t),
             **statistics._asdict(),
         }
 

@@ -42,9 +42,10 @@ from diffusion.pipeline import read_pipeline
 from diffusion.sampler import Sampler, check_steps
 from diffusion.schedule import DEFAULT_SCHEDULE
 from helper import options as flags
+from helper.checkpoints import weights_sha256
 from helper.cost import duration
 from helper.errors import UserError, run_script
-from helper.files import make_folder, sha256
+from helper.files import make_folder
 from helper.jobs import Jobs, device_slots, last_line
 from models.classifiers import architecture_of
 from report import sweeps
@@ -485,7 +486,7 @@ def fashion_mnist_cell(sweep, value, seed, settings, generator):
 
     data, images = "real", None
     key = {name: getattr(student, name) for name in student_names}
-    key |= {"path_t": sha256(teacher), "val_split": student.val_split}
+    key |= {"path_t": weights_sha256(teacher), "val_split": student.val_split}
     if settings["train_data"] == "generated":
         check_steps(sampling.sampler, sampling.num_sampling_steps, generator.schedule)
         data = f"s{sampling.cfg_scale:g}_T{sampling.num_sampling_steps}"
@@ -915,7 +916,7 @@ def read_fidelity(sweep, folders):
     teacher, figures_of = teacher_of(sweep), {}
     if not Path(teacher).is_file():
         return figures_of
-    name, digest = architecture_of(teacher), sha256(teacher)
+    name, digest = architecture_of(teacher), weights_sha256(teacher)
     for folder in folders:
         try:
             figures = sweeps.read_figures(evaluate_images.default_file(folder, sweep.dataset, name))

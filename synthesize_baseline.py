@@ -32,7 +32,7 @@ from dataset import one_image, real, requested_images
 from dataset.generated_folder import GeneratedFolder
 from dataset.image_writer import image_bytes, to_pixels
 from helper import options as flags
-from helper.checkpoints import check_finite
+from helper.checkpoints import check_finite, weights_sha256
 from helper.cost import forward_operations, with_prefix
 from helper.device import autocast
 from helper.distributed import fix_kernels, session
@@ -256,7 +256,7 @@ def main(argv=None):
                 say(f"{role} {model}, images normalised with {statistics}")
                 facts |= {
                     role: model,
-                    f"{role}_sha256": sha256(file),
+                    f"{role}_sha256": weights_sha256(file),
                     f"{role}_mean": list(statistics.mean),
                     f"{role}_std": list(statistics.std),
                 }

@@ -30,12 +30,13 @@ from dataset.loader import Batches, keep_in_memory, make_loader
 from dataset.pool import Pool, RepeatedLoader
 from helper import options as flags
 from helper.capture import capturable_step, check_capture
+from helper.checkpoints import weights_sha256
 from helper.cost import SynthesisCost, forward_operations, training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
 from helper.evaluate import evaluate_classifier, evaluate_teacher
-from helper.files import file_stem, make_folder, remove_parts, sha256
+from helper.files import file_stem, make_folder, remove_parts
 from helper.image_size import is_small
 from helper.losses import loss_weight
 from helper.optim import make_optimizer, update
@@ -136,6 +137,7 @@ def parse_option(argv=None):
         "--experiments_dir", default=None, help="see above (default: <dataset>_<model_s>)"
     )
     group.add_argument("--experiments_name", default=None, help="see above (default: the method)")
+    flags.add_safetensors_flag(group)
     group.add_argument("--table", default=None, help="name of the results table, for result.json")
     flags.add_process_flags(parser)
     options = parser.parse_args(argv)
@@ -240,7 +242,7 @@ def main(argv=None):
         parts = {"model": student.net, "optimizer": optimizer, "method": method}
 
         # Pool
-        inputs = {"teacher_sha256": sha256(options.path_t)}
+        inputs = {"teacher_sha256": weights_sha256(options.path_t)}
         contents = {"validation_images_sha256": world.from_main(images_sha256, val_images)}
         warmup_rounds = getattr(settings, "warmup_rounds", 0)
         if has_pool:
@@ -288,7 +290,7 @@ def main(argv=None):
             },
             options.resume,
         )
-        if result := run.finished_result(options.epochs, PANELS):
+        if result := run.finished_result(options.epochs, PANELS, options.safetensors):
             return result
         if has_pool:
             pool.open()
@@ -427,7 +429,7 @@ def main(argv=None):
             "generator_steps": generator_steps,
             "student_steps": student_steps,
         }
-        run.finish(result, PANELS)
+        run.finish(result, PANELS, options.safetensors)
         run.log(
             f"student: top-1 {result['top1_last']:.2f} % (last epoch), best "
             f"{result['top1_best']:.2f} %; teacher {result['teacher_top1']:.2f} %: {folder}"

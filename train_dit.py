@@ -3,17 +3,19 @@ its latents (arXiv 2112.10752, 2212.09748).
 
     python train_dit.py --stage vae --dataset fashion_mnist --epochs 2 --learning_rate 1e-3
     python train_dit.py --stage dit --dataset fashion_mnist --epochs 10 --learning_rate 1e-3
+    python train_dit.py --stage dit --dataset flowers102 --init DiT-XL-2-256x256.pt --batch_size 32
 
 The result, save/models/<dataset>/<model_name>/, is a diffusers pipeline folder for
 synthesize_dit.py. Both stages are validated on Fashion-MNIST's holdout images, which are never
-trained on, or on the validation set of another data set. Stage `reconstruct` writes the training
+trained on, or on the validation set of another data set. --init fine-tunes a published DiT instead,
+whose autoencoder is kept. Stage `reconstruct` writes the training
 images as the autoencoder reconstructs them, one folder per class: a student trained on them shows
 what is lost in the autoencoder alone.
 """
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +26,17 @@ from tqdm import tqdm
 from dataset import real, transforms
 from dataset.identity import images_sha256
 from dataset.image_writer import ImageWriter, to_pixels
+from dataset.latents import cached_latents
 from dataset.loader import Loader, TensorLoader, make_loader
-from diffusion.build import Reconstruction, build_dit, build_vae, save_pipeline
+from diffusion.build import (
+    Reconstruction,
+    build_dit,
+    build_vae,
+    for_new_classes,
+    save_pipeline,
+)
 from diffusion.loss import GaussianDiffusion, drop_labels, moving_average
-from diffusion.pipeline import load_component
+from diffusion.pipeline import load_component, load_pipeline, read_initial
 from diffusion.schedule import linear_betas
 from helper import checkpoints
 from helper import options as flags
@@ -40,6 +49,7 @@ from helper.run import Run, latest_path
 
 VALIDATION_IMAGES = 2_000  # enough to follow a loss
 ENCODING_BATCH = 256  # images
+ENCODED_PIXELS = 16 * 256**2  # per batch of a published autoencoder: about 6 GB in float32
 
 # A resumed run must share these flags.
 SETTINGS = (
@@ -48,6 +58,7 @@ SETTINGS = (
     *"stage data_amount vae_channels latent_channels kl_weight".split(),
     *"depth width heads patch_size label_dropout ema snr_gamma".split(),
 )
+NETWORK_FLAGS = "vae_channels latent_channels depth width heads patch_size".split()
 PANELS = {
     "vae": {"loss": ["loss", "l1"], "reconstruction of unseen images (dB)": ["val_psnr"]},
     "dit": {
@@ -81,6 +92,19 @@ def parse_option(argv=None):
         "--save_dir",
         default=None,
         help="folder of the pipeline (default: save/models/<dataset>/<model_name>)",
+    )
+    group = parser.add_argument_group("fine-tuning")
+    group.add_argument(
+        "--init",
+        default=None,
+        help="stage dit: start from this DiT and keep its autoencoder: an official checkpoint "
+        "(.pt), a pipeline folder, or a name on the Hugging Face hub; the label embeddings are new",
+    )
+    group.add_argument(
+        "--vae",
+        default=None,
+        help="with --init: mse, ema, or the folder of an AutoencoderKL (default: that of the "
+        "pipeline; mse for an official checkpoint)",
     )
     group = parser.add_argument_group("autoencoder")
     group.add_argument(
@@ -147,10 +171,20 @@ def parse_option(argv=None):
     options = parser.parse_args(argv)
     if not 0 <= options.ema < 1 or options.label_dropout > 1:
         raise UserError("--ema must be in [0, 1) and --label_dropout in [0, 1]")
-    options.model_name = (
-        options.model_name or f"DiT-{options.depth}x{options.width}-{options.patch_size}"
-    )
-    options.save_dir = options.save_dir or f"save/models/{options.dataset}/{options.model_name}"
+    if options.init is None:
+        if options.vae:
+            raise UserError("--vae needs --init: without it, --stage vae trains the autoencoder")
+        options.model_name = (
+            options.model_name or f"DiT-{options.depth}x{options.width}-{options.patch_size}"
+        )
+    elif options.stage != "dit":
+        raise UserError("--init needs --stage dit: the autoencoder is that of the model")
+    else:
+        for name in NETWORK_FLAGS:
+            if getattr(options, name) != parser.get_default(name):
+                raise UserError(
+                    f"--{name} and --init cannot be combined: the sizes are those of the model"
+                )
     return options
 
 
@@ -158,6 +192,16 @@ def main(argv=None):
     """Runs one stage and returns its result (a dict), or the folder of `reconstruct`."""
     options = parse_option(argv)
     data = real.data_from(options)
+    initial = read_initial(options.init, options.vae) if options.init else None
+    if initial:
+        if (options.image_size or initial.image_size) != initial.image_size:
+            raise UserError(
+                f"--image_size {options.image_size}: {options.init} makes images of "
+                f"{initial.image_size} pixels: omit the flag or give another --init"
+            )
+        data = replace(data, size=initial.image_size)
+        options.model_name = options.model_name or initial.name
+    options.save_dir = options.save_dir or f"save/models/{options.dataset}/{options.model_name}"
     stage, size, workers = options.stage, data.image_size, options.num_workers
     vae_shape = options.vae_channels, options.latent_channels, size
     with session(flags.process_settings(options), argv) as world:
@@ -178,6 +222,9 @@ def main(argv=None):
 
         # Return the result of a finished stage before any image is read
         settings = flags.values_of(options, SETTINGS) | {"schedule": "cosine", "min_lr": 0.0}
+        settings["init"] = initial is not None
+        if initial:
+            settings["init_sha256"] = initial.weights_sha256
         folder = stage_folder(options.save_dir, stage)
         run = Run(folder, stage, {}, world)
         if run.latest.exists():
@@ -203,6 +250,15 @@ def main(argv=None):
                 )
                 for image_set in (images, val_images)
             )
+        elif initial:
+            pipeline = load_pipeline(initial)
+            vae, scaling_factor = pipeline.vae.to(device), initial.scaling_factor
+            (moments, labels), held_out = (
+                latents_on_disk(options.save_dir, part, image_set, pipeline, workers, world)
+                for part, image_set in (("train", images), ("validation", val_images))
+            )
+            torch.manual_seed(options.seed)
+            model = for_new_classes(pipeline, len(images.class_names)).to(device)
         else:
             vae = load_vae(options.save_dir, *vae_shape).to(device)
             settings["vae_sha256"] = sha256(
@@ -211,7 +267,6 @@ def main(argv=None):
             moments, labels = encode(vae, images, size, workers, world)
             check_latents(moments, options.save_dir)
             held_out = encode(vae, val_images, size, workers, world)
-            held_out = [tensor[world.rank :: world.size] for tensor in held_out]
             scaling_factor = unit_variance_factor(moments)
             vae.register_to_config(scaling_factor=scaling_factor)
             torch.manual_seed(options.seed)
@@ -224,6 +279,8 @@ def main(argv=None):
                 latent_channels=options.latent_channels,
                 num_classes=len(images.class_names),
             ).to(device)
+        if stage == "dit":
+            held_out = [tensor[world.rank :: world.size] for tensor in held_out]
             ema = AveragedModel(model, multi_avg_fn=moving_average(options.ema))
             parts = {"model": model, "ema": ema}
             objective = Objective(
@@ -279,7 +336,15 @@ def main(argv=None):
                 "seed": options.seed,
                 "label_dropout": options.label_dropout,
             }
-            save_pipeline(options.save_dir, ema.module, vae, info)
+            if initial:
+                info |= {
+                    "cfg_channels": initial.info.get("cfg_channels", 3),
+                    "time_embedding": pipeline.time_embedding,
+                    "init": initial.name,
+                    "init_sha256": initial.weights_sha256,
+                }
+            vae_dtype = torch.float32 if initial else torch.float16  # a published one is kept
+            save_pipeline(options.save_dir, ema.module, vae, info, vae_dtype)
             print(f"pipeline: {options.save_dir}", flush=True)
         last = run.progress.rows[-1]
         result = {
@@ -517,6 +582,30 @@ def encode(vae, images, image_size, workers, world):
             labels.append(targets.cpu())
             bar.update(len(inputs))
     return torch.cat(moments).contiguous(), torch.cat(labels)
+
+
+def latents_on_disk(save_dir, part, images, pipeline, workers, world):
+    """The moments of the images by the autoencoder of a Pipeline, memory-mapped from
+    <save_dir>/latents/<part>.npy, which is written first if it is not there, and the labels (N,).
+    """
+    size, (channels, *latent_size) = pipeline.image_size, pipeline.latent_shape
+
+    def encode_batch(images):
+        posterior = pipeline.vae.encode(2 * images - 1).latent_dist
+        return torch.cat([posterior.mean, posterior.logvar], dim=1)
+
+    loader = Loader(
+        images,
+        transforms.whole(size),
+        min(ENCODING_BATCH, max(1, ENCODED_PIXELS // size**2)) * world.size,
+        workers=workers,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    key = f"{world.from_main(images_sha256, images)} {pipeline.weights_sha256}"
+    path = Path(save_dir, "latents", f"{part}.npy")
+    moments = cached_latents(path, loader, encode_batch, (2 * channels, *latent_size), key, world)
+    return moments, torch.from_numpy(np.asarray(images.labels, np.int64))
 
 
 # Stage reconstruct

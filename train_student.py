@@ -25,12 +25,13 @@ from dataset.identity import images_sha256
 from dataset.loader import Batches, make_loader
 from helper import options as flags
 from helper.capture import capturable_step, check_capture
+from helper.checkpoints import weights_sha256
 from helper.cost import training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
 from helper.evaluate import chance_warning, evaluate_classifier, evaluate_teacher
-from helper.files import file_stem, sha256
+from helper.files import file_stem
 from helper.losses import loss_weight, mixing
 from helper.optim import make_optimizer, update
 from helper.run import Run, latest_path
@@ -163,8 +164,12 @@ def parse_option(argv=None):
     group.add_argument(
         "--save_model", action="store_true", help="ignored: weights are always saved"
     )
+    flags.add_safetensors_flag(group)
     group.add_argument(
-        "--evaluate", default=None, metavar="CHECKPOINT", help="evaluate a student and exit"
+        "--evaluate",
+        default=None,
+        metavar="CHECKPOINT",
+        help="evaluate a student or teacher and exit",
     )
     group.add_argument(
         "--estimate", action="store_true", help="print the estimated cost of the run and exit"
@@ -188,6 +193,11 @@ def parse_option(argv=None):
             flush=True,
         )
         options.learning_rate = SHUFFLE_RATE
+    if options.evaluate and options.path_t is None:
+        # Without a teacher its flags describe the checkpoint, which may be that of a teacher.
+        options.model_s = options.model_s or options.model_t
+        options.mean_s = options.mean_s or options.mean_t
+        options.std_s = options.std_s or options.std_t
     if options.evaluate is None:
         options.model_s = options.model_s or "resnet8"
         stem = file_stem(options.model_s)
@@ -325,7 +335,7 @@ def main(argv=None):
             normalisation["student"].facts,
             options.tracker,
         )
-        inputs = {"teacher_sha256": sha256(options.path_t), "images": len(images)}
+        inputs = {"teacher_sha256": weights_sha256(options.path_t), "images": len(images)}
         run.open(
             flags.values_of(options, SETTINGS)
             | inputs
@@ -341,7 +351,7 @@ def main(argv=None):
             },
             options.resume,
         )
-        if result := run.finished_result(options.epochs, PANELS):
+        if result := run.finished_result(options.epochs, PANELS, options.safetensors):
             return result
         run.track_image("training images", sheet_beside(source))
         origin = images.origin.get("source", "real")
@@ -425,7 +435,7 @@ def main(argv=None):
             "image_steps": options.epochs * len(train_loader) * train_loader.batch_size,
             "seconds": run.seconds,
         }
-        run.finish(result, PANELS)
+        run.finish(result, PANELS, options.safetensors)
         run.log(
             f"student: top-1 {result['top1_last']:.2f} % (last epoch), best "
             f"{result['top1_best']:.2f} %; teacher {result['teacher_top1']:.2f} %: {folder}"

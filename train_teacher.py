@@ -19,12 +19,13 @@ from dataset.identity import images_sha256
 from dataset.loader import make_loader
 from helper import options as flags
 from helper.capture import capturable_step, check_capture
+from helper.checkpoints import weights_sha256
 from helper.cost import training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
 from helper.evaluate import evaluate_classifier
-from helper.files import file_stem, sha256
+from helper.files import file_stem
 from helper.optim import make_optimizer, update
 from helper.run import Run, latest_path
 from models.classifiers import (
@@ -78,6 +79,7 @@ def parse_option(argv=None):
     parser.add_argument(
         "--save_dir", default=None, help="run folder (default: save/models/<dataset>/<model>)"
     )
+    flags.add_safetensors_flag(parser)
     parser.add_argument("--table", default=None, help="name of the results table, for result.json")
     parser.add_argument(
         "--row",
@@ -196,9 +198,9 @@ def main(argv=None):
             "validation_images_sha256": world.from_main(images_sha256, val_images),
         }
         if file:
-            settings["pretrained_sha256"] = sha256(file)
+            settings["pretrained_sha256"] = weights_sha256(file)
         run.open(settings, config, options.resume)
-        if result := run.finished_result(options.epochs, PANELS):
+        if result := run.finished_result(options.epochs, PANELS, options.safetensors):
             return result
         run.log(
             f"{options.model} on {len(images)} images of "
@@ -249,7 +251,7 @@ def main(argv=None):
             "image_steps": options.epochs * len(loader) * loader.batch_size,
             "seconds": run.seconds,
         }
-        run.finish(result, PANELS)
+        run.finish(result, PANELS, options.safetensors)
         return result
 
 

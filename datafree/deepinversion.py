@@ -126,8 +126,10 @@ def invert(teacher, labels, size, settings, student=None, grey=False, should_sto
 
     The pixels start from N(0, 1) in the teacher's normalised space, drawn by torch's global CPU
     generator, and are clipped to valid ones after each step. Of each stage's steps the pixels with
-    the lowest loss are kept: every step sees another view of the images, and with a constant
-    learning rate the last step may be a bad one.
+    the lowest loss are kept, as in the authors' code for ImageNet: every step sees another view of
+    the images, and with a constant learning rate the last step may be a bad one. Fast-Datafree and
+    the authors' script for CIFAR keep a reference to the pixels, and so return those of the last
+    step.
     Raises Stopped if `should_stop()` is true, UserError if the settings do not fit, the teacher
     has no BatchNorm layer, or the loss of a step is not finite.
     """

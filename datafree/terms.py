@@ -41,6 +41,8 @@ def divergences(teacher_logits, student_logits):
 def jensen_shannon(teacher_logits, student_logits, temperature):
     """Jensen–Shannon divergence of the softened softmaxes, in [0, ln 2], averaged over the batch
     (arXiv 1912.08795, eq. 6–7).
+
+    The public codes clip the probabilities to [0.01, 0.99] and swap the arguments of both KL terms.
     """
     log_t = F.log_softmax(teacher_logits.float() / temperature, dim=1)
     log_s = F.log_softmax(student_logits.float() / temperature, dim=1)

@@ -4,6 +4,8 @@ The last 5,000 training images are the split `holdout`, for choosing settings.
 `python -m tools.fashion_mnist` downloads the files to true_dataset/.
 """
 
+import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +66,13 @@ def load(root, split):
 
 def missing_error(root):
     """The UserError for missing or truncated files below `root`."""
+    command = f"python -m tools.fashion_mnist --root {shlex.quote(str(root))}"
+    repository = Path(__file__).resolve().parent.parent
+    if Path.cwd() != repository:  # where -m finds the command
+        path = shlex.quote(os.path.abspath(root))
+        command = f"cd {repository} && python -m tools.fashion_mnist --root {path}"
     return UserError(
-        f"Fashion-MNIST is not in {folder(root)}: run  python -m tools.fashion_mnist --root {root}"
+        f"Fashion-MNIST is not in {folder(root)}: give --data_root FOLDER, or run  {command}"
     )
 
 

@@ -56,17 +56,21 @@ def read_list(path, roots=()):
     return paths, None
 
 
-def write_list(file, paths, labels=None):
+def write_list(file, paths, labels=None, root=None):
     """Writes a list file atomically.
 
-    Paths below the folder of the list are written relative to it, others as absolute paths.
-    Raises UserError if a path contains a line break.
+    Paths below the folder of the list are written relative to it, others as absolute paths; with
+    `root`, all are written relative to that folder.
+    Raises UserError if a path contains a line break, or is not below `root`.
     """
-    base = os.path.join(os.path.abspath(make_folder(os.path.dirname(file))), "")
+    folder = make_folder(os.path.dirname(file))
+    base = os.path.join(os.path.abspath(folder if root is None else root), "")
     endings = [""] * len(paths) if labels is None else [f" {label}" for label in labels]
     with whole_file(file, "w") as out:
         for path, ending in zip(paths, endings, strict=True):
             name = os.path.abspath(path).removeprefix(base)
+            if root is not None and name[0] == "/":
+                raise UserError(f"{name} is not below --root {root}: give a folder above it")
             if "\n" in name:
                 raise UserError(f"{name!r} cannot be in a list: rename it, without the line break")
             if name[0] in "#\ufeff" or name[0].isspace():

@@ -262,8 +262,9 @@ def _find_images(root, name, train):
             return candidate
     raise UserError(
         f"no {part} images of {name}: none of {', '.join(map(str, candidates))} exists (a list of "
-        "`path label` lines, or an ImageFolder): see true_dataset/README.md"
-        + ("" if train else ", or give --val_data")
+        "`path label` lines, or an ImageFolder): give --data_root FOLDER"
+        + ("" if train else " or --val_data")
+        + f", or see {FOLDER.parents[1] / 'true_dataset/README.md'}"
     )
 
 
@@ -275,7 +276,8 @@ def _read_cifar(name, root, train):
         cifar = (CIFAR10 if name == "cifar10" else CIFAR100)(root, train=train)
     except RuntimeError:
         raise UserError(
-            f'{name} is not in {root}: run  python -c "import torchvision; '
+            f'{name} is not in {root}: give --data_root FOLDER, or run  python -c "import '
+            "torchvision; "
             f"torchvision.datasets.{name.upper()}('{root}', download=True)\""
         ) from None
     return ImageSet(
@@ -305,7 +307,8 @@ def _read_flowers102(root, train):
         numbers = np.r_[splits["trnid"], splits["valid"]] if train else splits["tstid"]
     except Exception:  # scipy raises many types for damaged files
         raise UserError(
-            f'flowers102 is not in {folder}, or damaged: run  python -c "import torchvision; '
+            f"flowers102 is not in {folder}, or damaged: give --data_root FOLDER, or run  "
+            'python -c "import torchvision; '
             f"torchvision.datasets.Flowers102('{root}', download=True)\""
         ) from None
     names = [b"image_%05d.jpg" % number for number in numbers]

@@ -179,8 +179,8 @@ def _without_ends(image):
 class LargeValidation:
     """Validation transform of large images: shorter side to size · 8/7, centre crop."""
 
-    def __init__(self, size):
-        self.size, self.shorter_side = size, round(size * 8 / 7)
+    def __init__(self, size, shorter_side=None):
+        self.size, self.shorter_side = size, shorter_side or round(size * 8 / 7)
 
     def generator(self, seed, epoch, index):
         """None: nothing is random."""
@@ -218,3 +218,10 @@ def training(size, colour=False):
 def validation(size):
     """Validation transform for images of `size` pixels."""
     return SmallValidation(size) if is_small(size) else LargeValidation(size)
+
+
+def whole(size):
+    """Transform for images of `size` pixels that a generator learns: no more than the ends of the
+    longer side is cut off.
+    """
+    return SmallValidation(size) if is_small(size) else LargeValidation(size, shorter_side=size)

@@ -114,6 +114,29 @@ def _initialise(model):
         nn.init.zeros_(linear.bias)
 
 
+def for_new_classes(pipeline, num_classes):
+    """The DiT of a loaded Pipeline with a new label table, to train it on other classes.
+
+    The rows of the classes are drawn from N(0, 0.02²), as in a new model. The row of the null class
+    is kept: what it has learned does not depend on the classes.
+    """
+    model = pipeline.denoiser.transformer
+    blocks = model.transformer_blocks
+    if pipeline.denoiser.embedder is not None:
+        for block in blocks:
+            block.norm1.emb = pipeline.denoiser.embedder
+    for embedder in dict.fromkeys(block.norm1.emb.class_embedder for block in blocks):
+        table = nn.Embedding(num_classes + 1, embedder.embedding_table.embedding_dim)
+        nn.init.normal_(table.weight, std=0.02)
+        with torch.no_grad():
+            table.weight[-1] = embedder.embedding_table.weight[-1]
+        embedder.embedding_table, embedder.num_classes = table, num_classes
+    model.register_to_config(num_embeds_ada_norm=num_classes)
+    if pipeline.time_embedding == "official":
+        model.register_to_config(norm_eps=1e-6)  # as `use_official_embedding` has set it
+    return model.requires_grad_(True)
+
+
 def separate_embedders(model):
     """A copy whose blocks have an embedder each: `save_pretrained` rejects shared tensors."""
     model = copy.deepcopy(model)
@@ -122,29 +145,29 @@ def separate_embedders(model):
     return model
 
 
-def save_pipeline(folder, transformer, vae, info):
+def save_pipeline(folder, transformer, vae, info, vae_dtype=torch.float16):
     """Saves a diffusers DiT pipeline (fp16 safetensors) in `folder`, and `info` as generator.json.
 
+    Its scheduler is DDIM with the spacing of our sampler: one that DiTPipeline runs as it is, which
+    takes no learned variance. Our samplers read only the betas.
     The files are written to a temporary folder and then moved. Other files in `folder` are kept.
     """
-    from diffusers import DDPMScheduler, DiTPipeline
+    from diffusers import DDIMScheduler, DiTPipeline
     from diffusers.utils import logging
 
     logging.set_verbosity_error()  # conversion to fp16 warns about modules that DiT does not have
-    scheduler = DDPMScheduler(
-        **DEFAULT_SCHEDULE,
-        variance_type="learned_range",
-        timestep_spacing="linspace",
-        clip_sample=False,
-    )
+    scheduler = DDIMScheduler(**DEFAULT_SCHEDULE, timestep_spacing="leading", clip_sample=False)
     transformer = separate_embedders(transformer).to("cpu", torch.float16)
-    vae = copy.deepcopy(vae).to("cpu", torch.float16, memory_format=torch.contiguous_format)
+    vae = copy.deepcopy(vae).to("cpu", vae_dtype, memory_format=torch.contiguous_format)
     for name, network in {"DiT": transformer, "autoencoder": vae}.items():
-        check_finite(network.state_dict(), f"the trained {name} in float16")
+        check_finite(network.state_dict(), f"the trained {name} in {str(network.dtype)[6:]}")
     folder = Path(folder)
     part = folder / "pipeline.part"
     shutil.rmtree(part, ignore_errors=True)
-    DiTPipeline(transformer, vae, scheduler).save_pretrained(part)
+    pipeline = DiTPipeline(transformer, vae, scheduler)
+    # As in the published pipelines: names for DiTPipeline.get_label_ids
+    pipeline.register_to_config(id2label=dict(enumerate(info["class_names"])))
+    pipeline.save_pretrained(part)
     write_json(part / "generator.json", info)
     for item in sorted(part.iterdir()):
         target = folder / item.name

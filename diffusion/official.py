@@ -129,7 +129,8 @@ def read_state(path):
 
 
 def recognise(state, model, path):
-    """Checks that a state dict, read from `path`, is that of `model`; returns its OfficialDiT.
+    """Checks that a state dict, read from `path`, is that of `model`, or of any official DiT if
+    that is None; returns its OfficialDiT.
 
     Raises UserError if it is not an official DiT, is another one, is incomplete, or does not
     predict the variance.
@@ -153,7 +154,7 @@ def recognise(state, model, path):
     dimensions = f"({depth} blocks of width {width}, patch {patch})"
     if name not in names():
         raise UserError(f"{path} holds a DiT {dimensions}, none of {', '.join(names())}")
-    if name != model:
+    if model and name != model:
         raise UserError(f"{path} holds a {name} {dimensions}, not a {model}: give --model {name}")
     if outputs != 2 * channels:
         raise UserError(

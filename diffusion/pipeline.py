@@ -18,7 +18,7 @@ from diffusion import official
 from diffusion.sampler import Sampler, batch_noise
 from diffusion.schedule import DEFAULT_SCHEDULE
 from helper.batches import default_batch_size, padded_batches
-from helper.checkpoints import PRETRAINED_MODELS, check_finite
+from helper.checkpoints import ENDINGS, PRETRAINED_MODELS, check_finite
 from helper.cost import forward_operations
 from helper.device import autocast
 from helper.distributed import fixed_kernels
@@ -274,12 +274,36 @@ def read_pipeline(model, checkpoint=None, vae=None, image_size=None, num_classes
     return pipeline
 
 
-def _read_folder(path_or_name, vae):
-    """The description of a diffusers folder or hub name; `vae` replaces its VAE if not None."""
+def read_initial(path, vae=None):
+    """Reads the PipelineDescription of a pipeline to fine-tune.
+
+    path: an official checkpoint, a pipeline folder, or a name on the hub; vae: as in
+    `read_pipeline`. Raises UserError as that, or if the model has another noise schedule than
+    train_dit.py trains with.
+    """
+    path = Path(path)
+    if path.is_file() or path.suffix in ENDINGS:
+        pipeline = _read_official(None, path, vae or "mse")
+    else:
+        pipeline = _read_folder(path, vae, flag="--init")
+    for key, usual in DEFAULT_SCHEDULE.items():
+        if (value := pipeline.schedule.get(key, usual)) != usual:
+            raise UserError(
+                f"--init {path}: {key} of its noise schedule is {value}, and train_dit.py trains "
+                f"with {usual}: give another model"
+            )
+    return pipeline
+
+
+def _read_folder(path_or_name, vae, flag="--model"):
+    """The description of a diffusers folder or hub name; `vae` replaces its VAE if not None.
+
+    flag: that the message names.
+    """
     folder = Path(path_or_name)
     name = folder.resolve().name
     if not folder.exists():
-        folder = _download_pipeline(str(path_or_name))
+        folder = _download_pipeline(str(path_or_name), flag)
     config = _read_dit_config(folder)
     vae_path = _find_vae(vae) if vae else folder / "vae"
     vae_config = _read_vae_config(vae_path) if vae else _read_vae_config(folder, "vae/config.json")
@@ -291,7 +315,8 @@ def _read_folder(path_or_name, vae):
 
 def _read_official(model, checkpoint, vae):
     """The description of an official checkpoint. Only names and shapes of its tensors are read."""
-    config = official.recognise(official.read_state(checkpoint), model, checkpoint).config()
+    dit = official.recognise(official.read_state(checkpoint), model, checkpoint)
+    config = dit.config()
     vae_path = _find_vae(vae)
     vae_config = _read_vae_config(vae_path)
     factor = _vae_factor(vae_config)
@@ -300,7 +325,7 @@ def _read_official(model, checkpoint, vae):
             f"--vae {vae} has {factor} pixels per latent cell and an official DiT needs "
             f"{official.VAE_FACTOR}: give mse, ema or the folder of another"
         )
-    name = f"{model.replace('/', '-')}-{config['sample_size'] * official.VAE_FACTOR}"
+    name = f"{dit.name.replace('/', '-')}-{config['sample_size'] * official.VAE_FACTOR}"
     info = {"time_embedding": "official"}
     return _describe(name, (checkpoint, config), (vae_path, vae_config), info=info)
 
@@ -516,11 +541,14 @@ def _find_vae(vae):
     return folder
 
 
-def _download_pipeline(name):
+def _download_pipeline(name, flag):
     from diffusers import DiTPipeline
 
-    instead = "a pipeline folder, or an official name and --ckpt"
-    return _download(name, "--model", instead, DiTPipeline.download)
+    instead = {
+        "--model": "a pipeline folder, or an official name and --ckpt",
+        "--init": "a pipeline folder, or an official checkpoint",
+    }[flag]
+    return _download(name, flag, instead, DiTPipeline.download)
 
 
 def _download_vae(name):

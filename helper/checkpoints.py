@@ -1,8 +1,11 @@
 """Saving checkpoints, and loading them without executing code that they may contain."""
 
 import argparse
+import copy
 import errno
 import io
+import json
+import pathlib
 import pickle
 import re
 import warnings
@@ -11,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import save as safetensors_bytes
 
 from helper.errors import REMEDIES, UserError
-from helper.files import whole_file
+from helper.files import sha256, whole_file
 from helper.finite import first_not_finite
 
-# Published checkpoints contain flags (a Namespace) and numpy scalars. Nothing else is unpickled.
+# Published checkpoints contain flags (a Namespace), numpy scalars and paths. Nothing else is
+# unpickled.
 _NUMPY_DTYPES = [
     type(np.dtype(name))
     for name in ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
@@ -29,6 +34,13 @@ SAFE_CLASSES = [
     *_NUMPY_DTYPES,
     # Under its name in numpy 2, and in numpy 1, which most published files were written with
     *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
+    # A path is only a text. Python 3.13 has the classes in another module.
+    *(
+        (getattr(pathlib, f"Pure{system}Path"), f"{module}.{pure}{system}Path")
+        for module in ("pathlib", "pathlib._local")
+        for pure in ("", "Pure")
+        for system in ("Posix", "Windows")
+    ),
 ]
 
 PRETRAINED_MODELS = Path("pretrained_models")  # published weights of generators
@@ -38,15 +50,71 @@ WEIGHTS_KEYS = ("model", "state_dict", "state", "net", "model_state_dict", "netw
 # Parts that DataParallel and torch.compile add to parameter names, of a network or of its parts
 WRAPPERS = re.compile(r"(?<![^.])(?:(?:module|_orig_mod)\.)+")
 ENDINGS = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar")  # of checkpoint files
+NETWORKS = ("model", "ema")  # entries of a run's checkpoint that other programs read
+FACTS = "dm-kd"  # metadata of our safetensors files: the other entries, as JSON
+
+# The shipped teachers were saved again when checkpoints became contiguous. Their tensors are those
+# of the earlier files, after which runs, sweeps and folders name them: {hash of a file: earlier}.
+EARLIER_SHA256 = {
+    "651ae7a8c884cf432121bbf75581177a52190556e4666f1d12a3201b7e666cfc":  # resnet20
+    "0a2d3f6738a03e800224879e1fb31709b1f4981f7644c6d13ff50c8099aa998f",
+    "d62bfc70742598b3b36cf80d48d4263f748d96a21eef7a493e77c84d4b6b0f99":  # resnet8
+    "ef1b866c99aee292265d2ff4de65f5bb25b325d02521c458e0c3e4dddb978834",
+}
+
+
+def weights_sha256(path):
+    """The hash that names the weights in runs and manifests: the file's SHA-256, or that of an
+    earlier file of the same weights.
+    """
+    digest = sha256(path)
+    return EARLIER_SHA256.get(digest, digest)
 
 
 def save(path, state):
-    """Saves tensors, numbers, lists and dicts with torch.save; the file is written atomically."""
+    """Saves tensors, numbers, lists and dicts with torch.save; the file is written atomically.
+
+    Tensors of NETWORKS are saved contiguous, for programs that take no others (safetensors). Those
+    of an optimizer keep the layout of the parameters: in another one a step may round differently.
+    """
+    state = {key: _contiguous(value) if key in NETWORKS else value for key, value in state.items()}
     # Given a file, torch's zip writer hides the error of a full disk.
     content = io.BytesIO()
     torch.save(state, content)
     with whole_file(path, sync=True) as file:
         file.write(content.getbuffer())
+
+
+def _contiguous(state):
+    """A state dict with contiguous tensors; other attributes of the dict are kept."""
+    state = copy.copy(state)
+    for name, tensor in state.items():
+        state[name] = tensor.contiguous()
+    return state
+
+
+def save_safetensors(path, state):
+    """Writes the weights under `model` to a safetensors file, atomically.
+
+    state: a run's checkpoint. Its name, mean and std are kept as metadata, which `load` reads.
+    """
+    facts = {key: state[key] for key in ("model_name", "mean", "std") if key in state}
+    # Copies: the format has no tensors that share memory
+    tensors = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in state["model"].items()
+    }
+    content = safetensors_bytes(tensors, {"format": "pt", FACTS: json.dumps(facts)})
+    with whole_file(path, sync=True) as file:
+        file.write(content)
+
+
+def _load_safetensors(path):
+    """The state dict in a safetensors file; of our files {"model": state dict, other entries}."""
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        facts = (file.metadata() or {}).get(FACTS)
+    return state if facts is None else {"model": state, **json.loads(facts)}
 
 
 def load(path, mmap=False):
@@ -64,7 +132,7 @@ def load(path, mmap=False):
         raise UserError(f"checkpoint not found: {path}")
     try:
         if is_safetensors(path):
-            return _call(load_file, path)
+            return _call(_load_safetensors, path)
         if not mmap and zipfile.is_zipfile(path):
             _check_crc(path)
         with torch.serialization.safe_globals(SAFE_CLASSES), warnings.catch_warnings():

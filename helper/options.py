@@ -396,6 +396,16 @@ def add_capture_flag(parser):
     )
 
 
+def add_safetensors_flag(group):
+    """Adds the flag of `Run.finish`, for the scripts that train classifiers."""
+    group.add_argument(
+        "--safetensors",
+        action="store_true",
+        help="write the weights of the last and the best epoch as .safetensors too; with --resume, "
+        "also those of a finished run",
+    )
+
+
 def add_distillation_flags(group):
     """Adds the flags of the distillation loss, which `distillation_of` reads."""
     group.add_argument(

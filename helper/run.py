@@ -193,11 +193,11 @@ class Run:
                 notes.append(f"the log of this epoch was lost: {line}")
         return notes
 
-    def finished_result(self, epochs, panels):
+    def finished_result(self, epochs, panels, safetensors=False):
         """Returns the content of result.json if the run is finished, else None.
 
         Other files of a finished run that are missing are written again.
-        panels: as in `finish`.
+        panels, safetensors: as in `finish`.
         """
         if not self._is_finished(epochs):
             return None
@@ -205,6 +205,8 @@ class Run:
         result = read_json(path, "result")
         if self.world.is_main:
             self._write_curves(panels, again=False)
+            if safetensors:
+                self._write_safetensors()
             self._drop_optimizer()
             unlock_folder(self.folder)
             print(f"{self.folder} is finished ({epochs} epochs): nothing to do", flush=True)
@@ -235,19 +237,27 @@ class Run:
             moment = time.strftime("%Y-%m-%d %H:%M:%S")
             append_text(self.folder / "train.log", f"{moment} {line}\n")
 
-    def finish(self, result, panels):
+    def finish(self, result, panels, safetensors=False):
         """Writes curves.png, result.json and the final checkpoint, without the optimizer.
 
         Whatever else belongs to a finished run must exist before: result.json declares it finished.
         panels: {title: [columns of metrics.csv]}, one plot each.
+        safetensors: also write <name>_latest.safetensors and <name>_best.safetensors.
         """
         if self.world.is_main:
             self._write_curves(panels, again=True)
+            if safetensors:
+                self._write_safetensors()
             write_json(self.folder / "result.json", {"schema": RESULT_SCHEMA, **result})
             self._drop_optimizer()
             unlock_folder(self.folder)
         if self.tracker:
             self.tracker.close()
+
+    def _write_safetensors(self):
+        """Writes the weights of both checkpoints as safetensors, beside them."""
+        for path in filter(Path.exists, (self.latest, self.best)):
+            checkpoints.save_safetensors(path.with_suffix(".safetensors"), checkpoints.load(path))
 
     def _drop_optimizer(self):
         """Removes what only training needs from the latest checkpoint of a finished run."""

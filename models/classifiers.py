@@ -9,7 +9,7 @@ from torch import nn
 
 from helper import checkpoints
 from helper.cost import dry_pass
-from helper.errors import UserError
+from helper.errors import UserError, note
 from helper.options import statistics_fault
 from models.architectures import (
     ARCHITECTURES,
@@ -26,6 +26,10 @@ from models.architectures import (
     published_statistics,
 )
 from models.libraries import LIBRARIES, nearest_names
+
+# Of the pixels. Many trainings have used the mean of the images' own deviations instead.
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+FAST_DATAFREE_CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 
 
 class Normalised(nn.Module):
@@ -165,6 +169,12 @@ def image_statistics(mean, std, who, default, path=None, name=None):
     if path is not None and not (mean and std):
         statistics = statistics_of(path, name, statistics, published=like_imagenet)
     flags = {key: values for key, values in (("mean", mean), ("std", std)) if values}
+    if path is not None and "std" not in flags and statistics.std == CIFAR10_STD:
+        note(
+            "images of cifar10 are normalised with the data set's std, "
+            f"{', '.join(map(str, CIFAR10_STD))}; for a teacher of Fast-Datafree give --std_{who} "
+            f"{','.join(map(str, FAST_DATAFREE_CIFAR10_STD))}, with which those were trained"
+        )
     if not flags:
         return statistics
     return statistics._replace(**flags, origin=" and ".join(f"--{key}_{who}" for key in flags))

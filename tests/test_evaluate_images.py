@@ -573,7 +573,9 @@ def test_other_files_and_code_are_refused_as_inception_weights(
     checkpoints.save("weights.pth", {"fc.weight": torch.zeros(10, 64)})
     with pytest.raises(UserError, match="does not hold torch-fidelity's Inception network"):
         evaluate_images.main(argv)
-    torch.save({"fc.weight": torch.zeros(1008, 2048), "code": Path("here")}, "weights.pth")
+    torch.save(
+        {"fc.weight": torch.zeros(1008, 2048), "code": types.SimpleNamespace(a=1)}, "weights.pth"
+    )
     with pytest.raises(UserError, match="code"):
         evaluate_images.main(argv)
     checkpoints.save("weights.pth", {"fc.weight": torch.zeros(1008, 2048)})

@@ -309,6 +309,14 @@ def test_lists_of_released_sets(tmp_path, monkeypatch):
     (tmp_path / "set/0003/00000.png").touch()
     make_list.main(["set", "plain.txt"])
     assert (tmp_path / "plain.txt").read_text() == "set/0003/00000.png 3\n"
+    # For the released code: relative to the working directory
+    make_list.main([str(place), "syn_dataset/s2_st100_18.txt", "--root", "."])
+    lines = (tmp_path / "syn_dataset/s2_st100_18.txt").read_text().splitlines()
+    assert sorted(lines) == sorted(f"syn_dataset/low_fidelity/{name}" for name in names)
+    assert by_name(folders.read_training("syn_dataset/s2_st100_18.txt", 1000)) == by_name(straight)
+    with pytest.raises(UserError, match="is not below --root set"):
+        make_list.main([str(place), "syn_dataset/wrong.txt", "--root", "set"])
+    assert not (tmp_path / "syn_dataset/wrong.txt").exists()
     # A released list may have paths relative to the working directory.
     (tmp_path / "syn_dataset/s4_st250_18.txt").write_text(
         "".join(f"syn_dataset/low_fidelity/{n}\n" for n in names)

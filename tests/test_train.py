@@ -1106,7 +1106,7 @@ FREE = {
     *"resume num_workers print_freq device gpu_id multiprocessing_distributed dist_url".split(),
     *"world_size rank save_model deterministic evaluate estimate experiments_dir".split(),
     *"experiments_name save_dir table row path_t data_root val_batch_size".split(),
-    *"capture tracker".split(),
+    *"capture tracker safetensors".split(),
 }
 
 

@@ -388,6 +388,9 @@ def test_pipeline_folder_is_diffusers_own(pipeline, capfd):
         "train_dit",
     }
     loaded = DiTPipeline.from_pretrained(folder)
+    assert loaded.get_label_ids(["Bag"]) == [8]
+    images = loaded([0], guidance_scale=1.0, num_inference_steps=2).images
+    assert [image.size for image in images] == [(32, 32)]
     state = checkpoints.load(folder / "train_dit/dit_latest.pth")
     weights = loaded.transformer.state_dict()
     averaged = {
@@ -407,8 +410,8 @@ def test_pipeline_folder_is_diffusers_own(pipeline, capfd):
         config.sample_size,
     ) == (1, 8, 10, 8)
     expected = {
-        "variance_type": "learned_range",
-        "timestep_spacing": "linspace",
+        "_class_name": "DDIMScheduler",
+        "timestep_spacing": "leading",
         "clip_sample": False,
         "beta_start": 1e-4,
         "beta_end": 0.02,

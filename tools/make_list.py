@@ -4,7 +4,8 @@
 
 Without --train_data, train_student.py reads the list
 syn_dataset/s{data_quality}_st{s_step}_{data_amount}.txt. Paths below the folder of the list are
-written relative to it.
+written relative to it; with --root . they are relative to the repository, where the reader of the
+released code looks for them.
 """
 
 import sys
@@ -28,11 +29,17 @@ def main(argv=None):
     parser.add_argument(
         "--num_classes", type=positive_int, default=IMAGENET_CLASSES, help="default: %(default)s"
     )
+    parser.add_argument(
+        "--root",
+        default=None,
+        help="write the paths relative to this folder (default: the list's, or absolute)",
+    )
     options = parser.parse_args(argv)
     refuse_pack(options.folder)
     images = read_training(options.folder, options.num_classes, options.data_amount)
     names_have_classes = (released_classes(images.images.names) >= 0).all()
-    write_list(options.list, images.images, None if names_have_classes else images.labels)
+    labels = None if names_have_classes else images.labels
+    write_list(options.list, images.images, labels, options.root)
     print(f"{options.list}: {len(images)} images")
 
 
