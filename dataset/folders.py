@@ -68,7 +68,7 @@ def read_training(
             paths, labels = _select_classes(paths, labels, class_list, path)
         else:
             label_of, why = _label_folders(
-                names, path, num_classes, class_list, class_names, manifest is not None
+                names, path, num_classes, class_list, class_names, manifest
             )
             paths, labels = _in_pack(paths, classes, names, label_of)
     elif path.exists() and not path.is_dir():
@@ -82,7 +82,7 @@ def read_training(
         paths, labels = _images_below(path, left_out), None
     else:
         paths, labels, why = _read_folder(
-            path, num_classes, class_list, class_names, manifest is not None, left_out
+            path, num_classes, class_list, class_names, manifest, left_out
         )
 
     if not len(paths):
@@ -347,16 +347,14 @@ def _own_manifest(file):
     return manifest
 
 
-def _read_folder(folder, num_classes, class_list, class_names, is_generated, left_out):
+def _read_folder(folder, num_classes, class_list, class_names, manifest, left_out):
     """(Paths, labels or None, why the labels are wrong or missing) of class folders, a released
     flat folder, or unlabelled images.
 
-    is_generated: by this repository, so that numbers are class indices and no names.
+    manifest: as in `_label_folders`.
     """
     names, loose = _class_folders(folder, left_out)
-    label_of, why = _label_folders(
-        names, folder, num_classes, class_list, class_names, is_generated
-    )
+    label_of, why = _label_folders(names, folder, num_classes, class_list, class_names, manifest)
     if label_of:
         return *_in_class_folders(folder, label_of, loose, left_out), why
     flat = Paths.in_folders({folder: loose})
@@ -374,13 +372,39 @@ def _read_folder(folder, num_classes, class_list, class_names, is_generated, lef
     return _images_below(folder, left_out), None, why
 
 
-def _label_folders(names, folder, num_classes, class_list, class_names, is_generated):
-    """`_labels_of_class_folders`, where numbers in a generated folder are indices and no names."""
+def _label_folders(names, folder, num_classes, class_list, class_names, manifest):
+    """`_labels_of_class_folders`, where numbers in a generated folder, which has a manifest, are
+    indices and no names: of the generator's classes, if the manifest names them.
+    """
     if not names:
         return {}, ""
-    if is_generated and are_numbers(names):
+    if manifest is not None and are_numbers(names):
+        if not class_list and (
+            labels := _labels_by_generator(names, folder, manifest, class_names)
+        ):
+            return labels, ""
         class_names = ()
     return _labels_of_class_folders(names, folder, num_classes, class_list, class_names)
+
+
+def _labels_by_generator(names, folder, manifest, class_names):
+    """{numbered class folder: label} by the names of the generator's classes, which are those of
+    the validation images.
+
+    Empty if one of both has no names, or if they differ, of which a note tells.
+    """
+    every = manifest.get("class_names")
+    if not (isinstance(every, list) and all(isinstance(name, str) for name in every)):
+        return {}
+    if not both_have_names(every, class_names) or max(map(int, names)) >= len(every):
+        return {}
+    label_of = {_comparable(name): label for label, name in enumerate(class_names)}
+    known = {name: label_of.get(_comparable(every[int(name)])) for name in names}
+    if None not in known.values():
+        return known
+    why = names_differ([every[int(name)] for name in names], class_names)
+    note(f"{folder}: its classes and the validation images' are matched by number: {why}")
+    return {}
 
 
 def _in_pack(images, classes, names, label_of):

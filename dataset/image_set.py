@@ -22,6 +22,7 @@ Image.MAX_IMAGE_PIXELS = None
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = sys.maxsize
 MAX_PIXELS = 1 << 30  # of an image; it takes 4 GiB of memory
 GIT_LFS = b"version https://git-lfs"  # begins a pointer file
+OTHER_PROGRAMS = ("EPS", "WMF")  # formats that Pillow gives to another program, whatever their name
 # Modes of Pillow whose range is not known, or that it cannot convert
 NOT_READ = {
     "I": "32-bit or signed integers",
@@ -64,6 +65,8 @@ def opened(path):
     try:
         # Errors of the disk are errors of reading; those of decoding are in the bytes.
         with Image.open(io.BytesIO(_read(path))) as image:
+            if image.format in OTHER_PROGRAMS:
+                raise UnusableImage(_other_kind(path))
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
                     f"image {path} has {image.width} × {image.height} pixels, more than "
@@ -85,10 +88,7 @@ def opened(path):
             remedy = REMEDIES.get(number) or f"{error.strerror}: check the file and its disk"
             raise UserError(f"cannot read image {path}: {remedy}") from None
         if isinstance(error, UnidentifiedImageError) and _is_of_another_kind(path):
-            raise UnusableImage(
-                f"image {path} is of a kind that is not read: convert it to 8-bit RGB or grey, as "
-                "PNG or JPEG"
-            ) from None
+            raise UnusableImage(_other_kind(path)) from None
         if isinstance(error, UnidentifiedImageError) and _head(path).startswith(GIT_LFS):
             raise UnusableImage(
                 f"image {path} is only the pointer to a file in Git LFS: run `git lfs pull`"
@@ -105,6 +105,14 @@ def _read(path):
         raise UserError(f"cannot read image {path}: it is a pipe, socket or device: leave it out")
     with open(path, "rb") as file:
         return file.read()
+
+
+def _other_kind(path):
+    """The message about an image that is not damaged but cannot be read."""
+    return (
+        f"image {path} is of a kind that is not read: convert it to 8-bit RGB or grey, as PNG or "
+        "JPEG"
+    )
 
 
 def _head(path):

@@ -46,6 +46,11 @@ def read_list(path, roots=()):
     )
     list_paths = Paths([os.fsdecode(folder) for folder in folder_ids], folder_of, names)
     paths = _locate(list_paths, line_of, path, roots)
+    if os.path.isdir(first := paths[0]):
+        raise UserError(
+            f"{path}, line {line_of[0]}: {first} is a folder: list its images, or give the folder "
+            "that holds the class folders (python -m tools.make_list FOLDER LIST writes a list)"
+        )
     unlabelled = np.flatnonzero(labels < 0)
     if len(unlabelled) == 0:
         return paths, labels

@@ -43,7 +43,7 @@ def whole_file(path, mode="wb", sync=False):
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise UserError(f"{path} is a pipe or a device: write to a file")
+        raise UserError(f"{path} is a pipe or a device: write to another file, or remove it")
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(part, mode, **({} if "b" in mode else _UTF8)) as file:

@@ -31,7 +31,8 @@ def test_compare_counts_levels(tmp_path, capsys):
         write_folder(tmp_path / "one", images),
         write_folder(tmp_path / "other", [*others, images[0]]),
     )
-    counts = compare.differences(one, other)
+    counts, pairs = compare.differences(one, other)
+    assert pairs == 2 and f"1 in {other} only" in capsys.readouterr().out
     assert (counts.sum(), counts[0], counts[1], counts[40]) == (600, 549, 50, 1)
     assert compare.main([one, other])[1] == 50 / 600
     assert "8.33%" in capsys.readouterr().out

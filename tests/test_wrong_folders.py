@@ -14,6 +14,7 @@ from PIL import Image
 import evaluate_images
 import tools.contact_sheet
 import tools.make_list
+import tools.pack
 import train_student
 import train_teacher
 from dataset import folders, real, scan
@@ -136,6 +137,45 @@ def test_training_folders_take_the_validation_sets_numbers(tmp_path):
     assert labels(["ant", "bee"], ["0", "1"]) == {"ant": 0, "bee": 1}
     with pytest.raises(UserError, match="classes 1 to 3"):
         labels(["1", "2", "3"], ["0", "1", "2"])
+
+
+def test_classes_that_a_manifest_names(tmp_path, capsys):
+    """Numbers of a generated folder are indices of the generator's classes, whose names count."""
+
+    def labels(names, val):
+        folder = classes(tmp_path / "generated", "0000", "0001", "0002")
+        manifest = {"complete": True, "class_names": names}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        read = folders.read_training(folder, len(val), class_names=val)
+        return labels_of(read), capsys.readouterr().out
+
+    by_number = {"0000": 0, "0001": 1, "0002": 2}
+    moved = {"0000": 2, "0001": 0, "0002": 1}
+    assert labels(["tee", "bag", "boot"], ["bag", "boot", "tee"]) == (moved, "")
+    assert labels(["2", "0", "1"], ["0", "1", "2"])[0] == by_number  # without names
+    assert labels(["3", "1", "2"], ["1", "2", "3"]) == (moved, "")
+    assert labels(["bag", "boot", "tee"], ["bag", "boot", "tee"]) == (by_number, "")
+    assert (
+        labels(None, ["bag", "boot", "tee"])
+        == labels([], ["bag", "boot", "tee"])
+        == (by_number, "")
+    )
+    every = ["hat", "tee", "bag", "boot"]  # some of the generator's or of the validation's classes
+    assert labels(every, ["tee", "bag", "hat"]) == ({"0000": 2, "0001": 0, "0002": 1}, "")
+    assert labels(every, [*every[::-1], "coat"]) == ({"0000": 3, "0001": 2, "0002": 1}, "")
+    found, text = labels(["tee", "bag", "boot"], ["bag", "shoe", "tee"])
+    assert found == by_number and "by number" in text and "boot" in text and "shoe" in text
+
+
+def test_a_pack_of_a_generated_folder_keeps_its_class_names(tmp_path):
+    folder = classes(tmp_path / "generated", "0000", "0001")
+    manifest = {"complete": True, "class_names": ["tee", "bag"]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    pack = tools.pack.main([str(folder)])
+    for source in (folder, pack):
+        images = folders.read_training(source, 2, class_names=["bag", "tee"])
+        assert images.labels.tolist() == [0, 0, 1, 1]
+        assert images.origin["images"] == 4
 
 
 def test_names_that_only_look_like_numbers(tmp_path):

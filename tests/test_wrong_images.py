@@ -409,3 +409,13 @@ def test_a_contact_sheet_names_the_damaged_image(tmp_path, capsys):
     argv = [str(tmp_path / "sheet.png"), f"set={tmp_path / 'set'}"]
     assert run_script(tools.contact_sheet.main, argv) == 2
     assert str(damaged) in capsys.readouterr().err and not (tmp_path / "sheet.png").exists()
+
+
+@pytest.mark.parametrize("name", ["a.eps", "a.png"])
+def test_an_image_that_needs_another_program_is_not_called_damaged(tmp_path, name):
+    """Pillow would start Ghostscript for it, if that is installed."""
+    path = tmp_path / name
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\nshowpage\n%%EOF\n")
+    with pytest.raises(UnusableImage, match="kind that is not read") as error:
+        decode(path)
+    assert str(path) in str(error.value) and "damaged" not in str(error.value)

@@ -472,7 +472,7 @@ def test_foreign_files_beside_images(tool_place, capsys):
 
 def test_compare_flat_folders(tmp_path):
     write_png(tmp_path / "one/class_3_seed_0_num_0.png")
-    assert compare.differences(tmp_path / "one", tmp_path / "one")[0] == 8 * 8 * 3
+    assert compare.differences(tmp_path / "one", tmp_path / "one")[0][0] == 8 * 8 * 3
 
 
 def test_solutions(tool_place, capsys):
@@ -636,3 +636,11 @@ def test_training_labels_that_begin_with_one_are_named(tmp_path):
         image_at(tmp_path / f"set/{number + 1}/0.png")
     with pytest.raises(UserError, match="classes 1 to 3, .*subtract 1"):
         folders.read_training(tmp_path / "set", 3)
+
+
+def test_a_list_of_class_folders_is_not_a_list_of_images(tmp_path):
+    (tmp_path / "images/0").mkdir(parents=True)
+    (tmp_path / "images/0/a.png").touch()
+    (tmp_path / "list.txt").write_text("# two columns\nimages/0 0\n")
+    with pytest.raises(UserError, match="line 2.*images/0 is a folder"):
+        read_list(tmp_path / "list.txt")

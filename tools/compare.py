@@ -15,14 +15,15 @@ from dataset.image_set import decode
 from dataset.pack import refuse_pack
 from dataset.paths import Paths
 from dataset.scan import LeftOut, walk
-from helper.errors import UserError, run_script
+from helper.errors import UserError, note, run_script
 from helper.options import Parser, fraction
 
 
 def differences(folder, other_folder):
-    """Histogram, int64 (256,), of the absolute differences between the images of two folders.
+    """(Histogram, int64 (256,), of the absolute differences between the images of two folders,
+    number of pairs).
 
-    Images are paired by their path below the folder; those in one folder only are ignored. Raises
+    Images are paired by their path below the folder; a note counts those in one folder only. Raises
     UserError if there are no pairs, or the images of a pair differ in size.
     """
     folder, other_folder = Path(folder), Path(other_folder)
@@ -30,9 +31,8 @@ def differences(folder, other_folder):
         refuse_pack(path)
         if not path.is_dir():
             raise UserError(f"{path} is not a folder: give two folders of images")
-    files = sorted(map(Path, Paths.in_folders(walk([folder], LeftOut()))))
-    paths = [file.relative_to(folder) for file in files]
-    paths = [path for path in paths if (other_folder / path).is_file()]
+    names = images_below(folder), images_below(other_folder)
+    paths = sorted(names[0] & names[1])
     if not paths:
         raise UserError(
             f"{folder} and {other_folder} have no images in common: give two folders of the same "
@@ -48,7 +48,15 @@ def differences(folder, other_folder):
                 f"{other.shape[1]} pixels wide"
             )
         histogram += np.bincount(np.abs(image - other).ravel(), minlength=256)
-    return histogram
+    for path, only in ((folder, names[0] - names[1]), (other_folder, names[1] - names[0])):
+        if only:
+            note(f"not compared: {len(only)} in {path} only, such as {min(only)}")
+    return histogram, len(paths)
+
+
+def images_below(folder):
+    """The paths of all images below a folder, relative to it."""
+    return {Path(file).relative_to(folder) for file in Paths.in_folders(walk([folder], LeftOut()))}
 
 
 def main(argv=None):
@@ -66,10 +74,10 @@ def main(argv=None):
         "it (default: %(default)s)",
     )
     options = parser.parse_args(argv)
-    histogram = differences(*options.folders)
+    histogram, pairs = differences(*options.folders)
     fractions = histogram / histogram.sum()
     print(
-        f"equal {fractions[0]:.2%}, one level apart {fractions[1]:.2%}, more "
+        f"{pairs} images: equal {fractions[0]:.2%}, one level apart {fractions[1]:.2%}, more "
         f"{fractions[2:].sum():.3%}, at most {np.flatnonzero(histogram)[-1]} levels"
     )
     if fractions[2:].sum() > options.tolerance:
