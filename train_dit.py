@@ -32,6 +32,7 @@ from diffusion.build import (
     Reconstruction,
     build_dit,
     build_vae,
+    check_sizes,
     for_new_classes,
     save_pipeline,
 )
@@ -204,6 +205,9 @@ def main(argv=None):
     options.save_dir = options.save_dir or f"save/models/{options.dataset}/{options.model_name}"
     stage, size, workers = options.stage, data.image_size, options.num_workers
     vae_shape = options.vae_channels, options.latent_channels, size
+    if stage == "dit" and not initial:  # before any image is encoded
+        latent_size = size // 2 ** (len(options.vae_channels) - 1)
+        check_sizes(options.width, options.heads, latent_size, options.patch_size)
     with session(flags.process_settings(options), argv) as world:
         device = world.device
 

@@ -174,7 +174,7 @@ def read_labelled(
     elif names and num_classes not in (None, len(names)) and not why:
         raise UserError(
             f"{path} has {len(names)} class folders and the data set has {num_classes} classes: "
-            "check --val_data and --dataset"
+            "give a folder with all of them, or another data set"
         )
     if not num_classes and not names and labels.min() == 1:
         raise UserError(

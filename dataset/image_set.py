@@ -84,6 +84,10 @@ def opened(path):
         raise UnusableImage(f"image not found: {path}") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and others
         no_memory = isinstance(error, MemoryError) or "out of memory" in str(error)
+        if isinstance(error, IsADirectoryError):
+            raise UserError(
+                f"image {path} is a folder: give an image file, or remove or rename the folder"
+            ) from None
         if number := errno.ENOMEM if no_memory else getattr(error, "errno", None):
             remedy = REMEDIES.get(number) or f"{error.strerror}: check the file and its disk"
             raise UserError(f"cannot read image {path}: {remedy}") from None

@@ -57,6 +57,17 @@ class Reconstruction(nn.Module):
         return self.vae.decode(posterior.sample()).sample, posterior.mean, posterior.logvar
 
 
+def check_sizes(width, heads, latent_size, patch_size):
+    """Raises UserError if the sizes of a DiT are not divisible."""
+    if width % heads:
+        raise UserError(f"--width {width} must be divisible by --heads {heads}")
+    if latent_size % patch_size:
+        raise UserError(
+            f"--patch_size {patch_size} must divide the size of the latents, {latent_size}: use "
+            "another, or another --image_size"
+        )
+
+
 def build_dit(*, depth, width, heads, patch_size, latent_size, latent_channels, num_classes):
     """A DiT for latents (N, C, L, L) with the official time embedding and initialisation.
 
@@ -65,11 +76,7 @@ def build_dit(*, depth, width, heads, patch_size, latent_size, latent_channels, 
     """
     from diffusers import DiTTransformer2DModel
 
-    if width % heads or latent_size % patch_size:
-        raise UserError(
-            f"--width {width} must be divisible by --heads {heads}, and the latent size "
-            f"{latent_size} by --patch_size {patch_size}"
-        )
+    check_sizes(width, heads, latent_size, patch_size)
     model = DiTTransformer2DModel(
         num_attention_heads=heads,
         attention_head_dim=width // heads,

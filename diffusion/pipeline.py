@@ -611,6 +611,12 @@ def load_pipeline(pipeline, time_embedding=None, precision="fp32"):
         transformer = load_component(DiTTransformer2DModel, pipeline.transformer_path)
     else:
         transformer = _load_official(pipeline)
+    norm_eps = pipeline.transformer_config.get("norm_eps", 1e-5)
+    if time_embedding == "official" and norm_eps not in (1e-5, 1e-6):  # diffusers', the official
+        raise UserError(
+            f"{pipeline.transformer_path}: norm_eps {norm_eps} in config.json is not the official "
+            "DiT's, 1e-6: give --time_embedding diffusers"
+        )
     if time_embedding == "official":
         use_official_embedding(transformer)
     vae = load_component(AutoencoderKL, pipeline.vae_path)

@@ -47,8 +47,12 @@ PRETRAINED_MODELS = Path("pretrained_models")  # published weights of generators
 
 # Keys of the weights in training checkpoints: of two entries that fit, the first one is meant
 WEIGHTS_KEYS = ("model", "state_dict", "state", "net", "model_state_dict", "network", "weights")
-# Parts that DataParallel and torch.compile add to parameter names, of a network or of its parts
-WRAPPERS = re.compile(r"(?<![^.])(?:(?:module|_orig_mod)\.)+")
+# Parts that DataParallel, torch.compile, FSDP and activation checkpointing add to parameter names,
+# of a network or of its parts
+WRAPPERS = re.compile(
+    r"(?<![^.])(?:(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
+)
+_TORCH_PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # begins torch.save's format before 1.6
 ENDINGS = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar")  # of checkpoint files
 NETWORKS = ("model", "ema")  # entries of a run's checkpoint that other programs read
 FACTS = "dm-kd"  # metadata of our safetensors files: the other entries, as JSON
@@ -192,7 +196,10 @@ def _describe_folder(folder):
 def _describe_unreadable(path, error):
     """Why torch cannot read the file `path`, and what to do: the end of a sentence."""
     with open(path, "rb") as file:
-        head = file.read(200).lstrip()
+        head = file.read(300)
+    if head[257:262] == b"ustar":
+        return "is a tar archive: unpack it"
+    head = head.lstrip()
     if not path.stat().st_size:
         return "is truncated: it has 0 bytes: download or save it again"
     if head.startswith(b"version https://git-lfs"):
@@ -222,7 +229,12 @@ def _describe_unreadable(path, error):
                 f"holds a whole network{named}, which could run code: refused; save its weights "
                 "with torch.save(network.state_dict(), file)"
             )
-        if any(name.startswith("numpy") for name in classes):
+        if head[:1] == pickle.PROTO and not head.startswith(_TORCH_PICKLE):
+            return (
+                f"was written by pickle{named}, which could run code: refused; where you trust it, "
+                "load it with pickle and save the weights with torch.save"
+            )
+        if classes and all(name.startswith("numpy") for name in classes):
             return (
                 f"holds numpy objects{named}, which are not read: save tensors instead "
                 "(torch.from_numpy)"

@@ -171,9 +171,16 @@ def session(settings, argv):
 
 def start(settings):
     """Joins the process group that torchrun describes in the environment and returns the World."""
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    rank = int(os.environ.get("RANK", 0)) if size > 1 else 0
-    device = choose_device(settings.device, int(os.environ.get("LOCAL_RANK", 0)), several=size > 1)
+    size = _from_environment("WORLD_SIZE", 1)
+    rank = _from_environment("RANK", 0) if size > 1 else 0
+    local_rank = _from_environment("LOCAL_RANK", 0)
+    names = ("RANK", "MASTER_ADDR", "MASTER_PORT") if size > 1 and not dist.is_initialized() else ()
+    if missing := [name for name in names if not os.environ.get(name)]:
+        raise UserError(
+            f"WORLD_SIZE is {size} in the environment, and {', '.join(missing)} are not set: start "
+            "the script with torchrun, or unset WORLD_SIZE"
+        )
+    device = choose_device(settings.device, local_rank, several=size > 1)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if settings.deterministic:
@@ -183,6 +190,14 @@ def start(settings):
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return World(rank, size, device)
+
+
+def _from_environment(name, default):
+    """A number in the environment, `default` if it is missing or empty. Raises UserError."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise UserError(f"{name} is {text!r} in the environment: a number is expected: unset it")
+    return int(text)
 
 
 def fix_kernels(tf32):

@@ -54,9 +54,15 @@ class UserError(Exception):
     """Wrong input. The message says in one or two lines what is wrong, where, and what to do."""
 
 
+def rank():
+    """The rank of this process, which torchrun sets in the environment; without it 0."""
+    text = os.environ.get("RANK", "")
+    return int(text) if text.isdecimal() else 0
+
+
 def note(text):
     """Prints a note for the user, on rank 0 only."""
-    if int(os.environ.get("RANK", 0)) == 0:
+    if rank() == 0:
         print(f"note: {text}", flush=True)
 
 
@@ -92,6 +98,12 @@ def describe_hidden_error(error):
         return f"{text.splitlines()[0].rstrip(' .')}: if memory ran out, {SMALLER}"
     if any(part in text for part in ("allocate memory", "MemoryError", f"({errno.ENOMEM})")):
         return MACHINE_FAULTS[errno.ENOMEM]
+    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+        reason = next(filter(None, map(str.strip, text.splitlines())), type(error).__name__)
+        return (
+            f"torch.compile failed ({reason}): omit --compile, or install what it needs, such as a "
+            "C++ compiler"
+        )
     if "CUDA out of memory" in text:
         return "not enough memory on the GPU: use a smaller --batch_size, or end other programs"
     return None
@@ -123,13 +135,13 @@ def run_script(main, argv=None):
     except Exception as error:
         message = describe_hidden_error(error)
         # A collective operation fails when another process has ended, which says why itself.
-        if int(os.environ.get("RANK", 0)) > 0 and "closed by peer" in str(error):
+        if rank() > 0 and "closed by peer" in str(error):
             message = "another process ended: see its message"
         if message is None:
             raise
     except KeyboardInterrupt:
         return 130
-    if int(os.environ.get("RANK", 0)) > 0:
+    if rank() > 0:
         time.sleep(RANK_PATIENCE)
     print(f"error: {message}", file=sys.stderr, flush=True)
     return 2

@@ -109,3 +109,40 @@ def test_other_ranks_leave_rank_0_time_to_speak(monkeypatch, capsys, rank, waits
 
     assert errors.run_script(wrong) == 2
     assert waited == waits and capsys.readouterr().err == "error: the message\n"
+
+
+@pytest.mark.parametrize(
+    "given, named",
+    [
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK"),
+    ],
+)
+def test_the_environment_of_another_launcher(monkeypatch, given, named):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=named):
+        distributed.start(distributed.ProcessSettings(device="cpu"))
+
+
+def test_an_empty_environment_is_one_process(monkeypatch, capsys):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "")
+    world = distributed.start(distributed.ProcessSettings(device="cpu"))
+    errors.note("words")
+    assert (world.rank, world.size) == (0, 1) and "words" in capsys.readouterr().out
+
+
+def test_torch_compile_without_a_compiler(monkeypatch, capsys):
+    from torch._inductor import exc
+
+    def compile_something(_):
+        raise exc.InvalidCxxCompiler()
+
+    assert errors.run_script(compile_something) == 2
+    message = capsys.readouterr().err
+    assert "--compile" in message and "compiler" in message and message.count("\n") <= 2

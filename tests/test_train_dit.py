@@ -288,6 +288,16 @@ def test_impossible_autoencoders_are_refused():
             build_vae(channels, 4, size)
 
 
+@pytest.mark.parametrize(
+    "sizes, named",
+    [(["--width", "30", "--heads", "4"], "--heads 4"), (["--patch_size", "3"], "--patch_size 3")],
+)
+def test_impossible_dits_are_refused_before_an_image_is_read(sizes, named, data, tmp_path):
+    with pytest.raises(UserError, match=named):
+        train_dit.main([*data, *DIT, *sizes, "--save_dir", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
+
+
 # The stages
 
 

@@ -419,3 +419,8 @@ def test_an_image_that_needs_another_program_is_not_called_damaged(tmp_path, nam
     with pytest.raises(UnusableImage, match="kind that is not read") as error:
         decode(path)
     assert str(path) in str(error.value) and "damaged" not in str(error.value)
+
+
+def test_a_folder_given_for_an_image(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path} is a folder"):
+        decode(tmp_path)

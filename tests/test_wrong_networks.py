@@ -1,6 +1,8 @@
 """Networks that do not fit the images or the batch, and checkpoints in unusual layouts."""
 
 import os
+import pickle
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -58,6 +60,10 @@ LAYOUTS = {
     "compiled in Lightning": {"state_dict": under("model._orig_mod.", RIGHT), "epoch": 3},
     "a compiled part": {
         key.replace("layer1.", "layer1._orig_mod."): value for key, value in RIGHT.items()
+    },
+    "wrapped parts": {
+        key.replace(".", "._fsdp_wrapped_module._checkpoint_wrapped_module.", 1): value
+        for key, value in RIGHT.items()
     },
     "model_state_dict": {"model_state_dict": RIGHT, "loss": torch.tensor(0.1), "epoch": 2},
     "averaged": averaged(RIGHT),
@@ -163,6 +169,16 @@ def write_archive(path):
         archive.writestr("resnet8/best.pth", "")
 
 
+def write_tar(path):
+    inner = saved(RIGHT, path.parent)
+    with tarfile.open(path, "w") as archive:
+        archive.add(inner, "t.pth")
+
+
+class Odd:
+    """Of no known kind."""
+
+
 FILES = {  # how it is written, what the message names
     "empty": (lambda path: path.write_bytes(b""), "0 bytes"),
     "web page": (lambda path: path.write_bytes(b"\n<!DOCTYPE html><html>"), "web page"),
@@ -176,6 +192,12 @@ FILES = {  # how it is written, what the message names
         "TorchScript",
     ),
     "zipped": (write_archive, "resnet8/best.pth"),
+    "archive": (write_tar, "tar archive"),
+    "pickle": (lambda path: path.write_bytes(pickle.dumps(RIGHT)), "torch.save"),
+    "objects of many kinds": (
+        lambda path: torch.save({"model": RIGHT, "rng": np.random.get_state(), "a": Odd()}, path),
+        "state_dict alone",
+    ),
     "begun": (lambda path: path.write_bytes(saved_bytes(path)[:5000]), "truncated"),
 }
 

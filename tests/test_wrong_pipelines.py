@@ -508,3 +508,10 @@ def test_figures_of_another_form(tmp_path, content):
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="fidelity.json.*evaluate_images.py"):
         read_figures(file)
+
+
+def test_a_norm_that_is_not_the_official_one(pipeline, capsys):
+    change_json(pipeline / TRANSFORMER, norm_eps=0.5)
+    assert "norm_eps 0.5" in synthesis_error(capsys)
+    description = read_pipeline("model")
+    load_pipeline(description, time_embedding="diffusers")
