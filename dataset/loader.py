@@ -35,13 +35,17 @@ class TransformedSet(Dataset):
     def __getitem__(self, key):
         epoch, index = key
         try:
-            image = self.images.load(index)
+            image = self.load(index)
         except UserError as error:
             return error
         if not self.images.shrunk:
             image = self.transform.shrink(image)
         rng = self.transform.generator(self.seed, epoch, index)
         return *self.arrays(image, rng), self.images.label(index)
+
+    def load(self, index):
+        """Image `index` as a PIL image."""
+        return self.images.load(index)
 
     def arrays(self, image, rng):
         """The arrays of an item, given the image as a PIL image and its numpy Generator."""
@@ -52,7 +56,17 @@ class UncroppedSet(TransformedSet):
     """Item (epoch, index) is (uint8 image (H, W, 3), window, label), for the transform `Large`.
 
     The window is (left, top, right, bottom, flip): the box in pixels, and 0 or 1.
+    The item is a UserError if the image has not the size of the others.
     """
+
+    def load(self, index):
+        image, size = super().load(index), self.images.pixel_size
+        if size not in (None, (image.height, image.width)):
+            raise UserError(
+                f"{self.images.images[index]} is {image.width}×{image.height}, and the manifest of "
+                f"its folder says {size[1]}×{size[0]}: resize it, or remove manifest.json"
+            )
+        return image
 
     def arrays(self, image, rng):
         return np.asarray(image), np.array([*self.transform.window(*image.size, rng)])

@@ -66,6 +66,26 @@ def assert_same_groups(state, other):
 
 
 @needs_gpu
+def test_after_a_failed_capture_the_run_goes_on():
+    """Reading a number is not possible in a capture. Random numbers and the stream still work."""
+    network = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1)).to(GPU)
+    optimizer = make_optimizer("sgd", network.parameters(), 0.1, 0.0)
+    stream, lines = torch.cuda.current_stream(), []
+
+    def step(values):
+        loss = network(values).square().mean()
+        float(loss)
+        update(optimizer, loss)
+        return (loss,)
+
+    captured = capture.CapturedStep(step, optimizer, lines.append)
+    for _ in range(6):
+        (loss,) = captured(torch.rand(4, 3, device=GPU))
+        assert loss.isfinite() and torch.cuda.current_stream() == stream
+    assert len(lines) == 1 and "previous error" not in lines[0]
+
+
+@needs_gpu
 @pytest.mark.parametrize("use_aug", ["none", "mixup", "cutmix"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_captured_step_is_the_eager_step(optimizer, use_aug):
@@ -94,8 +114,19 @@ def fake_cuda(monkeypatch):
         FakeGraph.recording = False
 
     class Stream:
+        current = "the run's"
+
         def wait_stream(self, _):
             pass
+
+    class Generator:
+        state = "clean"
+
+        def clone_state(self):
+            return "clean"
+
+        def graphsafe_set_state(self, state):
+            self.state = state
 
     for name, value in {
         "CUDAGraph": FakeGraph,
@@ -103,6 +134,9 @@ def fake_cuda(monkeypatch):
         "Stream": Stream,
         "current_stream": Stream,
         "stream": lambda _: contextlib.nullcontext(),
+        "set_stream": lambda stream: setattr(Stream, "current", stream),
+        "default_generators": [Generator()],
+        "current_device": lambda: 0,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
 
@@ -130,8 +164,14 @@ def test_every_call_is_one_step_on_its_own_inputs(fake_cuda):
 def test_a_step_that_cannot_be_captured_runs_eagerly(fake_cuda, monkeypatch):
     @contextlib.contextmanager
     def failing_graph(*_, **__):
-        yield
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        """As torch's: another stream and a generator in capture are left when its end fails too."""
+        torch.cuda.Stream.current = "the capture's"
+        torch.cuda.default_generators[0].state = "capturing"
+        try:
+            yield
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
 
     monkeypatch.setattr(torch.cuda, "graph", failing_graph)
     parameter = nn.Parameter(torch.ones(1))
@@ -146,6 +186,8 @@ def test_a_step_that_cannot_be_captured_runs_eagerly(fake_cuda, monkeypatch):
     for number in range(6):
         assert captured(torch.tensor(number))[0] == number
     assert len(lines) == 1 and "not permitted" in lines[0] and "more" not in lines[0]
+    assert isinstance(torch.cuda.Stream.current, torch.cuda.Stream)
+    assert torch.cuda.default_generators[0].state == "clean"
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])

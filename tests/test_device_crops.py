@@ -9,6 +9,7 @@ from dataset import transforms
 from dataset.device_crops import resized_crop
 from dataset.image_set import ImageSet
 from dataset.loader import Loader, ResidentLoader
+from helper.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -68,6 +69,18 @@ def test_resizing_is_that_of_pillow(source, size):
     result = resized_crop(torch.from_numpy(pixels), torch.tensor(boxes), size).numpy()
     difference = np.abs(result.astype(int) - expected)
     assert difference.max() <= 2 and np.mean(difference > 1) < 1e-3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_of_another_size_is_named(tmp_path, workers):
+    """In a folder whose manifest tells the size, which the crops on a GPU rely on."""
+    for number, size in enumerate((80, 80, 81)):
+        Image.new("RGB", (size, 80)).save(tmp_path / f"{number}.png")
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    images = ImageSet(paths, None, origin={"manifest": {"settings": {"image_size": 80}}})
+    loader = Loader(images, transforms.Large(72), 3, workers=workers, crop_device=CPU)
+    with pytest.raises(UserError, match=r"2\.png is 81×80, .* 80×80"):
+        list(loader.epoch_batches(0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
