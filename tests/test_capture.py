@@ -1,12 +1,17 @@
 """Captured training steps: the same numbers as eager ones. The graph itself needs a GPU."""
 
 import contextlib
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import train_datafree
+import train_student
+import train_teacher
 from helper import capture
 from helper.distributed import World
 from helper.errors import UserError
@@ -15,6 +20,7 @@ from helper.optim import make_optimizer, update
 from helper.seeds import seed_step
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
+aten = torch.ops.aten
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -216,3 +222,52 @@ def test_capture_needs_one_process_on_a_gpu():
     assert capture.capturable_step(min, None, "on", World(0, 2, GPU), lines.append) is min
     assert len(lines) == 1
     assert capture.capturable_step(min, None, "auto", World(0, 1, GPU), lines.append) is min
+
+
+class OnTheDevice(TorchDispatchMode):
+    """Refuses what a capture refuses: numbers for the host, and shapes that depend on values."""
+
+    REFUSED = (aten._local_scalar_dense.default, aten.nonzero.default, aten._unique2.default)
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        assert operation not in self.REFUSED
+        return operation(*arguments, **(options or {}))
+
+
+MIXED = ["--use_aug", "cutmix", "--gamma", "0", "--distill_warmup_epochs", "2"]
+COMMANDS = {
+    "kd": (train_student, ["--use_aug", "mixup", "--gamma", "0.5"]),
+    "dkd": (train_student, ["--distill", "dkd", *MIXED]),
+    "dist": (train_student, ["--distill", "dist", "--standardize_logits", *MIXED]),
+    "teacher": (train_teacher, ["--model", "resnet8", "--label_smoothing", "0.1"]),
+    "dafl": (train_datafree, ["--method", "dafl", "--steps_per_epoch", "4"]),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_steps_of_the_scripts_can_be_captured(
+    name, tiny_fashion_mnist, tiny_image_folder, tmp_path, monkeypatch
+):
+    """They read no number, and the shapes of their inputs do not change."""
+    script, flags = COMMANDS[name]
+    monkeypatch.chdir(tmp_path)
+    weights = Path(train_student.__file__).parent / "save/models/fashion_mnist/resnet8"
+    argv = ["--dataset", "fashion_mnist", "--data_root", str(tiny_fashion_mnist), "--epochs", "2"]
+    argv += ["--device", "cpu", "--batch_size", "24", *flags]
+    if script is not train_teacher:
+        argv += ["--path-t", str(weights / "resnet8_latest.pth")]
+    if script is train_student:
+        argv += ["--train_data", str(tiny_image_folder)]
+    shapes = []
+
+    def watched(step, *_):
+        def call(*inputs):
+            shapes.append([(value.shape, value.stride(), value.dtype) for value in inputs])
+            with OnTheDevice():
+                return step(*inputs)
+
+        return call
+
+    monkeypatch.setattr(script, "capturable_step", watched)
+    script.main(argv)
+    assert len(shapes) >= 8 and all(shape == shapes[0] for shape in shapes)
