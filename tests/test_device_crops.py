@@ -5,10 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from dataset import loader as loaders
 from dataset import transforms
 from dataset.device_crops import resized_crop
 from dataset.image_set import ImageSet
 from dataset.loader import Loader, ResidentLoader
+from helper.distributed import World
 from helper.errors import UserError
 
 CPU = torch.device("cpu")
@@ -45,6 +47,19 @@ def test_small_images_on_the_device_are_those_of_the_loader(world_size):
         loader = Loader(images, transforms.validation(32), 16, **order)
         resident = ResidentLoader(images, transforms.validation(32), 16, CPU, **order)
         assert equal_batches(loader.ordered_batches(), resident.ordered_batches())
+
+
+def test_a_gpu_keeps_larger_sets_of_small_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(loaders, "MEMORY_LIMIT", 10_000)
+    monkeypatch.setattr(loaders, "GPU_MEMORY_LIMIT", 20_000)
+    paths = [tmp_path / f"{number}.png" for number in range(4)]  # 12,288 bytes of pixels
+    for path in paths:
+        Image.new("RGB", (32, 32)).save(path)
+    kinds = {"cuda": ResidentLoader, "cpu": Loader}
+    for device, kind in kinds.items():
+        world = World(0, 1, torch.device(device))
+        made = loaders.make_loader(ImageSet(paths, None), transforms.training(32), 2, world)
+        assert type(made) is kind and made.images.in_memory == (device == "cuda")
 
 
 def test_unlabelled_images_on_the_device():
