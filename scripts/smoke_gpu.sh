@@ -54,7 +54,7 @@ train_dit() {    # train_dit flags…
         --save_dir "$OUT/dit" "$@"
 }
 
-stop_and_resume() {    # the run `whole` again, stopped by SIGTERM after its first epochs and resumed
+stop_and_resume() {    # the run `whole` again, stopped after its first epoch and resumed
     distill stopped --amp off --deterministic --epochs 20 &
     RUNNER=$!
     until [ -e "$OUT/students/stopped/resnet8_best.pth" ] || ! kill -0 "$RUNNER"; do
