@@ -40,6 +40,7 @@ from diffusion.sampler import SAMPLERS, SPACINGS, Sampler, batch_noise, check_st
 from helper import options as flags
 from helper.batches import default_batch_size
 from helper.cost import with_prefix
+from helper.device import has_compiler
 from helper.distributed import fix_kernels, session
 from helper.errors import UserError, run_script
 from helper.files import entry, free_bytes, read_json
@@ -158,7 +159,7 @@ def parse_option(argv=None):
         action=argparse.BooleanOptionalAction,
         default=None,
         help="use torch.compile (default: as in the folder, if it exists; else with --precision "
-        "bf16 on a GPU, if the images take long enough)",
+        "bf16 on a GPU, if the images take long enough and there is a C compiler)",
     )
     group.add_argument("--estimate", action="store_true", help="print the estimated cost and exit")
     group.add_argument(
@@ -236,7 +237,7 @@ def main(argv=None):
             compiled = options.compile
         elif compiled is None:
             is_long = device.type == "cuda" and cost["operations"] >= COMPILED_FROM
-            compiled = is_long and settings["precision"] == BF16_BLOCKS
+            compiled = is_long and settings["precision"] == BF16_BLOCKS and has_compiler()
         origin = {
             "batch_size": batch_size,
             **({"compiled": True} if compiled else {}),

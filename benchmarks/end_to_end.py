@@ -32,6 +32,7 @@ from benchmarks.sampler import write_pipeline
 from diffusion import official
 from helper import checkpoints
 from helper.errors import UserError, run_script
+from helper.files import write_json
 from helper.options import Parser, positive_int
 from models.architectures import create_model
 from tools import pack
@@ -78,13 +79,17 @@ def parse_option(argv=None):
 
 
 def write_images(folder, count, size, suffix):
-    """Writes `count` random images, smooth as photographs are, in class folders 0000, 0001, …"""
+    """Writes `count` random images, smooth as photographs are, in class folders 0000, 0001, …
+
+    As of generated images, a manifest says their size: a GPU then crops them.
+    """
     rng = np.random.default_rng(0)
     for number in range(count):
         coarse = rng.integers(0, 256, (size // 8, size // 8, 3), np.uint8)
         path = folder / f"{number % CLASSES:04d}" / f"{number:06d}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(coarse).resize((size, size), Image.BICUBIC).save(path, quality=95)
+    write_json(folder / "manifest.json", {"complete": True, "settings": {"image_size": size}})
     return folder
 
 
@@ -146,9 +151,15 @@ def sample(flags, number):
 
 
 def matmul_rate(device, amp, repeats, quick):
-    """Operations per second of a large matrix product, the median of `repeats`."""
+    """Operations per second of a large matrix product, the median of `repeats`, with TF32.
+
+    The commands are left with the precision that they have from a shell.
+    """
     multiply, operations = make_matmul(device, amp, 256 if quick else None)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
     (times,) = timing.alternate({"matmul": multiply}, repeats).values()
+    torch.set_float32_matmul_precision(precision)
     return operations / timing.spread(times).median
 
 
@@ -156,7 +167,6 @@ def main(argv=None):
     """Measures the commands of `argv` and prints the table."""
     options = parse_option(argv)
     device = timing.start(options)
-    torch.set_float32_matmul_precision("high")
     rows, number = [], 0
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for pair in (PAIRS[name] for name in options.pairs):

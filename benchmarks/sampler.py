@@ -15,6 +15,7 @@ and the rest, which is noise, guidance, scheduler and conversion to pixels.
 
 import sys
 import tempfile
+from dataclasses import replace
 
 import torch
 
@@ -22,7 +23,7 @@ from benchmarks import timing
 from dataset.image_writer import to_pixels
 from diffusion import official
 from diffusion.build import build_vae
-from diffusion.pipeline import load_pipeline
+from diffusion.pipeline import PRECISIONS, load_pipeline
 from diffusion.sampler import Sampler, batch_noise
 from diffusion.schedule import DEFAULT_SCHEDULE
 from helper.errors import UserError, run_script
@@ -55,6 +56,10 @@ def parse_option(argv=None):
         "--num-sampling-steps", type=positive_int, help="number of steps T (default: 5)"
     )
     parser.add_argument("--batches", type=int_list, help="batch sizes (default: 1,4,16,64)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of both (default: %(default)s)"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile our network")
     timing.add_flags(parser, repeats=3)
     options = parser.parse_args(argv)
     options.image_size = options.image_size or (64 if options.quick else 256)
@@ -103,15 +108,19 @@ def write_pipeline(folder, model, image_size, vae, sampler, layers):
     DiTPipeline(transformer, autoencoder, scheduler).save_pretrained(folder)
 
 
-def load_both(model, image_size, vae, sampler, device, layers=None):
-    """(our Pipeline, diffusers' DiTPipeline) with the same random weights on `device`."""
+def load_both(model, image_size, vae, sampler, device, layers=None, precision="fp32"):
+    """(our Pipeline, diffusers' DiTPipeline) with the same random weights on `device`.
+
+    precision: bf16 is that of synthesize_dit.py for ours, and of all weights for theirs.
+    """
     from diffusers import DiTPipeline
 
     with tempfile.TemporaryDirectory() as folder:
         write_pipeline(folder, model, image_size, vae, sampler, layers)
         # The official frequencies would give other images than diffusers' own
-        ours = load_pipeline(folder, time_embedding="diffusers").to(device)
-        theirs = DiTPipeline.from_pretrained(folder).to(device)
+        ours = load_pipeline(folder, "diffusers", precision).to(device)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        theirs = DiTPipeline.from_pretrained(folder).to(device, dtype)
     theirs.set_progress_bar_config(disable=True)
     return ours, theirs
 
@@ -153,6 +162,7 @@ def parts(ours, theirs, steps, batch_size):
     both = torch.cat([latents, latents])
     labels = torch.arange(2 * batch_size, device=device)
     t = torch.full((2 * batch_size,), 500, device=device)
+    their_latents, their_both = (value.to(theirs.dtype) for value in (latents, both))
 
     def repeated(network):
         @torch.no_grad()
@@ -164,13 +174,13 @@ def parts(ours, theirs, steps, batch_size):
 
     @torch.no_grad()
     def decode_theirs():
-        return theirs.vae.decode(latents / theirs.vae.config.scaling_factor).sample
+        return theirs.vae.decode(their_latents / theirs.vae.config.scaling_factor).sample
 
     return {
         (OURS, NETWORK): repeated(lambda: ours.predict(both, t, labels)),
         (OURS, DECODER): lambda: ours.decode(latents),
         (DIFFUSERS, NETWORK): repeated(
-            lambda: theirs.transformer(both, timestep=t, class_labels=labels).sample
+            lambda: theirs.transformer(their_both, timestep=t, class_labels=labels).sample
         ),
         (DIFFUSERS, DECODER): decode_theirs,
     }
@@ -214,8 +224,16 @@ def main(argv=None):
     torch.set_float32_matmul_precision("high")  # as synthesize_dit.py does
     layers = 2 if options.quick else None
     ours, theirs = load_both(
-        options.model, options.image_size, options.vae, options.sampler, device, layers
+        options.model,
+        options.image_size,
+        options.vae,
+        options.sampler,
+        device,
+        layers,
+        options.precision,
     )
+    if options.compile:
+        ours = replace(ours, denoiser=torch.compile(ours.denoiser, dynamic=False))
     sampler = Sampler(options.sampler, options.num_sampling_steps, ours.schedule)
     rows = []
     for batch_size in options.batches:
@@ -226,7 +244,8 @@ def main(argv=None):
     print(
         f"\nMedian (lowest–highest) of {options.repeats} rounds; {options.model}, {options.vae} "
         f"VAE, {options.image_size}×{options.image_size}, {options.sampler}, "
-        f"T = {options.num_sampling_steps}, s = {SCALE:g}, float32."
+        f"T = {options.num_sampling_steps}, s = {SCALE:g}, "
+        f"{options.precision}{', ours compiled' if options.compile else ''}."
     )
 
 

@@ -17,6 +17,7 @@ from helper.errors import UserError
 from helper.image_size import is_small
 
 MEMORY_LIMIT = 1 << 30  # bytes of decoded images that are kept in memory
+GPU_MEMORY_LIMIT = 2 << 30  # the same beside a GPU: 400,000 images of 32×32, which live on it
 GPU_VAL_BATCH_SIZE = 512  # per process, of small images
 
 
@@ -35,13 +36,17 @@ class TransformedSet(Dataset):
     def __getitem__(self, key):
         epoch, index = key
         try:
-            image = self.images.load(index)
+            image = self.load(index)
         except UserError as error:
             return error
         if not self.images.shrunk:
             image = self.transform.shrink(image)
         rng = self.transform.generator(self.seed, epoch, index)
         return *self.arrays(image, rng), self.images.label(index)
+
+    def load(self, index):
+        """Image `index` as a PIL image."""
+        return self.images.load(index)
 
     def arrays(self, image, rng):
         """The arrays of an item, given the image as a PIL image and its numpy Generator."""
@@ -52,7 +57,17 @@ class UncroppedSet(TransformedSet):
     """Item (epoch, index) is (uint8 image (H, W, 3), window, label), for the transform `Large`.
 
     The window is (left, top, right, bottom, flip): the box in pixels, and 0 or 1.
+    The item is a UserError if the image has not the size of the others.
     """
+
+    def load(self, index):
+        image, size = super().load(index), self.images.pixel_size
+        if size not in (None, (image.height, image.width)):
+            raise UserError(
+                f"{self.images.images[index]} is {image.width}×{image.height}, and the manifest of "
+                f"its folder says {size[1]}×{size[0]}: resize it, or remove manifest.json"
+            )
+        return image
 
     def arrays(self, image, rng):
         return np.asarray(image), np.array([*self.transform.window(*image.size, rng)])
@@ -296,7 +311,8 @@ def make_loader(images, transform, batch_size, world, seed=0, val_batch_size=Non
         val_batch_size = max(batch_size, GPU_VAL_BATCH_SIZE * world.size)
     val_batch_size = val_batch_size or batch_size
     if small:
-        images = keep_in_memory(images, transform.shrink)
+        limit = GPU_MEMORY_LIMIT if on_gpu else MEMORY_LIMIT
+        images = keep_in_memory(images, transform.shrink, limit)
     if on_gpu and small and has_size(images, transform.size):
         return ResidentLoader(
             images, transform, batch_size, device, val_batch_size=val_batch_size, seed=seed, **order

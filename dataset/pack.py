@@ -115,7 +115,8 @@ def write_pack(images, folders, path):
     first = images.load(0)
     shape = (len(images), first.height, first.width, 3)
     pixel_file, done = path / "images.npy.part", 0
-    if earlier and pixel_file.is_file():
+    # Opening a truncated file would fill it with zeros
+    if earlier and pixel_file.is_file() and pixel_file.stat().st_size > np.prod(shape):
         pixels = np.lib.format.open_memmap(pixel_file, "r+")
         done = entry(earlier, "done", int, part) if pixels.shape == shape else 0
     if not done:

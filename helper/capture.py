@@ -73,14 +73,19 @@ class CapturedStep:
         """Records the step without running it."""
         self._inputs = [value.clone() for value in inputs]
         self.optimizer.zero_grad(set_to_none=True)  # the gradients belong to the graph
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # Other threads may pin memory meanwhile
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._outputs = self.step(*self._inputs)
         except Exception as error:  # torch raises many types
+            # What torch leaves as it was during the capture, if ending that fails too
+            torch.cuda.set_stream(stream)
+            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+            generator.graphsafe_set_state(generator.clone_state())
             self.optimizer.zero_grad(set_to_none=True)
-            first_line = str(error).strip().split("\n")[0]
+            # That second error hides the cause
+            first_line = str(error.__context__ or error).strip().split("\n")[0]
             self.log(f"note: the training step cannot be captured and runs eagerly: {first_line}")
             return
         self._graph = graph

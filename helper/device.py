@@ -1,6 +1,14 @@
 """Batches on the device, and the precision of a forward pass."""
 
+import os
+import shutil
+
 import torch
+
+
+def has_compiler():
+    """Whether there is a C compiler, without which torch.compile cannot launch its GPU kernels."""
+    return any(map(shutil.which, [os.environ.get("CC") or "cc", "gcc", "clang"]))
 
 
 def autocast(amp, device, cache=True):

@@ -106,6 +106,15 @@ def describe_hidden_error(error):
         )
     if "CUDA out of memory" in text:
         return "not enough memory on the GPU: use a smaller --batch_size, or end other programs"
+    if "BackendCompilerFailed" in (kind.__name__ for kind in type(error).__mro__):
+        lines = (line.strip() for line in text.splitlines())
+        reason = next(
+            (line for line in lines if line and not line.endswith(":")), "no reason given"
+        )
+        return (
+            f"torch.compile failed ({reason}): it needs a C++ compiler and Python's headers; or "
+            "run without --compile (synthesize_dit.py: with --no_compile)"
+        )
     return None
 
 

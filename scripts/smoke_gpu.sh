@@ -11,7 +11,6 @@ OUT=save/smoke                           # deleted first; all outputs go there
 DATA=${DATA:-true_dataset}
 IMAGES=${IMAGES:-640}
 AMP=${AMP:-bf16}                         # off where bf16 is slow, as on most CPUs
-STOP_AFTER=${STOP_AFTER:-15}             # seconds after which a run is stopped, to be resumed
 GENERATOR=save/models/fashion_mnist/DiT-6x160-2
 TEACHER=save/models/fashion_mnist/resnet20/resnet20_latest.pth
 NUMBER=0
@@ -55,10 +54,12 @@ train_dit() {    # train_dit flags…
         --save_dir "$OUT/dit" "$@"
 }
 
-stop_and_resume() {    # the run `whole` again, stopped by SIGTERM and resumed
+stop_and_resume() {    # the run `whole` again, stopped after its first epoch and resumed
     distill stopped --amp off --deterministic --epochs 20 &
     RUNNER=$!
-    sleep "$STOP_AFTER"
+    until [ -e "$OUT/students/stopped/resnet8_best.pth" ] || ! kill -0 "$RUNNER"; do
+        sleep 0.2
+    done
     pkill -TERM -P "$RUNNER"             # the training, not the shell around it
     CODE=0
     wait "$RUNNER" || CODE=$?

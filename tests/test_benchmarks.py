@@ -141,6 +141,12 @@ def test_sampler_prints_a_table(capsys):
         assert min(shares[:2]) > 0
 
 
+def test_sampler_in_bf16(capsys):
+    sampler.main(["--quick", "--device", "cpu", "--precision", "bf16"])
+    text = capsys.readouterr().out
+    assert len(read_table(text)[1]) == 4 and "bf16" in text
+
+
 def test_samplers_generate_the_same_images():
     ours, theirs = sampler.load_both("DiT-S/8", 64, "small", "ddim", CPU, layers=2)
     functions = sampler.samplers(ours, theirs, sampler.Sampler("ddim", 4, ours.schedule), 3)

@@ -1,12 +1,17 @@
 """Captured training steps: the same numbers as eager ones. The graph itself needs a GPU."""
 
 import contextlib
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import train_datafree
+import train_student
+import train_teacher
 from helper import capture
 from helper.distributed import World
 from helper.errors import UserError
@@ -15,6 +20,7 @@ from helper.optim import make_optimizer, update
 from helper.seeds import seed_step
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
+aten = torch.ops.aten
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -66,6 +72,26 @@ def assert_same_groups(state, other):
 
 
 @needs_gpu
+def test_after_a_failed_capture_the_run_goes_on():
+    """Reading a number is not possible in a capture. Random numbers and the stream still work."""
+    network = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1)).to(GPU)
+    optimizer = make_optimizer("sgd", network.parameters(), 0.1, 0.0)
+    stream, lines = torch.cuda.current_stream(), []
+
+    def step(values):
+        loss = network(values).square().mean()
+        float(loss)
+        update(optimizer, loss)
+        return (loss,)
+
+    captured = capture.CapturedStep(step, optimizer, lines.append)
+    for _ in range(6):
+        (loss,) = captured(torch.rand(4, 3, device=GPU))
+        assert loss.isfinite() and torch.cuda.current_stream() == stream
+    assert len(lines) == 1 and "previous error" not in lines[0]
+
+
+@needs_gpu
 @pytest.mark.parametrize("use_aug", ["none", "mixup", "cutmix"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_captured_step_is_the_eager_step(optimizer, use_aug):
@@ -94,8 +120,19 @@ def fake_cuda(monkeypatch):
         FakeGraph.recording = False
 
     class Stream:
+        current = "the run's"
+
         def wait_stream(self, _):
             pass
+
+    class Generator:
+        state = "clean"
+
+        def clone_state(self):
+            return "clean"
+
+        def graphsafe_set_state(self, state):
+            self.state = state
 
     for name, value in {
         "CUDAGraph": FakeGraph,
@@ -103,6 +140,9 @@ def fake_cuda(monkeypatch):
         "Stream": Stream,
         "current_stream": Stream,
         "stream": lambda _: contextlib.nullcontext(),
+        "set_stream": lambda stream: setattr(Stream, "current", stream),
+        "default_generators": [Generator()],
+        "current_device": lambda: 0,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
 
@@ -130,8 +170,14 @@ def test_every_call_is_one_step_on_its_own_inputs(fake_cuda):
 def test_a_step_that_cannot_be_captured_runs_eagerly(fake_cuda, monkeypatch):
     @contextlib.contextmanager
     def failing_graph(*_, **__):
-        yield
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        """As torch's: another stream and a generator in capture are left when its end fails too."""
+        torch.cuda.Stream.current = "the capture's"
+        torch.cuda.default_generators[0].state = "capturing"
+        try:
+            yield
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
 
     monkeypatch.setattr(torch.cuda, "graph", failing_graph)
     parameter = nn.Parameter(torch.ones(1))
@@ -146,6 +192,8 @@ def test_a_step_that_cannot_be_captured_runs_eagerly(fake_cuda, monkeypatch):
     for number in range(6):
         assert captured(torch.tensor(number))[0] == number
     assert len(lines) == 1 and "not permitted" in lines[0] and "more" not in lines[0]
+    assert isinstance(torch.cuda.Stream.current, torch.cuda.Stream)
+    assert torch.cuda.default_generators[0].state == "clean"
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
@@ -174,3 +222,52 @@ def test_capture_needs_one_process_on_a_gpu():
     assert capture.capturable_step(min, None, "on", World(0, 2, GPU), lines.append) is min
     assert len(lines) == 1
     assert capture.capturable_step(min, None, "auto", World(0, 1, GPU), lines.append) is min
+
+
+class OnTheDevice(TorchDispatchMode):
+    """Refuses what a capture refuses: numbers for the host, and shapes that depend on values."""
+
+    REFUSED = (aten._local_scalar_dense.default, aten.nonzero.default, aten._unique2.default)
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        assert operation not in self.REFUSED
+        return operation(*arguments, **(options or {}))
+
+
+MIXED = ["--use_aug", "cutmix", "--gamma", "0", "--distill_warmup_epochs", "2"]
+COMMANDS = {
+    "kd": (train_student, ["--use_aug", "mixup", "--gamma", "0.5"]),
+    "dkd": (train_student, ["--distill", "dkd", *MIXED]),
+    "dist": (train_student, ["--distill", "dist", "--standardize_logits", *MIXED]),
+    "teacher": (train_teacher, ["--model", "resnet8", "--label_smoothing", "0.1"]),
+    "dafl": (train_datafree, ["--method", "dafl", "--steps_per_epoch", "4"]),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_steps_of_the_scripts_can_be_captured(
+    name, tiny_fashion_mnist, tiny_image_folder, tmp_path, monkeypatch
+):
+    """They read no number, and the shapes of their inputs do not change."""
+    script, flags = COMMANDS[name]
+    monkeypatch.chdir(tmp_path)
+    weights = Path(train_student.__file__).parent / "save/models/fashion_mnist/resnet8"
+    argv = ["--dataset", "fashion_mnist", "--data_root", str(tiny_fashion_mnist), "--epochs", "2"]
+    argv += ["--device", "cpu", "--batch_size", "24", *flags]
+    if script is not train_teacher:
+        argv += ["--path-t", str(weights / "resnet8_latest.pth")]
+    if script is train_student:
+        argv += ["--train_data", str(tiny_image_folder)]
+    shapes = []
+
+    def watched(step, *_):
+        def call(*inputs):
+            shapes.append([(value.shape, value.stride(), value.dtype) for value in inputs])
+            with OnTheDevice():
+                return step(*inputs)
+
+        return call
+
+    monkeypatch.setattr(script, "capturable_step", watched)
+    script.main(argv)
+    assert len(shapes) >= 8 and all(shape == shapes[0] for shape in shapes)

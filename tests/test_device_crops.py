@@ -5,10 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
+from dataset import loader as loaders
 from dataset import transforms
 from dataset.device_crops import resized_crop
 from dataset.image_set import ImageSet
 from dataset.loader import Loader, ResidentLoader
+from helper.distributed import World
+from helper.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -46,6 +49,19 @@ def test_small_images_on_the_device_are_those_of_the_loader(world_size):
         assert equal_batches(loader.ordered_batches(), resident.ordered_batches())
 
 
+def test_a_gpu_keeps_larger_sets_of_small_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(loaders, "MEMORY_LIMIT", 10_000)
+    monkeypatch.setattr(loaders, "GPU_MEMORY_LIMIT", 20_000)
+    paths = [tmp_path / f"{number}.png" for number in range(4)]  # 12,288 bytes of pixels
+    for path in paths:
+        Image.new("RGB", (32, 32)).save(path)
+    kinds = {"cuda": ResidentLoader, "cpu": Loader}
+    for device, kind in kinds.items():
+        world = World(0, 1, torch.device(device))
+        made = loaders.make_loader(ImageSet(paths, None), transforms.training(32), 2, world)
+        assert type(made) is kind and made.images.in_memory == (device == "cuda")
+
+
 def test_unlabelled_images_on_the_device():
     images = ImageSet(noise_images(8, 32), None)
     resident = ResidentLoader(images, transforms.validation(32), 4, CPU, val_batch_size=3)
@@ -68,6 +84,18 @@ def test_resizing_is_that_of_pillow(source, size):
     result = resized_crop(torch.from_numpy(pixels), torch.tensor(boxes), size).numpy()
     difference = np.abs(result.astype(int) - expected)
     assert difference.max() <= 2 and np.mean(difference > 1) < 1e-3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_of_another_size_is_named(tmp_path, workers):
+    """In a folder whose manifest tells the size, which the crops on a GPU rely on."""
+    for number, size in enumerate((80, 80, 81)):
+        Image.new("RGB", (size, 80)).save(tmp_path / f"{number}.png")
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    images = ImageSet(paths, None, origin={"manifest": {"settings": {"image_size": 80}}})
+    loader = Loader(images, transforms.Large(72), 3, workers=workers, crop_device=CPU)
+    with pytest.raises(UserError, match=r"2\.png is 81×80, .* 80×80"):
+        list(loader.epoch_batches(0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -153,6 +153,19 @@ def test_an_interrupted_pack_continues(tmp_path, monkeypatch, capsys):
     assert "(0 new)" in capsys.readouterr().out
 
 
+def test_a_truncated_unfinished_pack_begins_again(tmp_path, monkeypatch):
+    source = generated(tmp_path / "set")
+    whole = pack.main([str(source), "--out", str(tmp_path / "whole")])
+    cut = Path(shutil.copytree(whole, tmp_path / "cut"))
+    (cut / "images.npy").rename(cut / "images.npy.part").write_bytes(
+        (whole / "images.npy").read_bytes()[:1000]
+    )
+    change(cut / "pack.json", lambda description: description.update(done=10))
+    (cut / "pack.json").rename(cut / "pack.part.json")
+    pack.main([str(source), "--out", str(cut)])
+    assert (cut / "images.npy").read_bytes() == (whole / "images.npy").read_bytes()
+
+
 def change(file, edit):
     content = json.loads(file.read_text())
     edit(content)

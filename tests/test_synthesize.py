@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import helper.files
 import synthesize_dit
 from dataset.folders import read_training
 from dataset.requested_images import SeedRange, number_of_images, request_of
+from helper.device import has_compiler
 from helper.errors import UserError, run_script
 
 ROOT = Path(__file__).parent.parent
@@ -389,6 +391,25 @@ def test_folder_keeps_its_batch_size_and_compilation(tiny_pipeline, tmp_path, mo
     synthesize(tiny_pipeline, tmp_path / "new", *BF16, "--data_amount", "3")
     state = manifest(tmp_path / "new")
     assert state["batch_size"] == 32 and "compiled" not in state and len(compiled) == 3
+
+
+def test_compiling_without_a_compiler(tiny_pipeline, tmp_path, monkeypatch, capsys):
+    """The flag gets a message; a network is not compiled unasked."""
+    assert has_compiler()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert not has_compiler()
+
+    class BackendCompilerFailed(RuntimeError):
+        """As torch's, whose arguments depend on its version."""
+
+    def fail(network, **_):
+        raise BackendCompilerFailed("backend='inductor' raised:\nRuntimeError: no compiler")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    argv = ["--model", str(tiny_pipeline), *BF16, "--save_dir", str(tmp_path / "set"), "--compile"]
+    assert run_script(synthesize_dit.main, [*argv, "--data_amount", "3", "--device", "cpu"]) == 2
+    assert re.search(r"torch.compile failed .*no compiler.*--no_compile", capsys.readouterr().err)
 
 
 def test_grey_model(tiny_pipeline, tmp_path):
