@@ -231,12 +231,14 @@ DROPS = {"imagenet": (10, (3, 6, 9)), "cifar100": (8, (5, 6, 7))}
 class Sweep:
     """A sweep as its flags describe it.
 
-    settings: those of all cells, by flag; the sweep's own flags are replaced by each value.
+    file_name: of the results. settings: those of all cells, by flag; the sweep's own flags are
+    replaced by each value.
     generator, val_split, data_root, device: of Fashion-MNIST; gpus: of the recipes.
     """
 
     dataset: str
     name: str
+    file_name: str
     values: list
     baseline: str
     seeds: list
@@ -250,10 +252,6 @@ class Sweep:
     @property
     def by_recipe(self):
         return self.dataset != "fashion_mnist"
-
-    @property
-    def file_name(self):
-        return f"{self.dataset}_{self.name}" if self.by_recipe else self.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,6 +308,11 @@ def parse_option(argv=None):
     )
     parser.add_argument(
         "--out", default="results/sweeps", help="folder of the results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--name",
+        help="name of the files of the results (default: that of the sweep, after the data set's "
+        "unless that is fashion_mnist)",
     )
     group = parser.add_argument_group("fixed settings (synthesize_dit.py, train_student.py)")
     for name, default in SETTINGS["fashion_mnist"].items():
@@ -385,6 +388,7 @@ def read_sweep(options):
     return Sweep(
         dataset,
         name,
+        options.name or (name if dataset == "fashion_mnist" else f"{dataset}_{name}"),
         values,
         baseline,
         seeds,
