@@ -59,6 +59,8 @@ SAMPLING_BATCH = 100  # of Fashion-MNIST
 # Flags of synthesize_dit.py, the rest are those of train_student.py
 SAMPLING_FLAGS = ("cfg_scale", "num_sampling_steps", "sampler", "timestep_spacing", "cfg_interval")
 NOT_GIVEN = "-"  # the value of a flag that is not given
+LATER_SETTINGS = ("distill", "standardize_logits")
+YES = "yes"  # the value of a flag that takes none, if it is given
 
 # The flags that each sweep varies. What their values are called: report.sweeps.LABELS.
 FLAGS = {
@@ -71,6 +73,7 @@ FLAGS = {
     "temperature": ("kd_T",),
     "augmentation": ("use_aug",),
     "labels": ("alpha", "gamma"),
+    "loss": ("distill", "standardize_logits", "kd_T", "alpha"),
     "source": ("train_data",),
     "spacing": ("sampler", "timestep_spacing", "num_sampling_steps"),
     "interval": ("cfg_scale", "cfg_interval", "num_sampling_steps"),
@@ -107,6 +110,8 @@ SETTINGS = {
         "use_aug": "mixup",
         "alpha": "1",
         "gamma": "0",
+        "distill": NOT_GIVEN,
+        "standardize_logits": NOT_GIVEN,
     },
     "imagenet": {
         "cfg_scale": "2",
@@ -161,6 +166,15 @@ VALUES = {
         "augmentation": Values("none,mixup,cutmix", "none"),
         # A mixed image has no hard label.
         "labels": Values("1:0,0:1", "1:0", {"use_aug": "none"}),
+        # At the published weight of standardised logits and of the others, and two temperatures
+        "loss": Values(
+            ",".join(
+                f"{loss}:{temperature}:{alpha}"
+                for loss, alpha in (("kd:-", 1), ("kd:yes", 9), ("dkd:-", 1), ("dist:-", 1))
+                for temperature in (2, 4)
+            ),
+            "kd:-:4:1",
+        ),
         "source": Values("generated,real", "generated"),
         "spacing": Values(
             ",".join(
@@ -217,12 +231,14 @@ DROPS = {"imagenet": (10, (3, 6, 9)), "cifar100": (8, (5, 6, 7))}
 class Sweep:
     """A sweep as its flags describe it.
 
-    settings: those of all cells, by flag; the sweep's own flags are replaced by each value.
+    file_name: of the results. settings: those of all cells, by flag; the sweep's own flags are
+    replaced by each value.
     generator, val_split, data_root, device: of Fashion-MNIST; gpus: of the recipes.
     """
 
     dataset: str
     name: str
+    file_name: str
     values: list
     baseline: str
     seeds: list
@@ -237,10 +253,6 @@ class Sweep:
     def by_recipe(self):
         return self.dataset != "fashion_mnist"
 
-    @property
-    def file_name(self):
-        return f"{self.dataset}_{self.name}" if self.by_recipe else self.name
-
 
 @dataclass(frozen=True, eq=False)
 class Cell:
@@ -249,7 +261,7 @@ class Cell:
     run: the run folder; images: the image folder, None for real images. sampling (without the
     number of images) and student: flags of synthesize_dit.py and train_student.py, or a dict of
     variables for the recipes. amount: images; evaluations: of the network, per image; steps:
-    image-steps of the student.
+    image-steps of the student; settings: the flags that describe the cell, for its record.
     """
 
     value: str
@@ -261,6 +273,7 @@ class Cell:
     amount: int
     evaluations: int
     steps: int
+    settings: str
 
 
 def parse_option(argv=None):
@@ -295,6 +308,11 @@ def parse_option(argv=None):
     )
     parser.add_argument(
         "--out", default="results/sweeps", help="folder of the results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--name",
+        help="name of the files of the results (default: that of the sweep, after the data set's "
+        "unless that is fashion_mnist)",
     )
     group = parser.add_argument_group("fixed settings (synthesize_dit.py, train_student.py)")
     for name, default in SETTINGS["fashion_mnist"].items():
@@ -370,6 +388,7 @@ def read_sweep(options):
     return Sweep(
         dataset,
         name,
+        options.name or (name if dataset == "fashion_mnist" else f"{dataset}_{name}"),
         values,
         baseline,
         seeds,
@@ -456,8 +475,19 @@ def cell_settings(sweep, value):
 
 def command_line(settings, names):
     """The flags `names` with their settings, without those that are not given."""
-    given = [name for name in names if settings.get(name, NOT_GIVEN) != NOT_GIVEN]
-    return [word for name in given for word in (f"--{name}", settings[name])]
+    words = []
+    for name in names:
+        setting = settings.get(name, NOT_GIVEN)
+        if setting != NOT_GIVEN:
+            words += [f"--{name}"] if setting == YES else [f"--{name}", setting]
+    return words
+
+
+def text_of(settings):
+    """The settings of a cell as flags, a text; without those of the sampling for real images."""
+    real = settings["train_data"] == "real"
+    names = [name for name in settings if not (real and name in SAMPLING_FLAGS)]
+    return " ".join(command_line(settings, names))
 
 
 def fashion_mnist_cell(sweep, value, seed, settings, generator):
@@ -470,6 +500,9 @@ def fashion_mnist_cell(sweep, value, seed, settings, generator):
     if not Path(teacher).is_file():
         raise UserError(f"checkpoint of the teacher not found: {teacher}: give --path-t")
     student_names = [name for name in settings if name not in SAMPLING_FLAGS]
+    for name in LATER_SETTINGS:  # so that the names of earlier run folders stay
+        if settings[name] == NOT_GIVEN:
+            student_names.remove(name)
     common = ["--seed", str(seed), "--device", sweep.device]
     sampling_line = [*command_line(settings, SAMPLING_FLAGS), *common]
     sampling_line += ["--model", sweep.generator, "--batch_size", str(SAMPLING_BATCH)]
@@ -510,6 +543,7 @@ def fashion_mnist_cell(sweep, value, seed, settings, generator):
         amount=student.data_amount,
         evaluations=evaluations_per_image(sampling, generator),
         steps=student.epochs * (student.data_amount // batch) * batch,
+        settings=text_of(settings),
     )
 
 
@@ -577,6 +611,7 @@ def recipe_cell(sweep, value, seed, settings):
         amount=student.data_amount,
         evaluations=evaluations_per_image(sampling),
         steps=student.epochs * student.data_amount,
+        settings=text_of(settings),
     )
 
 
@@ -934,7 +969,14 @@ def read_fidelity(sweep, folders):
 def write_report(sweep, cells, runs, fidelity, out):
     """Writes CSV, page and plot of the cells; returns the records. runs: {Cell: RunResult}."""
     records = [
-        sweeps.record_of(runs[cell], cell.value, sweep.file_name, fidelity.get(cell.images))
+        sweeps.record_of(
+            runs[cell],
+            cell.value,
+            sweep.file_name,
+            fidelity.get(cell.images),
+            cell.evaluations if cell.images else None,
+            cell.settings,
+        )
         for cell in cells
     ]
     varied = FLAGS[sweep.name]
@@ -949,11 +991,11 @@ def write_report(sweep, cells, runs, fidelity, out):
     for name, word in (("data_amount", "images"), ("epochs", "epochs")):
         if name in common:
             title += f", {word}: {common[name]}"
-    given = {name: value for name, value in common.items() if value != NOT_GIVEN}
-    settings = ", ".join(f"`--{name} {value}`" for name, value in given.items())
+    settings = " ".join(command_line(common, common))
     note = (
         "The seed sets the noise of the images and the initialisation of the student. Settings of "
-        f"all cells: {settings}. One line per cell: [{sweep.file_name}.csv]({sweep.file_name}.csv)."
+        f"all cells: `{settings}`. One line per cell: "
+        f"[{sweep.file_name}.csv]({sweep.file_name}.csv)."
     )
     sweeps.write(
         out / sweep.file_name,

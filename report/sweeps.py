@@ -20,6 +20,7 @@ LABELS = {
     "temperature": "temperature τ",
     "augmentation": "mixing of a batch's images",
     "labels": "weight of the teacher's outputs : of the labels",
+    "loss": "distillation loss : standardised logits : temperature τ : weight",
     "source": "training images, equal number",
     "spacing": "sampler : spacing of the timesteps : steps T",
     "interval": "guidance scale s : interval of noise levels : steps T",
@@ -35,6 +36,7 @@ COLUMNS = (
     "teacher",
     "student",
     "images",
+    "evaluations",
     "epochs",
     "val_split",
     "image_steps",
@@ -45,6 +47,7 @@ COLUMNS = (
     "precision",
     "recall",
     "run",
+    "settings",
 )
 # Columns that describe the images: heading and decimals.
 FIDELITY = {
@@ -200,14 +203,16 @@ def draw(records, panels, title, label, path):
     pyplot.close(figure)
 
 
-def record_of(result, value, name, figures=None):
+def record_of(result, value, name, figures=None, evaluations=None, settings=None):
     """The record of a report.results.RunResult in the sweep `name`: a dict of COLUMNS.
 
-    figures: of its images, {column of FIDELITY: number}.
+    figures: of its images, {column of FIDELITY: number}; evaluations: of the generator's network,
+    per image; settings: flags of the images and the student, a text.
     """
     columns = {column: getattr(result, column) for column in COLUMNS if hasattr(result, column)}
     fidelity = {column: (figures or {}).get(column) for column in FIDELITY}
-    return {**columns, **fidelity, "sweep": name, "value": value, "run": result.folder}
+    cell = {"sweep": name, "value": value, "run": result.folder}
+    return {**columns, **fidelity, **cell, "evaluations": evaluations, "settings": settings}
 
 
 def read_figures(path):

@@ -24,9 +24,11 @@ import train_student
 from diffusion import sampler
 from helper import checkpoints
 from helper.errors import UserError, run_script
+from helper.files import csv_text
 from helper.jobs import Jobs, device_slots, last_line
 from models import classifiers
 from report import sweeps
+from tools import frontier
 from tools import sweeps as sweeps_tool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -212,6 +214,8 @@ def test_records_pages_and_plot(swept):
             figures["entropy"],
         )
         assert record["frechet"] is None  # 20 images are too few
+        assert record["evaluations"] == (2 if record["value"] == "1" else 4)
+        assert f"--cfg_scale {record['value']} --" in record["settings"]
     text = (folder / "results/sweeps/scale.md").read_text()
     base, other = (
         [record["top1_last"] for record in records if record["value"] == value]
@@ -227,7 +231,7 @@ def test_records_pages_and_plot(swept):
         f"{statistics.mean(other):.2f} ± {statistics.stdev(other):.2f}",
         f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]",
     ]
-    assert "`--num_sampling_steps 2`" in text and "(scale.png)" in text
+    assert "--num_sampling_steps 2" in text and "(scale.png)" in text
     assert (folder / "results/sweeps/scale.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -533,6 +537,68 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=words):
             sweeps_tool.main(arguments)
     assert not Path("out.csv").exists()
+
+
+def write_csv(path, sampling, runs, **more):
+    """A sweep's CSV with runs of given evaluations and accuracy."""
+    records = [
+        dict.fromkeys(sweeps.COLUMNS, "")
+        | {"images": 1000, "evaluations": evaluations, "seed": seed, "top1_last": top1}
+        | {"run": f"{path.stem}_{evaluations}_{seed}", "val_split": "holdout"}
+        | {"settings": f"{sampling} --num_sampling_steps {evaluations}", **more}
+        for evaluations, seed, top1 in runs
+    ]
+    path.write_text(csv_text(sweeps.COLUMNS, records))
+    return str(path)
+
+
+def test_frontier_joins_sweeps(tmp_path):
+    """Runs count once, in the order of their cost; real images have none."""
+    ddim = write_csv(tmp_path / "ddim.csv", "--sampler ddim", [(8, 0, 80), (2, 1, 70), (2, 0, 71)])
+    paper = "--sampler ddpm --cfg_scale 2"
+    ddpm = write_csv(tmp_path / "ddpm.csv", paper, [(100, 0, 81)], images=2000)
+    real = write_csv(tmp_path / "real.csv", "", [("", 0, 90)])
+    records = frontier.main([str(tmp_path / "out"), ddim, ddpm, ddim, real])
+    assert [record["top1_last"] for record in records] == ["71", "70", "80", "81"]
+    assert [frontier.cost(record) for record in records] == [2000, 2000, 8000, 200_000]
+    assert [frontier.is_the_papers(record) for record in records] == [False] * 3 + [True]
+    with open(tmp_path / "out.csv") as file:
+        assert list(csv.DictReader(file)) == records
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_frontier_refuses_other_files(tmp_path):
+    good = write_csv(tmp_path / "good.csv", "", [(2, 0, 70)])
+    other = write_csv(tmp_path / "other.csv", "", [(2, 0, 70)], val_split="test")
+    (tmp_path / "old.csv").write_text("sweep,value\nscale,1\n")
+    (tmp_path / "empty.csv").write_text("")
+    real = write_csv(tmp_path / "real.csv", "", [("", 0, 90)])
+    out = tmp_path / "out"
+    for files, words in (
+        ([good, other], "holdout, test"),
+        ([tmp_path / "old.csv"], "old.csv"),
+        ([tmp_path / "empty.csv"], "empty.csv"),
+        ([tmp_path / "none.csv"], "none.csv"),
+        ([real], "generated"),
+    ):
+        with pytest.raises((UserError, FileNotFoundError), match=words):
+            frontier.main([str(out), *map(str, files)])
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_losses_of_a_sweep(argv):
+    """Settings that are not given leave the names of earlier run folders as they were."""
+    argv = [word if word != "scale" else "loss" for word in argv]
+    values = argv.index("--values")
+    del argv[values : values + 2]
+    sweep = sweep_of(*argv, "--seeds", "0", "--num_sampling_steps", "2")
+    cells = {cell.value: cell for cell in run_sweep.make_cells(sweep)}
+    assert len({cell.run for cell in cells.values()}) == len(cells) == 8
+    plain, standardised = cells["kd:-:4:1"], cells["kd:yes:2:9"]
+    assert "--distill" in plain.student and "--standardize_logits" not in plain.student
+    options = train_student.parse_option(standardised.student)
+    assert (options.standardize_logits, options.kd_T, options.alpha) == (True, 2, 9)
+    assert "--distill kd --standardize_logits" in standardised.settings
 
 
 # data set: sweep: of the first and the last value, (s, T, images per class) if it samples, and some

@@ -1,0 +1,124 @@
+"""Plots accuracy over the cost of sampling: OUT.png, and its data OUT.csv, from CSVs of sweeps.
+
+    python -m tools.frontier OUT SWEEP.csv...
+
+The cost is the number of network evaluations of all images. There is one line per number of images
+and kind of sampling, over its steps T. Runs that are in several files count once.
+"""
+
+import csv
+import statistics
+import sys
+from itertools import groupby
+from pathlib import Path
+
+from helper.errors import UserError, run_script
+from helper.files import csv_text, read_text, whole_file, write_text
+from helper.options import Parser
+from report.sweeps import COLUMNS
+
+
+def main(argv=None):
+    """Writes plot and data; returns the records, dicts of texts.
+
+    Raises UserError for files that are not CSVs of sweeps of generated images, and for runs that
+    were evaluated on different images.
+    """
+    parser = Parser(__doc__)
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("files", type=Path, nargs="+", metavar="SWEEP.csv")
+    options = parser.parse_args(argv)
+    records = [record for file in options.files for record in read(file)]
+    records = list({record["run"]: record for record in records}.values())
+    if not records:
+        raise UserError(f"no run on generated images in {', '.join(map(str, options.files))}")
+    splits = {record["val_split"] for record in records}
+    if len(splits) > 1:
+        raise UserError(f"the runs were evaluated on different images: {', '.join(sorted(splits))}")
+    records.sort(key=lambda record: (line_of(record), cost(record), int(record["seed"])))
+    write_text(f"{options.out}.csv", csv_text(COLUMNS, records))
+    draw(records, f"{options.out}.png")
+    print(f"{options.out}.csv, .png: {len(records)} runs", flush=True)
+    return records
+
+
+def read(file):
+    """The records of generated images in the CSV of a sweep."""
+    records = list(csv.DictReader(read_text(file).splitlines()))
+    if not records or not set(COLUMNS) <= set(records[0]):
+        raise UserError(
+            f"{file} is not the CSV of a sweep: give files that run_sweep.py has written (those "
+            "of earlier versions have no column `evaluations`: run the sweep again)"
+        )
+    return [record for record in records if record["evaluations"]]
+
+
+def cost(record):
+    """Network evaluations of all images."""
+    return int(record["images"]) * int(record["evaluations"])
+
+
+def setting(record, flag):
+    """The value of a flag in a record's settings, '' if it is not given."""
+    words = record["settings"].split()
+    return words[words.index(f"--{flag}") + 1] if f"--{flag}" in words else ""
+
+
+def line_of(record):
+    """The line of a record: (number of images, sampler, spacing, guidance scale, its interval)."""
+    names = ("sampler", "timestep_spacing", "cfg_scale", "cfg_interval")
+    return int(record["images"]), *(setting(record, name) for name in names)
+
+
+def is_the_papers(record):
+    """Whether the images are sampled as the paper's: DDPM, s = 2, T = 100."""
+    names = ("sampler", "cfg_scale", "num_sampling_steps")
+    return [setting(record, name) for name in names] == ["ddpm", "2", "100"]
+
+
+def draw(records, path):
+    """Draws mean ± sample standard deviation of the seeds over the cost; records in order."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
+    amounts = sorted({int(record["images"]) for record in records})
+    kinds = sorted({line_of(record)[1:] for record in records})
+    for line, group in groupby(records, line_of):
+        amount, (sampler, spacing, scale, interval) = line[0], line[1:]
+        points = {}
+        for record in (group := list(group)):
+            points.setdefault(cost(record), []).append(float(record["top1_last"]))
+        guided = "" if scale == "1" else f", s = {scale}" + (f" in {interval}" if interval else "")
+        paper = all(map(is_the_papers, group))
+        axis.errorbar(
+            points.keys(),
+            [statistics.mean(figures) for figures in points.values()],
+            [statistics.stdev(figures) if len(figures) > 1 else 0 for figures in points.values()],
+            color="black" if paper else f"C{amounts.index(amount)}",
+            marker="*" if paper else "os^vDPX<>"[kinds.index(line[1:]) % 9],
+            markersize=14 if paper else 5,
+            linestyle=("-", "--", ":", "-.")[kinds.index(line[1:]) % 4],
+            linewidth=1,
+            capsize=2,
+            label="the paper's sampling" * paper
+            or f"{amount:,} images, {' '.join(filter(None, (sampler, spacing)))}{guided}",
+        )
+    split = records[0]["val_split"]
+    axis.set_xscale("log")
+    axis.set(
+        xlabel="network evaluations of all images",
+        ylabel=f"student's top-1 on the real {split} images (%)",
+        title="mean ± sample standard deviation of the seeds; T grows along each line",
+    )
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(fontsize="x-small", ncols=2)
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
