@@ -98,15 +98,9 @@ def describe_hidden_error(error):
         return f"{text.splitlines()[0].rstrip(' .')}: if memory ran out, {SMALLER}"
     if any(part in text for part in ("allocate memory", "MemoryError", f"({errno.ENOMEM})")):
         return MACHINE_FAULTS[errno.ENOMEM]
-    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
-        reason = next(filter(None, map(str.strip, text.splitlines())), type(error).__name__)
-        return (
-            f"torch.compile failed ({reason}): omit --compile, or install what it needs, such as a "
-            "C++ compiler"
-        )
     if "CUDA out of memory" in text:
         return "not enough memory on the GPU: use a smaller --batch_size, or end other programs"
-    if "BackendCompilerFailed" in (kind.__name__ for kind in type(error).__mro__):
+    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
         lines = (line.strip() for line in text.splitlines())
         reason = next(
             (line for line in lines if line and not line.endswith(":")), "no reason given"
