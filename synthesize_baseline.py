@@ -247,7 +247,7 @@ def main(argv=None):
                     getattr(options, f"{flag}_{suffix}")
                     for flag in ("path", "model", "mean", "std")
                 )
-                model = model or architecture_of(file)
+                model = model or architecture_of(file, f"--model_{suffix}")
                 statistics = image_statistics(
                     mean, std, suffix, data.default_statistics, file, model
                 )

@@ -257,7 +257,8 @@ def main(argv=None):
         class_names = val_loader.images.class_names
         num_classes = len(class_names)
         if options.evaluate:
-            name = options.model_s or architecture_of(options.evaluate)
+            flag = "--model_s" if options.path_t else "--model_t"
+            name = options.model_s or architecture_of(options.evaluate, flag)
             statistics = image_statistics(
                 options.mean_s, options.std_s, "s", data.default_statistics, options.evaluate, name
             )

@@ -371,11 +371,12 @@ def fits(name, content):
     )
 
 
-def architecture_with(content, origin):
+def architecture_with(content, origin, flag="--model_t"):
     """The architecture whose tensors are in the content of a checkpoint, by keys and shapes, or
     None.
 
-    Raises UserError if there are several. `origin` names the file in messages.
+    Raises UserError, which asks for the `flag`, if there are several. `origin` names the file in
+    messages.
     """
     entries = layouts.entries(content)
     state = layouts.likeliest(entries, origin)
@@ -392,7 +393,7 @@ def architecture_with(content, origin):
     if len(names) > 1:
         found = " and ".join(f"a {networks[place][0]} under {place}" for place in places)
         hint = layouts.student_file(places, origin)
-        raise UserError(f"{origin} holds {found}: {hint}name the one that you mean (--model_t)")
+        raise UserError(f"{origin} holds {found}: {hint}name the one that you mean ({flag})")
     return names.pop() if names else None
 
 

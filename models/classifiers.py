@@ -213,7 +213,7 @@ def library_statistics(name):
 # The architecture of a checkpoint
 
 
-def architecture_of(path):
+def architecture_of(path, flag="--model_t"):
     """The architecture of the checkpoint `path`, from the first of these that gives one:
 
     1. `model_name`, which our runs save in their checkpoints;
@@ -222,7 +222,8 @@ def architecture_of(path):
     4. `arch`, which timm and others save, if the tensors are that network's;
     5. its file name, if it is a library's download.
 
-    Raises UserError if none does, or if it is a network of the user's code.
+    Raises UserError, which asks for the `flag`, if none does, or if it is a network of the user's
+    code.
     """
     # Only names and shapes are read: mmap leaves the weights on the disk.
     exists = os.path.exists(path)
@@ -231,7 +232,7 @@ def architecture_of(path):
         if is_own(name := content["model_name"]):
             raise UserError(
                 f"checkpoint {path} is of the network {name}, and a file may not choose the code "
-                f"that runs: name it with --model_t {name}"
+                f"that runs: name it with {flag} {name}"
             )
         return name
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
@@ -239,7 +240,9 @@ def architecture_of(path):
     if exists and name in ARCHITECTURES and not fits(name, content):
         name = _namesake_with(name, content) or name
     if name is None and exists:
-        name = architecture_with(content, f"checkpoint {path}") or _architecture_entry(content)
+        name = architecture_with(content, f"checkpoint {path}", flag) or _architecture_entry(
+            content
+        )
         key = next(iter(checkpoints.state_dict_of(content, path)))
         unknown = f", and its tensors ({key}, …) are not those of a known one"
     # torchvision's own file of that network keeps torchvision's name.
@@ -250,7 +253,7 @@ def architecture_of(path):
         nearest = nearest_names(folder.split("_")[0], model_names())
         raise UserError(
             f"{missing}the folder '{folder}' of checkpoint {path} does not begin with the name of "
-            f"an architecture{unknown}{nearest}: name it with --model_t"
+            f"an architecture{unknown}{nearest}: name it with {flag}"
         )
     return name
 

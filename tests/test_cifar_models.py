@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from test_published import basic_blocks, conv, linear, norm
 
+import synthesize_baseline
 import train_datafree
 import train_student
 import train_teacher
@@ -591,6 +592,20 @@ def test_training_and_distilling_own_networks(own, fashion_mnist, tmp_path, monk
     student[-1] = f"{own}:seven"
     with pytest.raises(UserError, match=r"returns \(2, 7\).*10 classes.*--model_s"):
         train_student.main([*student, *fashion_mnist])
+
+
+def test_the_message_names_the_flag_of_this_network(own, fashion_mnist):
+    """--model_t where that is given already, for the teacher, would be wrong."""
+    name = f"{own}:make_net"
+    torch.save({"model_name": name, "model": create_model(name, 10).state_dict()}, "own.pth")
+    teacher = ["--path-t", "resnet8/t.pth", "--model_t", "resnet8"]
+    with pytest.raises(UserError, match=f"--model_s {name}"):
+        train_student.main(["--evaluate", "own.pth", *teacher, *fashion_mnist])
+    with pytest.raises(UserError, match=f"--model_t {name}"):
+        train_student.main(["--evaluate", "own.pth", *fashion_mnist])
+    line = ["--method", "deepinversion", "--dataset", "fashion_mnist", "--data_amount", "10"]
+    with pytest.raises(UserError, match=f"--model_s {name}"):
+        synthesize_baseline.main([*line, *teacher, "--path-s", "own.pth", "--save_dir", "images"])
 
 
 def test_resuming_with_other_code_of_the_network_is_refused(own, fashion_mnist, monkeypatch):

@@ -4,6 +4,7 @@ import os
 import pickle
 import tarfile
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +151,7 @@ REFUSED_CONTENTS = {  # content, what the message names
     "no values": ({key: value.to("meta") for key, value in RIGHT.items()}, "no values"),
     "optimizer only": ({"optimizer": {"lr": 0.1}}, "no state dict"),
     "whole network": (nn.Sequential(nn.Linear(2, 2)), "whole network.*state_dict"),
-    "settings": ({"state_dict": RIGHT, "hyper_parameters": Path("x")}, "Path"),
+    "settings": ({"state_dict": RIGHT, "hyper_parameters": Fraction(1, 2)}, "Fraction"),
     "array": ({"state_dict": {"fc.weight": np.zeros((10, 64))}}, "numpy.ndarray"),
 }
 
