@@ -15,6 +15,7 @@ intended labels and the mean entropy of its softmax. The memory for the features
 the number of images. The real images are read once for all sets.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -92,6 +93,7 @@ def parse_option(argv=None):
     group = parser.add_argument_group("output and computing")
     group.add_argument(
         "--out",
+        type=flags.nonempty,
         default=None,
         metavar="FILE",
         help="output file, for a single set (default: "
@@ -149,9 +151,17 @@ def main(argv=None):
         if not class_names and real_images is not None:
             class_names = real_images.class_names
 
+        # Where the figures of each set go
+        name = options.model_t or architecture_of(options.path_t)
+        files = [
+            Path(options.out or default_file(path, data.name, name)) for path in options.images
+        ]
+        for file in files:
+            if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
+                raise UserError(f"cannot write to the folder {file.parent}: give --out FILE")
+
         # Classifier
         num_classes = data.num_classes or len(class_names)
-        name = options.model_t or architecture_of(options.path_t)
         statistics = image_statistics(
             options.mean_t, options.std_t, "t", data.default_statistics, options.path_t, name
         )
@@ -214,7 +224,7 @@ def main(argv=None):
 
         # Measure one set after the other
         results = []
-        for path, images in zip(options.images, image_sets, strict=True):
+        for path, file, images in zip(options.images, files, image_sets, strict=True):
             start = time.monotonic()
             outputs = outputs_for(images)
             figures = world.from_main(
@@ -244,7 +254,6 @@ def main(argv=None):
                 **environment(),
                 "seconds": round(time.monotonic() - start, 1),
             }
-            file = Path(options.out or default_file(path, data.name, name))
             world.from_main(write_result, file, result)
             results.append(result)
         return results

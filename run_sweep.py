@@ -307,10 +307,14 @@ def parse_option(argv=None):
         "its own as far as there are enough (default: one cell at a time with all CPU threads)",
     )
     parser.add_argument(
-        "--out", default="results/sweeps", help="folder of the results (default: %(default)s)"
+        "--out",
+        type=flags.nonempty,
+        default="results/sweeps",
+        help="folder of the results (default: %(default)s)",
     )
     parser.add_argument(
         "--name",
+        type=flags.nonempty,
         help="name of the files of the results (default: that of the sweep, after the data set's "
         "unless that is fashion_mnist)",
     )

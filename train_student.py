@@ -151,9 +151,17 @@ def parse_option(argv=None):
     real.add_flags(parser)
     group = parser.add_argument_group("run folder and other modes")
     group.add_argument(
-        "--experiments_dir", default=None, help="see above (default: <dataset>_<model_s>)"
+        "--experiments_dir",
+        type=flags.nonempty,
+        default=None,
+        help="see above (default: <dataset>_<model_s>)",
     )
-    group.add_argument("--experiments_name", default="fold-1", help="see above (default: fold-1)")
+    group.add_argument(
+        "--experiments_name",
+        type=flags.nonempty,
+        default="fold-1",
+        help="see above (default: fold-1)",
+    )
     group.add_argument("--table", default=None, help="name of the results table, for result.json")
     group.add_argument(
         "--row",
@@ -291,7 +299,7 @@ def main(argv=None):
             if options.ignore_labels:
                 why = f"those of {source} are ignored (--ignore_labels)"
             elif images.why_unlabelled:
-                why = f"those of {source} do not fit --val_data: {images.why_unlabelled}"
+                why = f"those of {source} do not fit the validation images: {images.why_unlabelled}"
                 remedy = "rename or add class folders (they may be empty), or use -r 0"
             raise UserError(f"-r {options.gamma:g} needs labels, but {why}: {remedy}")
         train_loader = make_loader(

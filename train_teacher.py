@@ -77,7 +77,10 @@ def parse_option(argv=None):
         help="label smoothing of the cross-entropy, in [0, 1] (default: 0)",
     )
     parser.add_argument(
-        "--save_dir", default=None, help="run folder (default: save/models/<dataset>/<model>)"
+        "--save_dir",
+        type=flags.nonempty,
+        default=None,
+        help="run folder (default: save/models/<dataset>/<model>)",
     )
     flags.add_safetensors_flag(parser)
     parser.add_argument("--table", default=None, help="name of the results table, for result.json")

@@ -6,6 +6,7 @@ is an index of ImageNet-1K, 0…999, even if the set has fewer classes. A class 
 named by its synset.
 """
 
+import difflib
 import os
 import re
 import unicodedata
@@ -20,7 +21,7 @@ from dataset.lists import read_list
 from dataset.pack import is_pack, read_pack
 from dataset.paths import Paths, is_class_number, released_classes
 from dataset.places365 import training_folder
-from dataset.scan import EXTENSIONS, LeftOut, scan, walk
+from dataset.scan import EXTENSIONS, LeftOut, is_without_images, scan, walk
 from helper.errors import UserError, note
 from helper.files import entry, read_json
 
@@ -172,9 +173,10 @@ def read_labelled(
         names, num_classes = list(class_list.synsets), len(class_list)
         _check_all_present(labels, names, path)
     elif names and num_classes not in (None, len(names)) and not why:
+        remedy = "check --val_data and --dataset"
         raise UserError(
             f"{path} has {len(names)} class folders and the data set has {num_classes} classes: "
-            "give a folder with all of them, or another data set"
+            + (remedy if kind == "validation" else "give a folder with all of them")
         )
     if not num_classes and not names and labels.min() == 1:
         raise UserError(
@@ -246,9 +248,10 @@ def names_differ(names, class_names):
     missing = [name for key, name in theirs.items() if key not in ours]
     numbers = f"{len(names)} class folders, and the validation images have {len(class_names)}"
     if unknown and missing:
+        (nearest,) = difflib.get_close_matches(unknown[0], missing, 1, 0)
         return (
-            f"its class {unknown[0]} is not one of the validation images, which have "
-            f"{missing[0]} ({len(unknown)} of {len(names)} names differ)"
+            f"its class {unknown[0]} is not one of the validation images, which have {nearest} "
+            f"({len(unknown)} of {len(names)} names differ)"
         )
     if unknown:
         return f"its class {unknown[0]} is not one of the validation images ({numbers})"
@@ -394,7 +397,8 @@ def _labels_by_generator(names, folder, manifest, class_names):
     Empty if one of both has no names, or if they differ, of which a note tells.
     """
     every = manifest.get("class_names")
-    if not (isinstance(every, list) and all(isinstance(name, str) for name in every)):
+    if not every or not (isinstance(every, list) and all(isinstance(name, str) for name in every)):
+        _note_indices(folder, class_names)
         return {}
     if not both_have_names(every, class_names) or max(map(int, names)) >= len(every):
         return {}
@@ -405,6 +409,15 @@ def _labels_by_generator(names, folder, manifest, class_names):
     why = names_differ([every[int(name)] for name in names], class_names)
     note(f"{folder}: its classes and the validation images' are matched by number: {why}")
     return {}
+
+
+def _note_indices(folder, class_names):
+    """Notes which classes the numbers of class folders are, if the validation images have names."""
+    if class_names and not are_numbers(class_names):
+        note(
+            f"{folder}: its numbered folders are class indices: 0 is {class_names[0]} of the "
+            f"validation images, {len(class_names) - 1} is {class_names[-1]}"
+        )
 
 
 def _in_pack(images, classes, names, label_of):
@@ -423,9 +436,14 @@ def _in_pack(images, classes, names, label_of):
 def _class_folders(folder, left_out):
     """Names of the subfolders in class order, and of the images beside them (bytes).
 
-    Class order is numerical if all names are numbers, else alphabetical.
+    Class order is numerical if all names are numbers, else alphabetical. Folders of other files are
+    left out.
     """
     loose, names = scan(folder, left_out)
+    for name in [name for name in names if not is_class_number(name)]:
+        if is_without_images(path := os.path.join(folder, name)):
+            left_out.add("folders of files that are no images", path)
+            names.remove(name)
     return sorted(names, key=int) if are_numbers(names) else names, loose
 
 
@@ -504,6 +522,7 @@ def _labels_of_class_folders(names, folder, num_classes, class_list, class_names
         if not why or are_indices or len(names) == num_classes:
             return label_of, why
     elif are_indices:
+        _note_indices(folder, class_names)
         return {name: int(name) for name in names}, ""
     elif len(names) == num_classes:
         if class_names:
@@ -524,10 +543,11 @@ def _labels_of_class_folders(names, folder, num_classes, class_list, class_names
 
 
 def _comparable(name):
-    """A number as int, so that 007 is 7, and text in one Unicode form."""
+    """A number as int, so that 007 is 7, and text in one Unicode form and without a slash."""
     if are_numbers([name]):
         return int(name)
     text = os.fsencode(name).decode("utf-8", "surrogateescape")  # whatever the locale
+    text = text.replace("/", "_")  # T-shirt/top cannot be a folder
     return unicodedata.normalize("NFC", text)
 
 

@@ -86,7 +86,8 @@ def opened(path):
         no_memory = isinstance(error, MemoryError) or "out of memory" in str(error)
         if isinstance(error, IsADirectoryError):
             raise UserError(
-                f"image {path} is a folder: give an image file, or remove or rename the folder"
+                f"cannot read image {path}: it is a folder: give an image file, or rename the "
+                "folder"
             ) from None
         if number := errno.ENOMEM if no_memory else getattr(error, "errno", None):
             remedy = REMEDIES.get(number) or f"{error.strerror}: check the file and its disk"

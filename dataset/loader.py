@@ -5,6 +5,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
+from tempfile import gettempdir
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from helper.image_size import is_small
 
 MEMORY_LIMIT = 1 << 30  # bytes of decoded images that are kept in memory
 GPU_MEMORY_LIMIT = 2 << 30  # the same beside a GPU: 400,000 images of 32×32, which live on it
+LONGEST_TMPDIR = 75  # bytes; multiprocessing adds 32 for its sockets, whose limit is 107
 GPU_VAL_BATCH_SIZE = 512  # per process, of small images
 
 
@@ -222,6 +224,11 @@ class Loader(Batches):
             for pixels, indices in zip(crops, batches, strict=True):
                 yield self._to_tensors(pixels, indices)
             return
+        if self.rank_workers and len(os.fsencode(gettempdir())) > LONGEST_TMPDIR:
+            raise UserError(
+                f"TMPDIR {gettempdir()} is too long for the sockets of the data-loading processes: "
+                "set a shorter one (TMPDIR=/tmp), or use --num_workers 0"
+            )
         items = TransformedSet if self.crop_device is None else UncroppedSet
         loader = DataLoader(
             items(images, transform, self.seed),

@@ -104,6 +104,22 @@ def scan(folder, left_out):
     return images, sorted(name for name in subfolders if not _is_skipped(name))
 
 
+def is_without_images(folder):
+    """Whether a folder holds files, none of them an image, and no folder: annotations, for example.
+
+    An empty folder may be a class. Raises UserError if the folder cannot be read.
+    """
+    others = False
+    with _reading(folder), os.scandir(os.fsencode(folder)) as entries:
+        for entry in entries:  # the first one mostly is an image
+            name = entry.name.lower()
+            unclear = b"." not in name[1:] or _UNFINISHED.search(name)
+            if name.endswith(_ENDINGS + _OTHER_ENDINGS) or unclear or entry.is_dir():
+                return False
+            others = others or not name.startswith(b".")
+    return others
+
+
 def _is_skipped(name):
     """Whether a subfolder of this name never belongs to a set."""
     return name.startswith(".") or name in FOREIGN_FOLDERS

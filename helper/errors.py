@@ -100,7 +100,8 @@ def describe_hidden_error(error):
         return MACHINE_FAULTS[errno.ENOMEM]
     if "CUDA out of memory" in text:
         return "not enough memory on the GPU: use a smaller --batch_size, or end other programs"
-    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+    kinds = [f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__]
+    if any("BackendCompilerFailed" in kind or "torch._inductor" in kind for kind in kinds):
         lines = (line.strip() for line in text.splitlines())
         reason = next(
             (line for line in lines if line and not line.endswith(":")), "no reason given"

@@ -38,7 +38,7 @@ def predict(model, loader, world, amp="off"):
     if world.any(not logits.isfinite().all()):
         raise UserError(
             "the outputs of the classifier are not all finite: check the checkpoint that is given, "
-            "or, if it is in training, lower --learning_rate or give --amp off"
+            "or, if it is in training, lower --learning_rate or --weight_decay, or give --amp off"
         )
     return logits, torch.cat(labels).cpu()
 

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import math
 import sys
+from pathlib import Path
 
 from helper.distributed import ProcessSettings
 from helper.errors import UserError
@@ -81,6 +82,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UserError(f"{message} (see --help)")
+
+
+def nonempty(text):
+    """A name or path that is not empty, as an unset variable of the shell would be."""
+    if not text:
+        raise argparse.ArgumentTypeError("a name is expected, and it is empty")
+    return text
+
+
+def folder(text):
+    """A `nonempty` path."""
+    return Path(nonempty(text))
 
 
 def positive_int(text):

@@ -77,6 +77,11 @@ def find_weights(found_entries, expected):
                 state = {keys.get(key, key): value for key, value in state.items()}
                 others = [key for key in tensors if not key.startswith(prefix)]
                 found.append(Weights(f"{name}.{prefix}".strip("."), state, others))
+        # Parts under prefixes of their own, as MMPretrain's backbone.conv1 and head.fc
+        tails = {key.partition(".")[2]: value for key, value in tensors.items()}
+        fits = len(tails) == len(tensors) and tensor_shapes(tails).keys() == keys.keys()
+        if fits and not any(weights.state.keys() == tails.keys() for weights in found):
+            found.append(Weights(name, {keys.get(key, key): tails[key] for key in tails}, []))
     return found
 
 

@@ -87,7 +87,7 @@ def test_names_that_differ(tmp_path, run):
     flags = ["--train_data", train, "--val_data", val]
     for code, printed in (run.student(3, *flags, "-r", "1"), run.teacher(*flags)):
         assert code == 2 and "apple" in printed and "red_apple" in printed
-        assert str(train) in printed and "--val_data" in printed
+        assert str(train) in printed and "validation" in printed
     code, printed = run.student(3, *flags, "--data_amount", "3")
     assert code == 0 and "note: " in printed and "red_apple" in printed
     assert folders.read_training(train, 3, 3, class_names=["b", "c", "d"]).labels is None
@@ -155,16 +155,33 @@ def test_classes_that_a_manifest_names(tmp_path, capsys):
     assert labels(["2", "0", "1"], ["0", "1", "2"])[0] == by_number  # without names
     assert labels(["3", "1", "2"], ["1", "2", "3"]) == (moved, "")
     assert labels(["bag", "boot", "tee"], ["bag", "boot", "tee"]) == (by_number, "")
-    assert (
-        labels(None, ["bag", "boot", "tee"])
-        == labels([], ["bag", "boot", "tee"])
-        == (by_number, "")
-    )
+    for nothing in (None, []):
+        found, text = labels(nothing, ["bag", "boot", "tee"])
+        assert found == by_number and "0 is bag" in text and "2 is tee" in text
     every = ["hat", "tee", "bag", "boot"]  # some of the generator's or of the validation's classes
     assert labels(every, ["tee", "bag", "hat"]) == ({"0000": 2, "0001": 0, "0002": 1}, "")
     assert labels(every, [*every[::-1], "coat"]) == ({"0000": 3, "0001": 2, "0002": 1}, "")
     found, text = labels(["tee", "bag", "boot"], ["bag", "shoe", "tee"])
     assert found == by_number and "by number" in text and "boot" in text and "shoe" in text
+
+
+def test_folders_of_other_files_are_no_classes(tmp_path, capsys):
+    """Unless they are empty: annotations are often beside the class folders."""
+    folder = classes(tmp_path / "images", "ant", "bee")
+    for name in ("annotations/ant.xml", "splits/train.txt", "cat/.keep"):
+        (folder / name).parent.mkdir()
+        (folder / name).touch()
+    assert folders.read_labelled(folder, None).class_names == ["ant", "bee", "cat"]
+    assert "annotations" in (text := capsys.readouterr().out) and ": 2," in text
+    images = folders.read_training(folder, 3, class_names=["ant", "bee", "cat"])
+    assert labels_of(images) == {"ant": 0, "bee": 1}
+
+
+def test_a_slash_in_a_class_name(tmp_path):
+    names = ["T-shirt/top", "Ankle boot"]
+    folder = classes(tmp_path / "images", "Ankle boot", "T-shirt_top")
+    images = folders.read_training(folder, 2, class_names=names)
+    assert labels_of(images) == {"T-shirt_top": 0, "Ankle boot": 1}
 
 
 def test_a_pack_of_a_generated_folder_keeps_its_class_names(tmp_path):

@@ -422,5 +422,16 @@ def test_an_image_that_needs_another_program_is_not_called_damaged(tmp_path, nam
 
 
 def test_a_folder_given_for_an_image(tmp_path):
-    with pytest.raises(UserError, match=f"{tmp_path} is a folder"):
+    with pytest.raises(UserError, match=f"{tmp_path}: it is a folder"):
         decode(tmp_path)
+
+
+def test_a_long_tmpdir_stops_before_the_workers_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset.loader.gettempdir", lambda: "/scratch/" + 80 * "x")
+    Image.new("RGB", (96, 96)).save(tmp_path / "a.png")
+    images = ImageSet([str(tmp_path / "a.png")], np.zeros(1, np.int64))
+    loader = Loader(images, transforms.validation(96), 1, workers=1)
+    with pytest.raises(UserError, match="TMPDIR.*--num_workers 0"):
+        next(iter(loader.ordered_batches()))
+    alone = Loader(images, transforms.validation(96), 1, workers=0)
+    assert len(next(iter(alone.ordered_batches()))[0]) == 1

@@ -218,6 +218,15 @@ def test_files_that_are_no_checkpoints_are_named(kind, tmp_path):
     assert str(path) in str(refusal.value)
 
 
+def test_parts_under_prefixes_of_their_own(tmp_path):
+    """MMPretrain's checkpoints hold backbone.conv1.weight and head.fc.weight."""
+    state = {
+        ("head." if key.startswith("fc.") else "backbone.") + key: value
+        for key, value in RIGHT.items()
+    }
+    assert_loads(saved({"meta": {"epoch": 1}, "state_dict": state}, tmp_path))
+
+
 def test_a_folder_is_named_as_a_folder(tmp_path):
     path = saved(RIGHT, tmp_path, "run/resnet8/resnet8_best.pth")
     for folder in (path.parent, path.parent.parent):

@@ -15,6 +15,7 @@ from PIL import Image
 
 import evaluate_images
 import synthesize_baseline
+import synthesize_dit
 import train_datafree
 import train_student
 import train_teacher
@@ -506,3 +507,34 @@ def test_replaced_initial_weights_and_images_of_a_pool(
     write_images("train", 9, count=16)
     with pytest.raises(UserError, match="--resume: .*pool data"):
         train_datafree.main([*argv, "--resume"])
+
+
+@pytest.mark.parametrize(
+    "script, flag",
+    [
+        (train_student, "--experiments_name"),
+        (train_student, "--experiments_dir"),
+        (train_datafree, "--experiments_name"),
+        (train_teacher, "--save_dir"),
+        (synthesize_dit, "--save_dir"),
+        (synthesize_baseline, "--save_dir"),
+    ],
+)
+def test_an_empty_name_is_that_of_no_folder(script, flag, monkeypatch, tmp_path, capsys):
+    """Such as an unset variable of the shell: the run would be written among others."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=flag):
+        script.main([flag, ""])
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures_of_images_on_a_read_only_disk(
+    tiny_fashion_mnist, tiny_image_folder, teacher, monkeypatch
+):
+    """The folder is checked before anything is computed."""
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr(evaluate_images, "load_teacher", pytest.fail)
+    argv = [*"--dataset fashion_mnist --device cpu --skip frechet precision_recall".split()]
+    argv += ["--data_root", str(tiny_fashion_mnist), "--path-t", teacher]
+    with pytest.raises(UserError, match=f"{tiny_image_folder}: give --out"):
+        evaluate_images.main([*argv, "--images", str(tiny_image_folder)])

@@ -142,7 +142,7 @@ def main(argv=None):
     if options.solution is not None:
         paths, labels = read_solution(folder, options.solution)
     else:
-        images = read_labelled(folder, IMAGENET_CLASSES)
+        images = read_labelled(folder, IMAGENET_CLASSES, kind="ImageNet")
         paths, labels = images.images, images.labels
     write_list(list_file, paths, labels)
     counts = np.bincount(labels, minlength=IMAGENET_CLASSES)
