@@ -112,7 +112,7 @@ def read_json(path, what, kind=dict):
         raise
     except (ValueError, RecursionError) as error:  # not JSON, not text, or nested too deeply
         raise UserError(
-            f"{what} {path} is not valid JSON ({error}): restore or delete it"
+            f"{what} {path} is not valid JSON ({error}): correct or restore it"
         ) from None
     if not isinstance(data, kind):
         raise UserError(

@@ -309,7 +309,7 @@ def _load_weights(net, name, num_classes, content, origin, new_head):
     elif shapes != expected:
         difference = layouts.describe_difference(expected, shapes)
         raise UserError(
-            f"{origin} is not a {name}: {difference}{_describe_weights(entries, shapes)}"
+            f"{origin} is not a {name}: {difference}{_describe_weights(entries, shapes, expected)}"
         )
     layouts.copy_weights(net, state, origin)
 
@@ -340,11 +340,19 @@ def classes_of(name, content, origin):
     difference = layouts.describe_difference(expected, shapes)
     if expected.keys() == shapes.keys():
         raise UserError(f"{origin}: the number of classes is unknown ({difference}): give it")
-    raise UserError(f"{origin} is not a {name}: {difference}{_describe_weights(entries, shapes)}")
+    what = _describe_weights(entries, shapes, expected)
+    raise UserError(f"{origin} is not a {name}: {difference}{what}")
 
 
-def _describe_weights(entries, shapes):
-    """What the weights in a checkpoint are, and how to use them: the end of an error message."""
+def _describe_weights(entries, shapes, expected):
+    """What the weights in a checkpoint are, and how to use them: the end of an error message.
+
+    expected: {key: shape} of the network that they are not.
+    """
+    if any("_packed_params" in key or key.endswith(".zero_point") for _, s in entries for key in s):
+        return "; its weights are quantised: give the checkpoint before that"
+    if any(key.endswith("weight_orig") for _, state in entries for key in state):
+        return "; its weights are pruned: call torch.nn.utils.prune.remove before they are saved"
     for key, description in layouts.FOREIGN_KEYS.items():
         if key in shapes:
             return f"\nIt is {description}"
@@ -352,6 +360,12 @@ def _describe_weights(entries, shapes):
         return "; it holds no weights of a network: give the checkpoint of the weights"
     networks = _recognise(entries)
     if not networks:
+        if (prefix := layouts.prefix_without_head(entries, expected)) is not None:
+            where = f" under {prefix}" if prefix else ""
+            return (
+                f"; the last layer is missing{where}, as after pre-training: give a checkpoint of "
+                "the whole classifier"
+            )
         return "; give the architecture that it was saved from"
     name, classes = networks[layouts.preferred(networks)[0]]
     description = ARCHITECTURES[name].note

@@ -85,6 +85,20 @@ def find_weights(found_entries, expected):
     return found
 
 
+def prefix_without_head(found_entries, expected):
+    """The prefix in the `entries` of a checkpoint after which all tensors of a network have their
+    names, except for those of the last layer; None if there is none.
+    """
+    *body, _ = dict.fromkeys(key.rpartition(".")[0] for key in expected)
+    keys = [key for key in expected if key.rpartition(".")[0] in body]
+    for _, tensors in found_entries:
+        shapes = tensor_shapes(tensors)
+        for prefix in (key.removesuffix(keys[0]) for key in shapes if key.endswith(keys[0])):
+            if all(shapes.get(prefix + key) == expected[key] for key in keys):
+                return prefix
+    return None
+
+
 def preferred(places):
     """Those of the `places` of weights that are meant: averaged weights (EMA) if there are any,
     otherwise by `checkpoints.preference`. More than one if they are of equal rank.

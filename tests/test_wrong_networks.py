@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune
 
 import evaluate_images
 import train_datafree
@@ -225,6 +226,22 @@ def test_parts_under_prefixes_of_their_own(tmp_path):
         for key, value in RIGHT.items()
     }
     assert_loads(saved({"meta": {"epoch": 1}, "state_dict": state}, tmp_path))
+
+
+def test_weights_that_are_no_classifiers_are_named(tmp_path):
+    """Of pre-training, quantised, and pruned."""
+    net = create_model("resnet8", 10)
+    body = {key: value for key, value in RIGHT.items() if not key.startswith("fc.")}
+    pruned = prune.l1_unstructured(nn.Linear(3, 2), "weight", 0.5).state_dict()
+    quantised = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}).state_dict()
+    for state, word in (
+        ({**under("encoder_q.", body), **under("encoder_k.", body)}, "last layer.*encoder_q"),
+        (body, "last layer is missing,"),
+        (quantised, "quantised"),
+        ({**body, **under("fc.", pruned)}, "pruned"),
+    ):
+        with pytest.raises(UserError, match=word):
+            create_model("resnet8", 10, checkpoint=saved(state, tmp_path))
 
 
 def test_a_folder_is_named_as_a_folder(tmp_path):

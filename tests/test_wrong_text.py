@@ -644,3 +644,11 @@ def test_a_list_of_class_folders_is_not_a_list_of_images(tmp_path):
     (tmp_path / "list.txt").write_text("# two columns\nimages/0 0\n")
     with pytest.raises(UserError, match="line 2.*images/0 is a folder"):
         read_list(tmp_path / "list.txt")
+
+
+def test_archives_of_fashion_mnist_are_to_be_unpacked(tmp_path):
+    raw = tmp_path / "FashionMNIST/raw"
+    raw.mkdir(parents=True)
+    (raw / "t10k-images-idx3-ubyte.gz").touch()
+    with pytest.raises(UserError, match="gunzip.*--data_root"):
+        fashion_mnist.load(tmp_path, "test")
