@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from dataset.pack import PackedImages
 from dataset.paths import Paths
+from dataset.scan import EXTENSIONS
 from helper.errors import REMEDIES, UserError
 
 # Pillow's limits protect web servers. Users' own pictures may be larger, and so may texts in them.
@@ -99,6 +100,10 @@ def opened(path):
                 f"image {path} is only the pointer to a file in Git LFS: run `git lfs pull`"
             ) from None
         if isinstance(error, UnidentifiedImageError):
+            if not str(path).lower().endswith(EXTENSIONS):
+                raise UnusableImage(
+                    f"{path} is not an image, by its name and content: remove its list entry"
+                ) from None
             error = "its content is not an image"
         raise UnusableImage(f"damaged image {path} ({error}): {_repair(path)}") from None
 

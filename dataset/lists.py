@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.paths import Paths, is_number, parse_numbers, released_classes
+from dataset.scan import EXTENSIONS
 from helper.errors import UserError
 from helper.files import make_folder, whole_file
 
@@ -167,7 +168,13 @@ def _locate(list_paths, line_of, path, roots):
         found.append(next(filter(None, paths), None))
         if found[-1] is None:
             number = line_of[index]
-            fault = _fault(_read_line(path, number), number == line_of[0])
+            candidates = (
+                _below(base, list_paths[index]) + ending for ending in EXTENSIONS for base in bases
+            )
+            if file := next(filter(os.path.isfile, candidates), None):
+                fault = f"({file} exists: add the ending to the paths of the list)"
+            else:
+                fault = _fault(_read_line(path, number), number == line_of[0])
             raise UserError(
                 f"{path}, line {number}: image not found: {_shortened(list_paths[index])} "
                 + (fault or f"(searched in the working directory and below {', '.join(bases[1:])})")
@@ -247,8 +254,6 @@ def _fault(line, is_first):
         if 0xDC80 <= code <= 0xDCFF:  # surrogateescape
             return f"(the line has the byte {code - 0xDC00:#x}: save the list as UTF-8)"
         return f"(the line has the invisible character U+{code:04X}: remove or replace it)"
-    if line[0] == "{":
-        return "(the line is JSON: write `path label`)"
     if line[0] == "{":
         return "(the line is JSON: write `path label`)"
     if line[0] in "\"'" or line[-1] in "\"'":

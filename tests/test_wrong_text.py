@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from dataset import class_list, fashion_mnist, folders
+from dataset import class_list, fashion_mnist, folders, image_set
 from dataset.contact_sheet import write_contact_sheet
 from dataset.image_writer import ImageWriter
 from dataset.lists import read_list, write_list
@@ -652,3 +652,19 @@ def test_archives_of_fashion_mnist_are_to_be_unpacked(tmp_path):
     (raw / "t10k-images-idx3-ubyte.gz").touch()
     with pytest.raises(UserError, match="gunzip.*--data_root"):
         fashion_mnist.load(tmp_path, "test")
+
+
+def test_files_of_a_list_without_their_ending(tmp_path):
+    (tmp_path / "0000.png").touch()
+    for line in ("0000,0", "./0000 0"):
+        (tmp_path / "list.csv").write_text(line + "\n")
+        with pytest.raises(UserError, match="line 1.*0000.png exists.*ending"):
+            read_list(tmp_path / "list.csv")
+
+
+def test_a_list_that_names_itself(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("list.txt\n")
+    with pytest.raises(UserError, match=f"{path} is not an image.*list entry") as error:
+        image_set.decode(read_list(path)[0][0])
+    assert "damaged" not in str(error.value)
