@@ -526,20 +526,34 @@ def _labels_of_class_folders(names, folder, num_classes, class_list, class_names
         return {name: int(name) for name in names}, ""
     elif len(names) == num_classes:
         if class_names:
+            number = _first_out_of_order(names)
             note(
                 f"{folder}: the class folders are numbered in alphabetical order, for the "
-                f"validation images have no such names: {names[0]} is class 0"
+                f"validation images have no such names: {names[number]} is class {number}"
             )
         return in_order, ""
     elif num_classes is None and _are_synsets(names):
         return in_order, ""
-    why = why or f"it has {len(names)} subfolders and there are {num_classes} classes"
+    odd = [name for name in names if are_numbers(names[:1]) and not is_class_number(name)]
+    such = f" ({odd[0]} is no number)" if odd else ""
+    why = why or f"it has {len(names)} subfolders{such} and there are {num_classes} classes"
     if _are_synsets(names):
         raise UserError(
             f"{folder} has {len(names)} class folders named by synset and there are {num_classes} "
             f"classes ({why}): select classes with --class-list, or give --ignore_labels"
         )
     return {}, why
+
+
+def _first_out_of_order(names):
+    """Index of the first of the sorted names that the numbers in them would put elsewhere, or 0."""
+
+    def natural(name):
+        text, *rest = re.split("([0-9]+)", name)
+        return [text, *(part for pair in zip(map(int, rest[::2]), rest[1::2]) for part in pair)]
+
+    pairs = enumerate(zip(names, sorted(names, key=natural), strict=True))
+    return next((index for index, (name, other) in pairs if name != other), 0)
 
 
 def _comparable(name):

@@ -23,6 +23,8 @@ FOREIGN_FOLDERS = {
     "__MACOSX",
     "__pycache__",
     "@eaDir",
+    "@Recycle",
+    "@Recently-Snapshot",
     "#recycle",
     "#snapshot",
     "$RECYCLE.BIN",

@@ -534,6 +534,8 @@ def _find_vae(vae):
     """The folder of the AutoencoderKL that --vae names."""
     name = official.VAES.get(vae, vae)
     folder = Path(name)
+    if folder.is_file():
+        raise UserError(f"--vae {vae} is a file: give mse, ema or the folder of an AutoencoderKL")
     if not folder.exists():
         folder = _download_vae(name)
     if not (folder / "config.json").exists() and (folder / "vae").is_dir():

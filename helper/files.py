@@ -167,6 +167,12 @@ def make_folder(path):
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
+        for part in (path, *path.parents):
+            if part.is_symlink() and not part.exists():
+                raise UserError(
+                    f"{part} is a link to {os.readlink(part)}, which does not exist: mount or "
+                    "create that, or remove the link"
+                ) from None
         raise UserError(f"{path} is a file, a folder is needed: choose another path") from None
     return path
 

@@ -177,6 +177,19 @@ def test_folders_of_other_files_are_no_classes(tmp_path, capsys):
     assert labels_of(images) == {"ant": 0, "bee": 1}
 
 
+def test_the_note_on_alphabetical_order_shows_where_it_matters(tmp_path, capsys):
+    names = [f"class{number}" for number in range(12)]
+    folder = classes(tmp_path / "images", *names, count=1)
+    read = folders.read_training(folder, 12, class_names=[str(number) for number in range(12)])
+    assert labels_of(read)["class10"] == 2 and "class10 is class 2" in capsys.readouterr().out
+
+
+def test_a_folder_among_numbers_is_named(tmp_path):
+    folder = classes(tmp_path / "images", "0", "1", "@Recycle", "old")
+    images = folders.read_training(folder, 2, class_names=["0", "1"])
+    assert images.labels is None and "old is no number" in images.why_unlabelled
+
+
 def test_a_slash_in_a_class_name(tmp_path):
     names = ["T-shirt/top", "Ankle boot"]
     folder = classes(tmp_path / "images", "Ankle boot", "T-shirt_top")

@@ -515,3 +515,8 @@ def test_a_norm_that_is_not_the_official_one(pipeline, capsys):
     assert "norm_eps 0.5" in synthesis_error(capsys)
     description = read_pipeline("model")
     load_pipeline(description, time_embedding="diffusers")
+
+
+@pytest.mark.parametrize("file", ["diffusion_pytorch_model.safetensors", "config.json"])
+def test_a_file_given_for_the_folder_of_a_vae(pipeline, capsys, file):
+    assert "is a file" in synthesis_error(capsys, "--vae", pipeline / "vae" / file)

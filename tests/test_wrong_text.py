@@ -668,3 +668,13 @@ def test_a_list_that_names_itself(tmp_path):
     with pytest.raises(UserError, match=f"{path} is not an image.*list entry") as error:
         image_set.decode(read_list(path)[0][0])
     assert "damaged" not in str(error.value)
+
+
+def test_a_link_to_a_disk_that_is_not_mounted(tmp_path):
+    (tmp_path / "save").symlink_to(tmp_path / "scratch/me")
+    for folder in (tmp_path / "save", tmp_path / "save/student_model/a"):
+        with pytest.raises(UserError, match=f"{tmp_path}/save is a link to {tmp_path}/scratch/me"):
+            files.make_folder(folder)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file"):
+        files.make_folder(tmp_path / "file")
