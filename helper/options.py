@@ -6,6 +6,7 @@
 import argparse
 import dataclasses
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -81,6 +82,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message):
+        if re.fullmatch(r"unrecognized arguments:[-+0-9.e ]+", message):
+            message += ": numbers are separated by commas, without blanks"
         raise UserError(f"{message} (see --help)")
 
 
@@ -190,7 +193,10 @@ def std_list(text):
 
 
 def _checked_statistics(text, kind):
-    values = [float(part) for part in text.split(",")]
+    try:
+        values = [float(part) for part in text.strip("[]()").split(",")]
+    except ValueError:
+        values = []
     values = values * 3 if len(values) == 1 else values
     if len(values) != 3:
         raise argparse.ArgumentTypeError(

@@ -538,3 +538,12 @@ def test_figures_of_images_on_a_read_only_disk(
     argv += ["--data_root", str(tiny_fashion_mnist), "--path-t", teacher]
     with pytest.raises(UserError, match=f"{tiny_image_folder}: give --out"):
         evaluate_images.main([*argv, "--images", str(tiny_image_folder)])
+
+
+def test_the_form_of_statistics():
+    argv = ["--path-t", "t.pth", "--mean_t"]
+    for text in ("0.2,0.3,0.4", "[0.2, 0.3, 0.4]"):
+        assert train_student.parse_option([*argv, text]).mean_t == [0.2, 0.3, 0.4]
+    for words, named in ((["0.2", "0.3", "0.4"], "0.3 0.4.*commas"), (["a,b,c"], "mean_t.*three")):
+        with pytest.raises(UserError, match=named):
+            train_student.parse_option([*argv, *words])
