@@ -27,7 +27,8 @@ MACHINE_FAULTS = {
 # Operating-system errors that the user can fix, and how.
 REMEDIES = {
     **MACHINE_FAULTS,
-    errno.ENOSPC: "the disk is full: free some space, then run the same command again "
+    errno.ENOSPC: "the disk is full: free some space, or delete files if it can hold no more of "
+    "them (df -i), then run the same command again "
     "(a training with --resume)",
     errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again "
     "(a training with --resume)",

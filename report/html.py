@@ -162,7 +162,7 @@ def read_metrics(path):
         rows = [{name: float(value) for name, value in record.items()} for record in records]
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
         raise UserError(
-            f"{path} is damaged ({error}): --resume of its run writes it again"
+            f"{path} is damaged ({error}): delete it, then --resume of its run writes it again"
         ) from None
     return rows
 
