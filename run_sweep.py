@@ -59,7 +59,6 @@ SAMPLING_BATCH = 100  # of Fashion-MNIST
 # Flags of synthesize_dit.py, the rest are those of train_student.py
 SAMPLING_FLAGS = ("cfg_scale", "num_sampling_steps", "sampler", "timestep_spacing", "cfg_interval")
 NOT_GIVEN = "-"  # the value of a flag that is not given
-LATER_SETTINGS = ("distill", "standardize_logits")
 YES = "yes"  # the value of a flag that takes none, if it is given
 
 # The flags that each sweep varies. What their values are called: report.sweeps.LABELS.
@@ -503,10 +502,11 @@ def fashion_mnist_cell(sweep, value, seed, settings, generator):
     teacher = settings["path_t"]
     if not Path(teacher).is_file():
         raise UserError(f"checkpoint of the teacher not found: {teacher}: give --path-t")
-    student_names = [name for name in settings if name not in SAMPLING_FLAGS]
-    for name in LATER_SETTINGS:  # so that the names of earlier run folders stay
-        if settings[name] == NOT_GIVEN:
-            student_names.remove(name)
+    student_names = [
+        name
+        for name, setting in settings.items()
+        if name not in SAMPLING_FLAGS and setting != NOT_GIVEN
+    ]
     common = ["--seed", str(seed), "--device", sweep.device]
     sampling_line = [*command_line(settings, SAMPLING_FLAGS), *common]
     sampling_line += ["--model", sweep.generator, "--batch_size", str(SAMPLING_BATCH)]

@@ -133,18 +133,7 @@ def parse_option(argv=None):
     flags.add_schedule_flags(parser, schedule="cosine", min_lr=2e-4)
     real.add_flags(parser)
     group = parser.add_argument_group("run folder")
-    group.add_argument(
-        "--experiments_dir",
-        type=flags.nonempty,
-        default=None,
-        help="see above (default: <dataset>_<model_s>)",
-    )
-    group.add_argument(
-        "--experiments_name",
-        type=flags.nonempty,
-        default=None,
-        help="see above (default: the method)",
-    )
+    flags.add_run_folder_flags(group, None, "the method")
     flags.add_safetensors_flag(group)
     group.add_argument("--table", default=None, help="name of the results table, for result.json")
     flags.add_process_flags(parser)

@@ -150,18 +150,7 @@ def parse_option(argv=None):
     flags.add_schedule_flags(parser, lr_decay_epochs=[150, 180, 210])
     real.add_flags(parser)
     group = parser.add_argument_group("run folder and other modes")
-    group.add_argument(
-        "--experiments_dir",
-        type=flags.nonempty,
-        default=None,
-        help="see above (default: <dataset>_<model_s>)",
-    )
-    group.add_argument(
-        "--experiments_name",
-        type=flags.nonempty,
-        default="fold-1",
-        help="see above (default: fold-1)",
-    )
+    flags.add_run_folder_flags(group, "fold-1", "fold-1")
     group.add_argument("--table", default=None, help="name of the results table, for result.json")
     group.add_argument(
         "--row",

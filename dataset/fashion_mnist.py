@@ -71,7 +71,9 @@ def missing_error(root):
     if Path.cwd() != repository:  # where -m finds the command
         path = shlex.quote(os.path.abspath(root))
         command = f"cd {repository} && python -m tools.fashion_mnist --root {path}"
-    archives = " (only archives: unpack them with gunzip)" * any(folder(root).glob("*-ubyte.gz"))
+    archives = ""
+    if any(folder(root).glob("*-ubyte.gz")):
+        archives = " (only archives: unpack them with gunzip)"
     return UserError(
         f"Fashion-MNIST is not in {folder(root)}{archives}: give --data_root FOLDER, or run  "
         f"{command}"

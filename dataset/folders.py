@@ -549,8 +549,9 @@ def _first_out_of_order(names):
     """Index of the first of the sorted names that the numbers in them would put elsewhere, or 0."""
 
     def natural(name):
-        text, *rest = re.split("([0-9]+)", name)
-        return [text, *(part for pair in zip(map(int, rest[::2]), rest[1::2]) for part in pair)]
+        parts = re.split("([0-9]+)", name)
+        parts[1::2] = map(int, parts[1::2])
+        return parts
 
     pairs = enumerate(zip(names, sorted(names, key=natural), strict=True))
     return next((index for index, (name, other) in pairs if name != other), 0)

@@ -415,6 +415,22 @@ def add_capture_flag(parser):
     )
 
 
+def add_run_folder_flags(group, name, meaning):
+    """Adds the flags of the run folder of a student.
+
+    name: the default of its name; meaning: of that default, for --help.
+    """
+    group.add_argument(
+        "--experiments_dir",
+        type=nonempty,
+        default=None,
+        help="see above (default: <dataset>_<model_s>)",
+    )
+    group.add_argument(
+        "--experiments_name", type=nonempty, default=name, help=f"see above (default: {meaning})"
+    )
+
+
 def add_safetensors_flag(group):
     """Adds the flag of `Run.finish`, for the scripts that train classifiers."""
     group.add_argument(

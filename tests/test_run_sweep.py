@@ -601,6 +601,20 @@ def test_losses_of_a_sweep(argv):
     assert "--distill kd --standardize_logits" in standardised.settings
 
 
+def test_every_stage_of_the_study_is_a_valid_sweep(monkeypatch):
+    """With 128,000 image-steps in each cell; teachers that are not trained yet have no cells."""
+    monkeypatch.chdir(ROOT)
+    commands = recorded("study_fashion_mnist.sh")
+    lines = [command[1:] for command in commands if command[0] == "run_sweep.py"]
+    names = [line[line.index("--name") + 1] for line in lines]
+    assert len(set(names)) == len(names) == 9
+    for name, line in zip(names, lines, strict=True):
+        sweep = sweep_of(*line)
+        if not name.startswith("teachers"):
+            assert {cell.steps for cell in run_sweep.make_cells(sweep)} == {128_000}
+    assert sum("train_teacher.py" in command for command in commands) == 3
+
+
 # data set: sweep: of the first and the last value, (s, T, images per class) if it samples, and some
 # settings of the student
 RECIPES = {

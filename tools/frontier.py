@@ -91,8 +91,14 @@ def draw(records, path):
         points = {}
         for record in (group := list(group)):
             points.setdefault(cost(record), []).append(float(record["top1_last"]))
-        guided = "" if scale == "1" else f", s = {scale}" + (f" in {interval}" if interval else "")
         paper = all(map(is_the_papers, group))
+        label = "the paper's sampling"
+        if not paper:
+            label = f"{amount:,} images, {sampler} {spacing}".rstrip()
+            if scale != "1":
+                label += f", s = {scale}"
+            if interval:
+                label += f" in {interval}"
         axis.errorbar(
             points.keys(),
             [statistics.mean(figures) for figures in points.values()],
@@ -103,8 +109,7 @@ def draw(records, path):
             linestyle=("-", "--", ":", "-.")[kinds.index(line[1:]) % 4],
             linewidth=1,
             capsize=2,
-            label="the paper's sampling" * paper
-            or f"{amount:,} images, {' '.join(filter(None, (sampler, spacing)))}{guided}",
+            label=label,
         )
     split = records[0]["val_split"]
     axis.set_xscale("log")
