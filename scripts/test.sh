@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests need into .venv and runs them (about 6 minutes on two CPU cores).
+# Installs what the tests need into .venv and runs them (about 10 minutes on two CPU cores).
 # Arguments go to pytest:
 #   sh scripts/test.sh tests/test_losses.py -k kd
 #   sh scripts/test.sh -n 0 -s tests/test_photographs.py     one process, with what the tests print
