@@ -111,6 +111,7 @@ SETTINGS = {
         "gamma": "0",
         "distill": NOT_GIVEN,
         "standardize_logits": NOT_GIVEN,
+        "amp": NOT_GIVEN,
     },
     "imagenet": {
         "cfg_scale": "2",

@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 STAGES=${STAGES:-"spacing frontier paper interval fidelity teachers losses"}
 SEEDS=${SEEDS:-0,1,2}
 JOBS=${JOBS:-2}                  # students at a time, of one thread each
-BATCH=${BATCH:-16}
+BATCH=${BATCH:-32}
+AMP=${AMP:-bf16}                 # of the student; off: fp32
 AMOUNT=${AMOUNT:-8000}           # images, where a stage does not vary them
 EPOCHS=${EPOCHS:-16}
 KINDS=${KINDS:-"ddim:leading dpmsolver++:-"}             # samplers and spacings
@@ -27,7 +28,7 @@ sweep() {
     name=$1 file=$2
     shift 2
     "$PYTHON" run_sweep.py --sweep "$name" --name "$file" --out "$OUT" --seeds "$SEEDS" \
-        --jobs "$JOBS" --batch_size "$BATCH" --data_root "$DATA" --device cpu "$@"
+        --jobs "$JOBS" --batch_size "$BATCH" --amp "$AMP" --data_root "$DATA" --device cpu "$@"
 }
 
 # join WORD…: the words with commas between them
