@@ -26,7 +26,7 @@ from helper import options as flags
 from helper.checkpoints import weights_sha256
 from helper.distributed import fix_kernels, session
 from helper.errors import UserError, run_script
-from helper.evaluate import chance_warning
+from helper.evaluate import accuracy_warning
 from helper.files import file_stem, make_folder, write_json
 from helper.run import environment
 from models.classifiers import (
@@ -205,10 +205,11 @@ def main(argv=None):
         real_outputs = real_facts = None
         if with_real:
             real_outputs = outputs_for(real_images)
-            top1 = real_outputs.top1  # None without labels
-            warning = None if top1 is None else chance_warning(top1, num_classes)
-            if warning and world.is_main:
-                print(warning, flush=True)
+            if real_outputs.confusion is not None:  # None without labels
+                names = class_names or [str(label) for label in range(num_classes)]
+                warning = accuracy_warning(real_outputs.confusion, names)
+                if warning and world.is_main:
+                    print(warning, flush=True)
             real_facts = {
                 "source": origin_of(real_images),
                 "images": len(real_images),

@@ -30,9 +30,14 @@ from helper.cost import training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
 from helper.errors import UserError, run_script
-from helper.evaluate import chance_warning, evaluate_classifier, evaluate_teacher
+from helper.evaluate import (
+    accuracy_warning,
+    confusion_matrix,
+    evaluate_classifier,
+    evaluate_teacher,
+)
 from helper.files import file_stem
-from helper.losses import loss_weight, mixing
+from helper.losses import check_last_layer, loss_weight, mixing
 from helper.optim import make_optimizer, update
 from helper.run import Run, latest_path
 from models.classifiers import (
@@ -316,6 +321,7 @@ def main(argv=None):
             num_classes,
             train_loader.rank_batch_size,
         )
+        check_last_layer(student, options.distill, options.standardize_logits)
         optimizer = make_optimizer(
             options.optimizer,
             student.parameters(),
@@ -467,7 +473,8 @@ def evaluate_checkpoint(path, name, statistics, val_loader, world, amp):
     num_classes = len(val_loader.images.class_names)
     student = load_teacher(path, num_classes, *statistics[:2], name).to(world.device)
     check_classifier(student, name, "--model_s", val_loader.transform.size, num_classes)
-    metrics, _ = evaluate_classifier(student, val_loader, world, amp)
+    metrics, classes = evaluate_classifier(student, val_loader, world, amp)
+    confusion = confusion_matrix(classes, val_loader.images, num_classes, world)
     if world.is_main:
         print(f"{name}: images are normalised with {statistics}")
         print(
@@ -475,7 +482,7 @@ def evaluate_checkpoint(path, name, statistics, val_loader, world, amp):
             f"{len(val_loader.images)} images",
             flush=True,
         )
-        if warning := chance_warning(metrics["top1"], num_classes):
+        if warning := accuracy_warning(confusion, val_loader.images.class_names):
             print(warning, flush=True)
     return metrics
 

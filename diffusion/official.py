@@ -141,14 +141,14 @@ def recognise(state, model, path):
         rows = len(state["y_embedder.embedding_table.weight"])
         tokens = state["pos_embed"].shape[1]
         outputs = len(state["final_layer.linear.weight"]) // patch**2
-    except (KeyError, ValueError, IndexError):
+    except (KeyError, ValueError, IndexError) as error:
+        reason = f"its first tensor is {next(iter(state))}"
+        if isinstance(error, KeyError):
+            reason = f"it lacks {error.args[0]}; {reason}"
         hint = ""
         if "transformer_blocks" in " ".join(state):
             hint = "; diffusers' weights are given as --model FOLDER"
-        raise UserError(
-            f"{path} is not an official DiT checkpoint (its first tensor is {next(iter(state))})"
-            f"{hint}"
-        ) from None
+        raise UserError(f"{path} is not an official DiT checkpoint ({reason}){hint}") from None
     size = next((size for size, numbers in SIZES.items() if numbers[:2] == (depth, width)), None)
     name = f"DiT-{size}/{patch}"
     dimensions = f"({depth} blocks of width {width}, patch {patch})"

@@ -1,5 +1,6 @@
 """Evaluation of a classifier on the real validation set."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
@@ -87,13 +88,58 @@ def chance_warning(top1, num_classes):
     )
 
 
+def confusion_matrix(classes, images, num_classes, world):
+    """Counts (K, K), float64, over all processes: rows are the labels, columns the predictions.
+
+    classes: the predictions (M,) of this rank, in the order of `ordered_batches`; images: the
+    labelled ImageSet; num_classes: K.
+    """
+    labels = torch.from_numpy(images.labels[world.rank :: world.size].astype(np.int64))
+    counts = torch.bincount(labels * num_classes + classes.cpu(), minlength=num_classes**2)
+    return world.sum(counts.double()).view(num_classes, num_classes)
+
+
+def order_warning(confusion, class_names):
+    """Returns a warning if a classifier seems to have its classes in another order, else None.
+
+    confusion: (K, K) as of `confusion_matrix`. If each prediction stood for the label that it meets
+    most often, the accuracy would be half as much again, and 20 points more, than it is. Too few
+    images to tell (fewer than 20 for a class): None.
+    """
+    count = confusion.sum().item()
+    if count < 20 * len(confusion):
+        return None
+    top1 = 100 * confusion.trace().item() / count
+    likely = confusion.argmax(0)  # label of each prediction
+    renamed = 100 * confusion.max(0).values.sum().item() / count
+    if renamed < max(1.5 * top1, top1 + 20):
+        return None
+    moved = likely != torch.arange(len(likely))
+    wrong = int((confusion.max(0).values * moved).argmax())
+    return (
+        f"warning: a top-1 of {top1:.2f} % would be {renamed:.2f} % if the classes were in another "
+        f"order: the classifier's class {wrong} is mostly `{class_names[likely[wrong]]}`, but here "
+        f"`{class_names[wrong]}` is number {wrong}. Rename the class folders, so that alphabetical "
+        "order (of numbers: numeric order) is the classifier's"
+    )
+
+
+def accuracy_warning(confusion, class_names):
+    """The `order_warning` of a confusion matrix (K, K), or else its `chance_warning`, or None."""
+    top1 = 100 * confusion.trace().item() / confusion.sum().item()
+    return order_warning(confusion, class_names) or chance_warning(top1, len(confusion))
+
+
 def evaluate_teacher(teacher, name, loader, run, amp):
-    """Evaluates the teacher of a Run and logs its accuracy, with a warning if it is near chance.
+    """Evaluates the teacher of a Run and logs its accuracy, with a warning if it is near chance or
+    its classes are in another order.
 
     Returns the values of `evaluate_classifier`.
     """
     metrics, classes = evaluate_classifier(teacher, loader, run.world, amp)
     run.log(f"teacher {name}: top-1 {metrics['top1']:.2f} % on the real validation set")
-    if warning := chance_warning(metrics["top1"], len(loader.images.class_names)):
+    names = loader.images.class_names
+    confusion = confusion_matrix(classes, loader.images, len(names), run.world)
+    if warning := accuracy_warning(confusion, names):
         run.log(warning)
     return metrics, classes

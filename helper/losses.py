@@ -9,6 +9,9 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from helper.errors import UserError
 
 DISTILLATIONS = ("kd", "dkd", "dist")
 
@@ -100,6 +103,19 @@ def distillation(name, temperature, standardized=False, scaled=True, **weights):
         return kd_loss(student_logits, teacher_logits, temperature, scaled)
 
     return loss
+
+
+def check_last_layer(student, loss, standardized=False):
+    """Raises UserError for a student that starts with a last layer of zeros, whose logits are all
+    the same, if the loss needs logits that differ: `dist`, or any loss of standardised logits.
+    """
+    layers = [module for module in student.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    if (loss == "dist" or standardized) and layers and not layers[-1].weight.any():
+        flag = "--standardize_logits" if standardized else "--distill dist"
+        raise UserError(
+            f"the last layer of the student starts with zeros, from which {flag} cannot learn: "
+            f"omit {flag}, or initialise the layer otherwise"
+        )
 
 
 def loss_weight(epoch, warmup_epochs):

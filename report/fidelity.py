@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from helper.device import autocast, to_device
 from helper.errors import UserError
+from helper.evaluate import confusion_matrix
 from helper.features import LastFeatures
 
 NEIGHBOUR_IMAGES = 10_000  # most images of each set that precision and recall are measured on
@@ -143,6 +144,7 @@ class ClassifierOutputs:
     moments: Moments of the features of all images.
     features: float64 (n, F), those of the images `sample_indices(N, n)`.
     top1: accuracy on the labels in percent, None without labels.
+    confusion: counts (K, K) of labels and predictions, None without labels.
     entropy: mean entropy of the softmax, in nats.
     """
 
@@ -150,6 +152,7 @@ class ClassifierOutputs:
     features: torch.Tensor
     top1: float | None
     entropy: float
+    confusion: torch.Tensor | None = None
 
 
 @torch.no_grad()
@@ -176,14 +179,15 @@ def classifier_outputs(classifier, loader, world, dimension, amp="off", title="i
     rows[sample] = np.arange(len(sample))
     rows = rows[world.rank :: world.size]
     features = torch.zeros(len(sample), dimension, dtype=torch.float64, device=device)
-    correct, entropy = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
+    entropy = torch.zeros((), dtype=torch.float64, device=device)
+    classes = []
     bar = tqdm(
         total=count, desc=title, unit="image", disable=not world.is_main, leave=False, mininterval=1
     )
     with bar, LastFeatures(classifier) as last:
         start = 0
         for batch in loader.ordered_batches():
-            images, labels = to_device(batch, device)
+            images, _ = to_device(batch, device)
             with autocast(amp, device):
                 logits = classifier(images).float()
             batch_features = last.value
@@ -194,19 +198,20 @@ def classifier_outputs(classifier, loader, world, dimension, amp="off", title="i
             features[sample_rows] = batch_features[torch.from_numpy(in_sample).to(device)].double()
             log_probabilities = F.log_softmax(logits, 1)
             entropy -= (log_probabilities.exp() * log_probabilities).sum(dtype=torch.float64)
-            correct += (logits.argmax(1) == labels).sum()
+            classes.append(logits.argmax(1))
             start += len(images)
             bar.update(len(images) * world.size)
-    correct, entropy = world.sum(torch.stack([correct, entropy]).cpu()).tolist()
+    entropy = world.sum(entropy.cpu()).item()
     moments = moments.merged(world)
     if not (np.isfinite(entropy) and moments.scatter.isfinite().all()):
         raise UserError(
             f"the teacher's outputs for {title} are not all finite: check its checkpoint, or use "
             "--amp off"
         )
+    top1 = confusion = None
+    if loader.images.labels is not None:
+        confusion = confusion_matrix(torch.cat(classes), loader.images, logits.shape[1], world)
+        top1 = 100 * confusion.trace().item() / count
     return ClassifierOutputs(
-        moments,
-        world.sum(features.cpu()).to(device),
-        None if loader.images.labels is None else 100 * correct / count,
-        entropy / count,
+        moments, world.sum(features.cpu()).to(device), top1, entropy / count, confusion
     )

@@ -42,7 +42,7 @@ for stage in $STAGES; do
     spacing) sweep spacing spacing "$@" --baseline ddim:leading:5 --values "$(join $(
         for steps in 2 3 5; do
             echo ddim:leading:$steps ddim:trailing:$steps
-            echo dpmsolver++:-:$steps dpmsolver++:trailing:$steps
+            echo dpmsolver++:-:$steps dpmsolver++:leading:$steps
         done))" ;;
     # Accuracy over the cost of sampling: images, epochs and epochs of warm-up are 8k:16:1 to
     # 64k:2:0.125

@@ -26,11 +26,12 @@ from dataset.loader import make_loader
 from helper import checkpoints, losses
 from helper.distributed import World
 from helper.errors import UserError
-from helper.evaluate import chance_warning, evaluate_teacher
+from helper.evaluate import chance_warning, evaluate_teacher, order_warning
 from helper.options import statistics_fault
 from helper.run import Run
 from models.architectures import create_model
 from models.classifiers import image_statistics, load_teacher
+from report.fidelity import classifier_outputs
 
 WORLD = World(0, 1, torch.device("cpu"))
 STATISTICS = ((0.5,) * 3, (0.5,) * 3)
@@ -346,6 +347,75 @@ def test_teachers_of_two_classes(correct, warns):
     metrics, _ = evaluate_teacher(Brightness(), "t", loader, run, "off")
     assert metrics["top1"] == 10 * correct
     assert any("warning" in line and "chance" in line for line in lines) == warns
+
+
+def shades(labels, classes):
+    """Plain images (N, 32, 32, 3), uint8: class k of K has the brightness k / (K - 1)."""
+    grey = np.round(255 * labels / (classes - 1))
+    return np.broadcast_to(grey[:, None, None, None], (len(labels), 32, 32, 3)).astype(np.uint8)
+
+
+class Shades(torch.nn.Module):
+    """The class of an image of `shades`, or in `order` another one."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.order = torch.tensor(order)
+
+    def forward(self, images):
+        shade = torch.round(images.mean((1, 2, 3)) * (len(self.order) - 1)).long()
+        return torch.nn.functional.one_hot(self.order[shade], len(self.order)).float()
+
+
+@pytest.mark.parametrize(
+    "order, count, warns",
+    [
+        ([0, 1, 2, 3, 4], 100, None),
+        ([0, 1, 3, 4, 2], 100, "2 is mostly `e`"),  # 40 % as it is, 100 % renamed
+        ([0, 1, 2, 4, 3], 100, "number"),  # 60 %
+        ([0, 0, 0, 0, 0], 100, None),  # near chance is not another order
+        ([0, 1, 3, 4, 2], 50, None),  # too few images to tell
+    ],
+)
+@pytest.mark.parametrize("script", ["train_student", "evaluate_images"])
+def test_classes_in_another_order(order, count, warns, script):
+    labels = np.arange(count) % 5
+    images = ImageSet(shades(labels, 5), labels, list("abcde"))
+    loader = make_loader(images, transforms.validation(32), 7, WORLD)
+    if script == "train_student":
+        lines = []
+        run = SimpleNamespace(world=WORLD, log=lines.append)
+        evaluate_teacher(Shades(order), "t", loader, run, "off")
+        found = [line for line in lines if "another order:" in line]
+    else:
+        network = torch.nn.Sequential(Shades(order), torch.nn.Linear(5, 5, bias=False))
+        torch.nn.init.eye_(network[1].weight)
+        outputs = classifier_outputs(network, loader, WORLD, 5)
+        assert outputs.top1 == 100 * np.mean(np.array(order)[labels] == labels)
+        warning = order_warning(outputs.confusion, images.class_names)
+        found = [warning] if warning else []
+    assert len(found) == (warns is not None)
+    assert not found or warns in found[0]
+
+
+# A student that cannot start
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Linear(4, 3), torch.nn.Conv2d(4, 3, 1)])
+def test_a_last_layer_of_zeros(layer):
+    student = torch.nn.Sequential(torch.nn.Linear(4, 4), layer)
+    for loss, standardized in (("kd", False), ("dkd", False), ("kd", True), ("dist", False)):
+        losses.check_last_layer(student, loss, standardized)  # not zeros
+    torch.nn.init.zeros_(layer.weight)
+    losses.check_last_layer(student, "kd")  # learns all the same
+    losses.check_last_layer(student, "dkd")
+    for loss, standardized, flag in (
+        ("kd", True, "--standardize_logits"),
+        ("dkd", True, "--standardize_logits"),
+        ("dist", False, "--distill dist"),
+    ):
+        with pytest.raises(UserError, match=flag):
+            losses.check_last_layer(student, loss, standardized)
 
 
 # Images that are replaced
