@@ -179,8 +179,8 @@ VALUES = {
         "spacing": Values(
             ",".join(
                 f"{sampler}:{spacing}:{steps}"
-                for sampler, usual in (("ddim", "leading"), ("dpmsolver++", NOT_GIVEN))
-                for spacing in (usual, "trailing")
+                for sampler, other in (("ddim", "trailing"), ("dpmsolver++", NOT_GIVEN))
+                for spacing in ("leading", other)
                 for steps in (2, 3, 5, 8)
             ),
             "ddim:leading:8",
@@ -190,12 +190,12 @@ VALUES = {
         # 128,000 image-steps of the student in every cell, 8,000 of them with warm-up
         "frontier": Values(
             ",".join(
-                f"{sampler}:{NOT_GIVEN}:{steps}:{amount}k:{128 // amount}:{8 / amount:g}"
+                f"{sampler}:leading:{steps}:{amount}k:{128 // amount}:{8 / amount:g}"
                 for amount in (8, 16, 32, 64)
                 for sampler in ("ddim", "dpmsolver++")
                 for steps in (2, 3, 5, 8, 12, 25)
             ),
-            f"ddim:{NOT_GIVEN}:25:8k:16:1",
+            "ddim:leading:25:8k:16:1",
         ),
     },
     # Stated by the paper or its code: s:T of 2:100 and 4:250; RN-18 and RN-50 as teachers; 140K,

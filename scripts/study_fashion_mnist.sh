@@ -1,6 +1,6 @@
 #!/bin/sh
 # A study on Fashion-MNIST, ResNet20 → ResNet8: the cost of sampling, guidance, teachers and losses.
-# 128,000 image-steps of the student per cell, evaluated on the holdout images. Writes results/study/.
+# 128,000 image-steps of the student per cell, evaluated on the holdout images: results/study/.
 # Ten hours or more on two CPU cores; run it again to continue. Not run to its end yet.
 #   STAGES="fidelity teachers" sh scripts/study_fashion_mnist.sh     some of the stages
 #   STAGES=frontier SEEDS=0 sh scripts/study_fashion_mnist.sh        fewer seeds
@@ -13,7 +13,10 @@ BATCH=${BATCH:-32}
 AMP=${AMP:-bf16}                 # of the student; off: fp32
 AMOUNT=${AMOUNT:-8000}           # images, where a stage does not vary them
 EPOCHS=${EPOCHS:-16}
-KINDS=${KINDS:-"ddim:leading dpmsolver++:-"}             # samplers and spacings
+SAMPLER=${SAMPLER:-dpmsolver++}  # of the stages after `paper`
+SPACING=${SPACING:-leading}      # of its timesteps
+STEPS=${STEPS:-5}                # T
+KINDS=${KINDS:-"ddim:leading dpmsolver++:leading"}       # samplers and spacings of the frontier
 FRONTIER_STEPS=${FRONTIER_STEPS:-"2 3 5 8 12 25"}        # T
 BUDGETS=${BUDGETS:-"8k:16:1 16k:8:0.5 32k:4:0.25 64k:2:0.125"}
 DATA=${DATA:-true_dataset}
@@ -37,6 +40,7 @@ join() { echo "$*" | tr ' ' ,; }
 "$PYTHON" -m tools.fashion_mnist --root "$DATA"
 for stage in $STAGES; do
     set -- --data_amount "$AMOUNT" --epochs "$EPOCHS"
+    sampling="--sampler $SAMPLER --timestep_spacing $SPACING"
     case $stage in
     # Where the few timesteps of a sampler should be
     spacing) sweep spacing spacing "$@" --baseline ddim:leading:5 --values "$(join $(
@@ -55,10 +59,11 @@ for stage in $STAGES; do
     # The paper's sampling
     paper) sweep steps paper "$@" --sampler ddpm --cfg_scale 2 --values 100 ;;
     # Guidance throughout and in the middle of the chain only
-    interval) sweep interval interval "$@" --sampler "${KINDS%%:*}" \
-        --values 1:-:5,1.5:-:5,2:-:5,1.5:0.2-0.8:5,2:0.2-0.8:5,2:0.4-0.8:5 ;;
+    interval) sweep interval interval "$@" $sampling --values "$(join 1:-:$STEPS 1.5:-:$STEPS \
+        2:-:$STEPS 1.5:0.2-0.8:$STEPS 2:0.2-0.8:$STEPS 2:0.4-0.8:$STEPS)" ;;
     # Does low fidelity teach better?
-    fidelity) sweep scale fidelity "$@" --num_sampling_steps 25 --values 1,1.5,2,4 --fidelity ;;
+    fidelity) sweep scale fidelity "$@" $sampling --num_sampling_steps "$STEPS" \
+        --values 1,1.5,2,4 --fidelity ;;
     # Do weaker teachers teach better? Five teachers, on generated and on real images
     teachers)
         for epochs in 1 2 4; do
@@ -70,11 +75,11 @@ for stage in $STAGES; do
         VALUES=$(join "$WEIGHTS/resnet8/resnet8_latest.pth" $(for epochs in 1 2 4; do
             echo "$TEACHERS/resnet20_${epochs}epochs/resnet20_latest.pth"; done) \
             "$WEIGHTS/resnet20/resnet20_latest.pth")
-        sweep teacher teachers "$@" --values "$VALUES"
+        sweep teacher teachers "$@" $sampling --num_sampling_steps "$STEPS" --values "$VALUES"
         sweep teacher teachers_real "$@" --values "$VALUES" --train_data real ;;
     # Other distillation losses, on generated and on real images
     losses)
-        sweep loss losses "$@"
+        sweep loss losses "$@" $sampling --num_sampling_steps "$STEPS"
         sweep loss losses_real "$@" --train_data real ;;
     *) echo "error: no stage $stage: see STAGES in $0" >&2; exit 2 ;;
     esac

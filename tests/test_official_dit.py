@@ -321,7 +321,7 @@ WRONG = {
     "a classifier": (
         {"fc.weight": shape(3, 3)},
         [],
-        "not an official DiT checkpoint (its first tensor is fc.weight)",
+        "(it lacks x_embedder.proj.weight; its first tensor is fc.weight)",
     ),
     "diffusers' weights": (
         {"transformer_blocks.0.attn1.to_q.weight": shape(3, 3)},
