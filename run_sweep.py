@@ -529,9 +529,9 @@ def fashion_mnist_cell(sweep, value, seed, settings, generator):
         check_steps(sampling.sampler, sampling.num_sampling_steps, generator.schedule)
         data = f"s{sampling.cfg_scale:g}_T{sampling.num_sampling_steps}"
         more = {name: getattr(sampling, name) for name in ("timestep_spacing", "cfg_interval")}
-        more = {name: value for name, value in more.items() if value is not None}
-        for value in more.values():
-            data += f"_{value}" if isinstance(value, str) else "_i{:g}-{:g}".format(*value)
+        more = {name: setting for name, setting in more.items() if setting is not None}
+        for setting in more.values():
+            data += f"_{setting}" if isinstance(setting, str) else "_i{:g}-{:g}".format(*setting)
         images = Path(f"syn_dataset/sweep_{generator.name}_{sampling.sampler}_{data}_seed{seed}")
         key |= {name: getattr(sampling, name) for name in SAMPLING_FLAGS[:3]} | more
         key |= {"generator": generator.weights_sha256}
