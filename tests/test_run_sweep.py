@@ -611,7 +611,9 @@ def test_every_stage_of_the_study_is_a_valid_sweep(monkeypatch):
     for name, line in zip(names, lines, strict=True):
         sweep = sweep_of(*line)
         if not name.startswith("teachers"):
-            assert {cell.steps for cell in run_sweep.make_cells(sweep)} == {128_000}
+            cells = run_sweep.make_cells(sweep)
+            assert {cell.steps for cell in cells} == {128_000}
+            assert [cell.value for cell in cells] == sweep.values * len(sweep.seeds)
     assert sum("train_teacher.py" in command for command in commands) == 3
 
 
