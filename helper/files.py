@@ -76,6 +76,20 @@ def read_text(path):
     return Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
 
 
+def write_figure(path, figure):
+    """Writes a matplotlib figure as a PNG of 64 colours, and closes it."""
+    from matplotlib import pyplot
+    from PIL import Image
+
+    drawn, reduced = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    pyplot.close(figure)
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(64).save(reduced, "png", optimize=True)
+    with whole_file(path) as file:
+        file.write(reduced.getvalue())
+
+
 def write_text(path, text):
     """Writes `text` to `path` atomically."""
     with whole_file(path, "w", sync=True) as file:

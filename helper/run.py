@@ -39,7 +39,7 @@ from helper.files import (
     read_json,
     read_text,
     remove_parts,
-    whole_file,
+    write_figure,
     write_json,
     write_text,
 )
@@ -623,6 +623,4 @@ def draw_curves(rows, path, panels):
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend()
-    with whole_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)
-    pyplot.close(figure)
+    write_figure(path, figure)

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 from helper.errors import UserError
-from helper.files import csv_text, entry, make_folder, read_json, whole_file, write_text
+from helper.files import csv_text, entry, make_folder, read_json, write_figure, write_text
 from report.tables import markdown, spread
 
 # What the values of each sweep are called.
@@ -188,7 +188,8 @@ def draw(records, panels, title, label, path):
             capsize=4,
             label=f"mean ± sample standard deviation of {max(map(len, points))} seeds",
         )
-        axis.set_xticks(range(len(values)), values)
+        slanted = {"rotation": 40, "ha": "right"} if len("".join(values)) > 50 else {}
+        axis.set_xticks(range(len(values)), values, **slanted)
         axis.set(xlabel=label, ylabel=y_label, xlim=(-0.5, len(values) - 0.5))
         axis.grid(alpha=0.3)
     figure.legend(
@@ -198,9 +199,7 @@ def draw(records, panels, title, label, path):
         fontsize="small",
     )
     figure.suptitle(textwrap.fill(title, 75 * len(panels)), fontsize="medium")
-    with whole_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)
-    pyplot.close(figure)
+    write_figure(path, figure)
 
 
 def record_of(result, value, name, figures=None, evaluations=None, settings=None):

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from helper.errors import UserError, run_script
-from helper.files import csv_text, read_text, whole_file, write_text
+from helper.files import csv_text, read_text, write_figure, write_text
 from helper.options import Parser
 from report.sweeps import COLUMNS
 
@@ -120,9 +120,7 @@ def draw(records, path):
     )
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize="x-small", ncols=2)
-    with whole_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)
-    pyplot.close(figure)
+    write_figure(path, figure)
 
 
 if __name__ == "__main__":
