@@ -162,7 +162,7 @@ def draw(records, panels, title, label, path):
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(5.5 * len(panels), 4.5), layout="constrained", squeeze=False
+        1, len(panels), figsize=(5.5 * len(panels), 5), layout="constrained", squeeze=False
     )
     for axis, (column, y_label) in zip(axes[0], panels.items(), strict=True):
         figures = by_value(records, column)
