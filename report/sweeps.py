@@ -97,6 +97,13 @@ def paired_difference(ours, baseline):
     return statistics.mean(differences), t_quantile(len(differences) - 1) * error
 
 
+def difference_text(mean, half):
+    """'+mean [low, high]' of a `paired_difference`; the mean alone without an interval."""
+    if half is None:
+        return "–" if mean is None else f"{mean:+.2f}"
+    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+
+
 def by_value(records, column):
     """{value: {seed: figure}} of a column, values in the order of the records, without missing
     figures.
@@ -124,7 +131,7 @@ def table(records, baseline, label):
     for value, figures in top1.items():
         difference = "baseline"
         if value != baseline:
-            difference = _difference(*paired_difference(figures, top1[baseline]))
+            difference = difference_text(*paired_difference(figures, top1[baseline]))
         row = [value, str(len(figures)), spread(list(figures.values())), difference]
         row.append(spread(list(best[value].values())))
         row.append(spread(list(agreement[value].values())))
@@ -142,12 +149,6 @@ def table(records, baseline, label):
         *(FIDELITY[column][0] for column in fidelity),
     ]
     return markdown(headings, rows)
-
-
-def _difference(mean, half):
-    if half is None:
-        return "–" if mean is None else f"{mean:+.2f}"
-    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
 
 
 def draw(records, panels, title, label, path):

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A study on Fashion-MNIST, ResNet20 → ResNet8: the cost of sampling, guidance, teachers and losses.
-# 128,000 image-steps of the student per cell, evaluated on the holdout images: results/study/.
+# 128,000 image-steps of the student per cell, evaluated on SPLIT. Writes results/study/.
 # Ten hours or more on two CPU cores; run it again to continue. Not run to its end yet.
 #   STAGES="fidelity teachers" sh scripts/study_fashion_mnist.sh     some of the stages
 #   STAGES=frontier SEEDS=0 sh scripts/study_fashion_mnist.sh        fewer seeds
@@ -19,6 +19,7 @@ STEPS=${STEPS:-5}                # T
 KINDS=${KINDS:-"ddim:leading dpmsolver++:leading"}       # samplers and spacings of the frontier
 FRONTIER_STEPS=${FRONTIER_STEPS:-"2 3 5 8 12 25"}        # T
 BUDGETS=${BUDGETS:-"8k:16:1 16k:8:0.5 32k:4:0.25 64k:2:0.125"}
+SPLIT=${SPLIT:-holdout}          # choose on holdout, report on test
 DATA=${DATA:-true_dataset}
 OUT=${OUT:-results/study}
 WEIGHTS=save/models/fashion_mnist
@@ -31,7 +32,8 @@ sweep() {
     name=$1 file=$2
     shift 2
     "$PYTHON" run_sweep.py --sweep "$name" --name "$file" --out "$OUT" --seeds "$SEEDS" \
-        --jobs "$JOBS" --batch_size "$BATCH" --amp "$AMP" --data_root "$DATA" --device cpu "$@"
+        --jobs "$JOBS" --batch_size "$BATCH" --amp "$AMP" --val_split "$SPLIT" --data_root "$DATA" \
+        --device cpu "$@"
 }
 
 # join WORD…: the words with commas between them

@@ -559,6 +559,14 @@ def test_frontier_joins_sweeps(tmp_path):
     ddpm = write_csv(tmp_path / "ddpm.csv", paper, [(100, 0, 81)], images=2000)
     real = write_csv(tmp_path / "real.csv", "", [("", 0, 90)])
     records = frontier.main([str(tmp_path / "out"), ddim, ddpm, ddim, real])
+    rows = (tmp_path / "out.md").read_text().splitlines()
+    (cheap,), (dear,), (paper,) = (
+        [row for row in rows if f"| {evaluations} | {evaluations} |" in row]
+        for evaluations in (2, 8, 100)
+    )
+    assert "70.50 ± 0.71" in cheap and "-10.00" in cheap  # the pair of seed 0
+    assert "80.00" in dear and "-1.00" in dear
+    assert "81.00" in paper and "200,000" in paper
     assert [record["top1_last"] for record in records] == ["71", "70", "80", "81"]
     assert [frontier.cost(record) for record in records] == [2000, 2000, 8000, 200_000]
     assert [frontier.is_the_papers(record) for record in records] == [False] * 3 + [True]

@@ -1,9 +1,11 @@
-"""Plots accuracy over the cost of sampling: OUT.png, and its data OUT.csv, from CSVs of sweeps.
+"""Plots accuracy over the cost of sampling, from CSVs of sweeps: OUT.png, the table OUT.md and the
+data OUT.csv.
 
     python -m tools.frontier OUT SWEEP.csv...
 
 The cost is the number of network evaluations of all images. There is one line per number of images
-and kind of sampling, over its steps T. Runs that are in several files count once.
+and kind of sampling, over its steps T. Runs that are in several files count once. The table has the
+differences from the paper's sampling (DDPM, s = 2, T = 100), if it is among the runs.
 """
 
 import csv
@@ -15,7 +17,8 @@ from pathlib import Path
 from helper.errors import UserError, run_script
 from helper.files import csv_text, read_text, write_figure, write_text
 from helper.options import Parser
-from report.sweeps import COLUMNS
+from report.sweeps import COLUMNS, difference_text, paired_difference
+from report.tables import markdown, spread
 
 
 def main(argv=None):
@@ -38,7 +41,9 @@ def main(argv=None):
     records.sort(key=lambda record: (line_of(record), cost(record), int(record["seed"])))
     write_text(f"{options.out}.csv", csv_text(COLUMNS, records))
     draw(records, f"{options.out}.png")
-    print(f"{options.out}.csv, .png: {len(records)} runs", flush=True)
+    text = table(records)
+    write_text(f"{options.out}.md", page(records, text, options))
+    print(f"{text}\n\n{options.out}.csv, .md, .png: {len(records)} runs", flush=True)
     return records
 
 
@@ -76,6 +81,57 @@ def is_the_papers(record):
     return [setting(record, name) for name in names] == ["ddpm", "2", "100"]
 
 
+def name_of(line):
+    """What the legend and the table call a line of `line_of`."""
+    amount, sampler, spacing, scale, interval = line
+    name = f"{amount:,} images, {sampler} {spacing}".rstrip()
+    if scale != "1":
+        name += f", s = {scale}"
+    return f"{name} in {interval}" if interval else name
+
+
+def table(records):
+    """Markdown table of the settings: cost, accuracy and paired difference from the paper's."""
+    settings = {}
+    for record in records:
+        key = line_of(record), setting(record, "num_sampling_steps"), record["evaluations"]
+        settings.setdefault(key, []).append(record)
+    papers = {
+        record["seed"]: float(record["top1_last"]) for record in filter(is_the_papers, records)
+    }
+    rows = []
+    for (line, steps, evaluations), group in sorted(
+        settings.items(), key=lambda item: cost(item[1][0])
+    ):
+        figures = {record["seed"]: float(record["top1_last"]) for record in group}
+        row = [name_of(line), steps, evaluations, f"{cost(group[0]):,}", str(len(group))]
+        row.append(spread(list(figures.values())))
+        if papers:
+            same = is_the_papers(group[0])
+            row.append("–" if same else difference_text(*paired_difference(figures, papers)))
+        rows.append(row)
+    headings = ["images and sampling", "T", "evaluations per image", "of all images", "seeds"]
+    headings.append("student's top-1 (%)")
+    if papers:
+        headings.append("difference from the paper's sampling [95 % interval]")
+    return markdown(headings, rows)
+
+
+def page(records, text, options):
+    """The page with the table `text`, as Markdown."""
+    split = records[0]["val_split"]
+    note = (
+        f"Top-1 of the student's last epoch on the real {split} images: mean ± sample standard "
+        "deviation over the seeds. Differences are means over pairs of equal seed, with their "
+        "95 % interval by Student's t."
+    )
+    command = f"python -m tools.frontier {' '.join(map(str, [options.out, *options.files]))}"
+    plot = f"![Plot of this table]({options.out.name}.png)"
+    data = f"Made by `{command}`. One line per run, with its settings: "
+    data += f"[{options.out.name}.csv]({options.out.name}.csv)."
+    return "\n\n".join(["# Accuracy over the cost of sampling", note, text, plot, data]) + "\n"
+
+
 def draw(records, path):
     """Draws mean ± sample standard deviation of the seeds over the cost; records in order."""
     import matplotlib
@@ -87,18 +143,10 @@ def draw(records, path):
     amounts = sorted({int(record["images"]) for record in records})
     kinds = sorted({line_of(record)[1:] for record in records})
     for line, group in groupby(records, line_of):
-        amount, (sampler, spacing, scale, interval) = line[0], line[1:]
-        points = {}
+        amount, points = line[0], {}
         for record in (group := list(group)):
             points.setdefault(cost(record), []).append(float(record["top1_last"]))
         paper = all(map(is_the_papers, group))
-        label = "the paper's sampling"
-        if not paper:
-            label = f"{amount:,} images, {sampler} {spacing}".rstrip()
-            if scale != "1":
-                label += f", s = {scale}"
-            if interval:
-                label += f" in {interval}"
         axis.errorbar(
             points.keys(),
             [statistics.mean(figures) for figures in points.values()],
@@ -109,7 +157,7 @@ def draw(records, path):
             linestyle=("-", "--", ":", "-.")[kinds.index(line[1:]) % 4],
             linewidth=1,
             capsize=2,
-            label=label,
+            label="the paper's sampling" if paper else name_of(line),
         )
     split = records[0]["val_split"]
     axis.set_xscale("log")
