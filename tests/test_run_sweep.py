@@ -581,6 +581,7 @@ def test_frontier_refuses_other_files(tmp_path):
     (tmp_path / "old.csv").write_text("sweep,value\nscale,1\n")
     (tmp_path / "empty.csv").write_text("")
     real = write_csv(tmp_path / "real.csv", "", [("", 0, 90)])
+    hot = write_csv(tmp_path / "hot.csv", "--kd_T 8", [(4, 0, 70)])
     out = tmp_path / "out"
     for files, words in (
         ([good, other], "holdout, test"),
@@ -588,6 +589,7 @@ def test_frontier_refuses_other_files(tmp_path):
         ([tmp_path / "empty.csv"], "empty.csv"),
         ([tmp_path / "none.csv"], "none.csv"),
         ([real], "generated"),
+        ([good, hot], "--kd_T .not given in good_2_0, 8 in hot_4_0"),
     ):
         with pytest.raises((UserError, FileNotFoundError), match=words):
             frontier.main([str(out), *map(str, files)])

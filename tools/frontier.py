@@ -20,12 +20,14 @@ from helper.options import Parser
 from report.sweeps import COLUMNS, difference_text, paired_difference
 from report.tables import markdown, spread
 
+SAMPLING = ("sampler", "timestep_spacing", "cfg_scale", "cfg_interval")  # flags of a line
+
 
 def main(argv=None):
     """Writes plot and data; returns the records, dicts of texts.
 
     Raises UserError for files that are not CSVs of sweeps of generated images, and for runs that
-    were evaluated on different images.
+    were evaluated on different images or differ in their students' settings.
     """
     parser = Parser(__doc__)
     parser.add_argument("out", type=Path, metavar="OUT")
@@ -38,6 +40,7 @@ def main(argv=None):
     splits = {record["val_split"] for record in records}
     if len(splits) > 1:
         raise UserError(f"the runs were evaluated on different images: {', '.join(sorted(splits))}")
+    check_students(records)
     records.sort(key=lambda record: (line_of(record), cost(record), int(record["seed"])))
     write_text(f"{options.out}.csv", csv_text(COLUMNS, records))
     draw(records, f"{options.out}.png")
@@ -69,10 +72,24 @@ def setting(record, flag):
     return words[words.index(f"--{flag}") + 1] if f"--{flag}" in words else ""
 
 
+def check_students(records):
+    """Raises UserError if the students differ in more than the number of their images and steps."""
+    free = (*SAMPLING, "num_sampling_steps", "data_amount", "epochs", "warmup_epochs", "amp")
+    first = records[0]
+    for record in records:
+        words = {*first["settings"].split(), *record["settings"].split()}
+        for name in sorted(word[2:] for word in words if word.startswith("--")):
+            values = setting(first, name), setting(record, name)
+            if name not in free and values[0] != values[1]:
+                raise UserError(
+                    f"the runs differ in --{name} ({values[0] or 'not given'} in {first['run']}, "
+                    f"{values[1] or 'not given'} in {record['run']}): give sweeps of one student"
+                )
+
+
 def line_of(record):
     """The line of a record: (number of images, sampler, spacing, guidance scale, its interval)."""
-    names = ("sampler", "timestep_spacing", "cfg_scale", "cfg_interval")
-    return int(record["images"]), *(setting(record, name) for name in names)
+    return int(record["images"]), *(setting(record, name) for name in SAMPLING)
 
 
 def is_the_papers(record):
