@@ -14,9 +14,9 @@ SOURCE=${SOURCE:-generated}      # or real
 SCALE=${SCALE:-1}                # guidance scale s; 1: no guidance, at half the cost
 SAMPLER=${SAMPLER:-dpmsolver++}  # or ddim; ddpm, the ancestral chain
 SPACING=${SPACING-leading}       # of the timesteps; SPACING= for the sampler's usual one
-STEPS=${STEPS:-3}                # sampling steps T
+STEPS=${STEPS:-5}                # sampling steps T
 IMAGES=${IMAGES:-16000}
-EPOCHS=${EPOCHS:-14}
+EPOCHS=${EPOCHS:-18}
 BATCH=${BATCH:-16}
 AMP=${AMP:-$(grep -qs amx_bf16 /proc/cpuinfo && echo bf16 || echo auto)}  # fast where CPUs have AMX
 RATE=${RATE:-0.05}               # learning rate
