@@ -2,7 +2,7 @@
 
     python evaluate_images.py --dataset fashion_mnist \\
         --path-t save/models/fashion_mnist/resnet20/resnet20_latest.pth \\
-        --images syn_dataset/quickstart_DiT-6x160-2_ddim_s1.2_T25_seed0
+        --images syn_dataset/quickstart_DiT-6x160-2_dpmsolver++_s1_T5_leading_seed0
     torchrun --nproc_per_node 8 evaluate_images.py --dataset imagenet \\
         --path-t save/models/ResNet18/resnet18.pth \\
         --images syn_dataset/DiT-XL-2-256_ddpm_s2_T100_seed0 \\

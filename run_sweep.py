@@ -9,7 +9,7 @@ A cell is one value with one seed. The seed sets the noise of the images and the
 the student, so values are compared at equal seeds. All other settings are those of the recipe or of
 the flags. A value of several flags joins them with colons: 2:100.
 
-Fashion-MNIST runs in this process, with the quickstart's settings for fewer images and epochs.
+Fashion-MNIST runs in this process, with the settings that --help lists.
 ImageNet and CIFAR-100 run scripts/imagenet_synthesize.sh and scripts/<dataset>_distill.sh, whose
 other variables (CKPT, VAE, …) can be given in the environment.
 

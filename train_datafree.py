@@ -38,7 +38,7 @@ from helper.errors import UserError, run_script
 from helper.evaluate import evaluate_classifier, evaluate_teacher
 from helper.files import file_stem, make_folder, remove_parts
 from helper.image_size import is_small
-from helper.losses import check_last_layer, loss_weight
+from helper.losses import check_start, loss_weight
 from helper.optim import make_optimizer, update
 from helper.run import Run, latest_path
 from helper.seeds import seed_step
@@ -211,7 +211,7 @@ def main(argv=None):
             resumed=latest_path(folder, options.model_s) if options.resume else None,
             image_size=size,
         ).to(device)
-        check_last_layer(student, options.distill, options.standardize_logits)
+        check_start(student, size, options.distill, options.standardize_logits)
         optimizer = make_optimizer(
             options.optimizer,
             student.parameters(),

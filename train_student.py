@@ -37,7 +37,7 @@ from helper.evaluate import (
     evaluate_teacher,
 )
 from helper.files import file_stem
-from helper.losses import check_last_layer, loss_weight, mixing
+from helper.losses import check_start, loss_weight, mixing
 from helper.optim import make_optimizer, update
 from helper.run import Run, latest_path
 from models.classifiers import (
@@ -321,7 +321,7 @@ def main(argv=None):
             num_classes,
             train_loader.rank_batch_size,
         )
-        check_last_layer(student, options.distill, options.standardize_logits)
+        check_start(student, data.image_size, options.distill, options.standardize_logits)
         optimizer = make_optimizer(
             options.optimizer,
             student.parameters(),

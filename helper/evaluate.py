@@ -102,25 +102,28 @@ def confusion_matrix(classes, images, num_classes, world):
 def order_warning(confusion, class_names):
     """Returns a warning if a classifier seems to have its classes in another order, else None.
 
-    confusion: (K, K) as of `confusion_matrix`. If each prediction stood for the label that it meets
-    most often, the accuracy would be half as much again, and 20 points more, than it is. Too few
-    images to tell (fewer than 20 for a class): None.
+    confusion: (K, K) as of `confusion_matrix`. There is another order if nine tenths of the classes
+    that are predicted meet most often a label of their own, and the accuracy with these labels
+    would be half as much again, and 20 points more, than it is. Too few images to tell (fewer than
+    20 for a class): None.
     """
     count = confusion.sum().item()
     if count < 20 * len(confusion):
         return None
-    top1 = 100 * confusion.trace().item() / count
-    likely = confusion.argmax(0)  # label of each prediction
-    renamed = 100 * confusion.max(0).values.sum().item() / count
+    most, likely = confusion.max(0)  # images with the most frequent label of each prediction
+    predicted = most > 0
+    if len(set(likely[predicted].tolist())) < 0.9 * predicted.sum():
+        return None
+    top1, renamed = 100 * confusion.trace().item() / count, 100 * most.sum().item() / count
     if renamed < max(1.5 * top1, top1 + 20):
         return None
-    moved = likely != torch.arange(len(likely))
-    wrong = int((confusion.max(0).values * moved).argmax())
+    wrong = int((most * (likely != torch.arange(len(likely)))).argmax())
     return (
-        f"warning: a top-1 of {top1:.2f} % would be {renamed:.2f} % if the classes were in another "
-        f"order: the classifier's class {wrong} is mostly `{class_names[likely[wrong]]}`, but here "
-        f"`{class_names[wrong]}` is number {wrong}. Rename the class folders, so that alphabetical "
-        "order (of numbers: numeric order) is the classifier's"
+        f"warning: a top-1 of {top1:.2f} % would be {renamed:.2f} % with the classes in another "
+        f"order: the classifier's class {wrong} (from 0) is mostly `{class_names[likely[wrong]]}`, "
+        f"but here class {wrong} is `{class_names[wrong]}`. Number the classes as the classifier "
+        "does (class folders are numbered in alphabetical order, numbers in numeric order), or use "
+        "a classifier of this order"
     )
 
 

@@ -9,7 +9,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from helper.errors import UserError
 
@@ -105,16 +104,23 @@ def distillation(name, temperature, standardized=False, scaled=True, **weights):
     return loss
 
 
-def check_last_layer(student, loss, standardized=False):
-    """Raises UserError for a student that starts with a last layer of zeros, whose logits are all
-    the same, if the loss needs logits that differ: `dist`, or any loss of standardised logits.
+@torch.no_grad()
+def check_start(student, image_size, loss, standardized=False):
+    """Raises UserError if the logits of a student that has not been trained are all equal, and the
+    loss has no gradient then: `dist`, or any loss of standardised logits.
     """
-    layers = [module for module in student.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    if (loss == "dist" or standardized) and layers and not layers[-1].weight.any():
+    if loss != "dist" and not standardized:
+        return
+    device = next(student.parameters()).device
+    images = torch.linspace(0, 1, 3 * image_size**2, device=device)
+    training = student.training
+    logits = student.eval()(images.view(1, 3, image_size, image_size))
+    student.train(training)
+    if (logits == logits[0, 0]).all():
         flag = "--standardize_logits" if standardized else "--distill dist"
         raise UserError(
-            f"the last layer of the student starts with zeros, from which {flag} cannot learn: "
-            f"omit {flag}, or initialise the layer otherwise"
+            "the last layer of the student is initialised to zero, so its logits are all equal and "
+            f"{flag} has no gradient: omit {flag}, or initialise the layer otherwise"
         )
 
 

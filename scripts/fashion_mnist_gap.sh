@@ -1,8 +1,7 @@
 #!/bin/sh
 # What generated images lack compared with real ones: the quickstart with three seeds, and the same
-# student, recipe and number of images with real images. About 30 minutes on two CPU cores. The
-# quickstart's variables can be given (SPLIT=holdout). make_tables.py puts the runs in its
-# Fashion-MNIST table.
+# student, recipe and number of images with real images. About 70 minutes on two CPU cores. The
+# quickstart's variables can be given (SPLIT=holdout).
 set -eu
 cd "$(dirname "$0")/.."
 SPLIT=${SPLIT:-test}
@@ -11,9 +10,9 @@ SEEDS=${SEEDS:-0 1 2}
 set --
 for seed in $SEEDS; do
     for source in generated real; do
-        run=gap_${source}_seed${seed}_$SPLIT
-        RUN=$run SOURCE=$source SEED=$seed SPLIT=$SPLIT TABLE=fashion_mnist sh scripts/quickstart.sh
-        set -- "$@" "save/student_model/quickstart/$run"
+        run=${source}_seed${seed}_$SPLIT
+        DIR=gap RUN=$run SOURCE=$source SEED=$seed SPLIT=$SPLIT sh scripts/quickstart.sh
+        set -- "$@" "save/student_model/gap/$run"
     done
 done
 . scripts/common.sh

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The whole method on real data: samples labelled garments with a small DiT, distils a student on
 # them from a frozen teacher, and evaluates it on the 10,000 real test images of Fashion-MNIST.
-# About 10 minutes on two CPU cores, after the installation. Run again, it does what is missing.
+# About 12 minutes on two CPU cores, after the installation. Run again, it does what is missing.
 #   SEED=1 sh scripts/quickstart.sh          another seed; all variables below can be given
 #   SPLIT=holdout sh scripts/quickstart.sh   evaluates on the images that settings are chosen on
 #   SOURCE=real sh scripts/quickstart.sh     the same recipe on as many real images
@@ -12,7 +12,7 @@ TEACHER=${TEACHER:-save/models/fashion_mnist/resnet20/resnet20_latest.pth}
 STUDENT=${STUDENT:-resnet8}
 SOURCE=${SOURCE:-generated}      # or real
 SCALE=${SCALE:-1}                # guidance scale s; 1: no guidance, at half the cost
-SAMPLER=${SAMPLER:-dpmsolver++}  # or ddim; ddpm, the ancestral chain
+SAMPLER=${SAMPLER:-dpmsolver++}  # or ddim; ddpm, the ancestral chain, with SPACING= STEPS=100
 SPACING=${SPACING-leading}       # of the timesteps; SPACING= for the sampler's usual one
 STEPS=${STEPS:-5}                # sampling steps T
 IMAGES=${IMAGES:-16000}
@@ -34,7 +34,8 @@ generated)
 real) TRAIN_DATA=real ;;
 *) echo "error: SOURCE is $SOURCE: generated or real" >&2; exit 2 ;;
 esac
-NAME=${STUDENT}_$(basename "$TRAIN_DATA")_${IMAGES}x${EPOCHS}_batch${BATCH}_seed${SEED}_$SPLIT
+NAME=${STUDENT}_$(basename "$TRAIN_DATA")_${IMAGES}x${EPOCHS}_batch${BATCH}_amp-$AMP
+NAME=${NAME}_seed${SEED}_$SPLIT
 RUN=${RUN:-$NAME}
 
 REQUIREMENTS=requirements.txt
@@ -45,7 +46,7 @@ echo "1/4 real Fashion-MNIST, for the evaluation"
 "$PYTHON" -m tools.fashion_mnist --root "$DATA"
 
 if [ "$SOURCE" = generated ]; then
-    echo "2/4 sampling $IMAGES labelled images: s = $SCALE, T = $STEPS, $SAMPLER"
+    echo "2/4 sampling $IMAGES labelled images: s = $SCALE, T = $STEPS, $SAMPLER $SPACING"
     "$PYTHON" synthesize_dit.py --model "$GENERATOR" --sampler "$SAMPLER" \
         ${SPACING:+--timestep_spacing "$SPACING"} --num-sampling-steps "$STEPS" \
         --cfg-scale "$SCALE" --data_amount "$IMAGES" --batch_size 100 --seed "$SEED" \

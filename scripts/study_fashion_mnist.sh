@@ -10,26 +10,27 @@ STAGES=${STAGES:-"spacing frontier paper interval fidelity teachers losses"}
 SEEDS=${SEEDS:-0,1,2}
 JOBS=${JOBS:-2}                  # students at a time, of one thread each
 BATCH=${BATCH:-32}
-AMP=${AMP:-bf16}                 # of the student; off: fp32
+AMP=${AMP:-bf16}                 # of the student; fast where CPUs have AMX, else AMP=off
 AMOUNT=${AMOUNT:-8000}           # images, where a stage does not vary them
 EPOCHS=${EPOCHS:-16}
 SAMPLER=${SAMPLER:-dpmsolver++}  # of the stages after `paper`
-SPACING=${SPACING:-leading}      # of its timesteps
+SPACING=${SPACING:-leading}      # of its timesteps; SPACING=- for its usual one
 STEPS=${STEPS:-5}                # T
 KINDS=${KINDS:-"ddim:leading dpmsolver++:leading"}       # samplers and spacings of the frontier
 FRONTIER_STEPS=${FRONTIER_STEPS:-"2 3 5 8 12 25"}        # T
 BUDGETS=${BUDGETS:-"8k:16:1 16k:8:0.5 32k:4:0.25 64k:2:0.125"}
-SPLIT=${SPLIT:-holdout}          # choose on holdout, report on test
+SPLIT=${SPLIT:-holdout}          # choose on holdout, report on test: files end in _test
 DATA=${DATA:-true_dataset}
 OUT=${OUT:-results/study}
 WEIGHTS=save/models/fashion_mnist
 TEACHERS=${TEACHERS:-save/models/study}
+SUFFIX=$([ "$SPLIT" = holdout ] || echo "_$SPLIT")
 REQUIREMENTS=requirements.txt
 . scripts/setup.sh
 
 # sweep NAME FILE FLAGS…: one sweep; its data, table and plot are $OUT/FILE.csv, .md and .png
 sweep() {
-    name=$1 file=$2
+    name=$1 file=$2$SUFFIX
     shift 2
     "$PYTHON" run_sweep.py --sweep "$name" --name "$file" --out "$OUT" --seeds "$SEEDS" \
         --jobs "$JOBS" --batch_size "$BATCH" --amp "$AMP" --val_split "$SPLIT" --data_root "$DATA" \

@@ -101,15 +101,13 @@ def test_the_gap_to_real_images(tmp_path, tiny_fashion_mnist):
     )
     results = {
         folder.name: json.loads((folder / "result.json").read_text())
-        for folder in (tmp_path / "save/student_model/quickstart").iterdir()
+        for folder in (tmp_path / "save/student_model/gap").iterdir()
     }
     assert results.keys() == {
-        f"gap_{source}_seed{seed}_test" for source in ("generated", "real") for seed in (0, 1)
+        f"{source}_seed{seed}_test" for source in ("generated", "real") for seed in (0, 1)
     }
     for seed in (0, 1):
-        generated, real = (
-            results[f"gap_{source}_seed{seed}_test"] for source in ("generated", "real")
-        )
+        generated, real = (results[f"{source}_seed{seed}_test"] for source in ("generated", "real"))
         assert real["source"] == "real" and generated["source"].startswith(
             "syn_dataset/quickstart_"
         )
@@ -124,8 +122,8 @@ def test_the_gap_to_real_images(tmp_path, tiny_fashion_mnist):
         }
     means = [
         (
-            results[f"gap_{source}_seed0_test"]["top1_last"]
-            + results[f"gap_{source}_seed1_test"]["top1_last"]
+            results[f"{source}_seed0_test"]["top1_last"]
+            + results[f"{source}_seed1_test"]["top1_last"]
         )
         / 2
         for source in ("generated", "real")

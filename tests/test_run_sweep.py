@@ -582,6 +582,9 @@ def test_frontier_refuses_other_files(tmp_path):
     (tmp_path / "empty.csv").write_text("")
     real = write_csv(tmp_path / "real.csv", "", [("", 0, 90)])
     hot = write_csv(tmp_path / "hot.csv", "--kd_T 8", [(4, 0, 70)])
+    standardised = write_csv(tmp_path / "std.csv", "--standardize_logits", [(4, 0, 70)])
+    longer = write_csv(tmp_path / "longer.csv", "", [(4, 0, 70)], image_steps=8)
+    again = write_csv(tmp_path / "again.csv", "--amp bf16", [(2, 0, 71)])
     out = tmp_path / "out"
     for files, words in (
         ([good, other], "holdout, test"),
@@ -589,7 +592,10 @@ def test_frontier_refuses_other_files(tmp_path):
         ([tmp_path / "empty.csv"], "empty.csv"),
         ([tmp_path / "none.csv"], "none.csv"),
         ([real], "generated"),
-        ([good, hot], "--kd_T .not given in good_2_0, 8 in hot_4_0"),
+        ([good, hot], "kd_T .not given in good_2_0, 8 in hot_4_0"),
+        ([good, standardised], "standardize_logits .not given in good_2_0, given in std_4_0"),
+        ([good, longer], "image_steps"),
+        ([good, again], "good_2_0 and again_2_0 have the same images and seed"),
     ):
         with pytest.raises((UserError, FileNotFoundError), match=words):
             frontier.main([str(out), *map(str, files)])

@@ -371,8 +371,8 @@ class Shades(torch.nn.Module):
     "order, count, warns",
     [
         ([0, 1, 2, 3, 4], 100, None),
-        ([0, 1, 3, 4, 2], 100, "2 is mostly `e`"),  # 40 % as it is, 100 % renamed
-        ([0, 1, 2, 4, 3], 100, "number"),  # 60 %
+        ([0, 1, 3, 4, 2], 100, "2 (from 0) is mostly `e`"),  # 40 % as it is, 100 % renamed
+        ([0, 1, 2, 4, 3], 100, "3 (from 0) is mostly `e`"),  # 60 %
         ([0, 0, 0, 0, 0], 100, None),  # near chance is not another order
         ([0, 1, 3, 4, 2], 50, None),  # too few images to tell
     ],
@@ -398,24 +398,34 @@ def test_classes_in_another_order(order, count, warns, script):
     assert not found or warns in found[0]
 
 
+def test_two_predictions_for_one_label_are_no_order():
+    confusion = torch.tensor([[0.0, 30, 30], [0, 5, 0], [0, 0, 5]])
+    assert order_warning(confusion, ["a", "b", "c"]) is None
+    assert "`a`" in order_warning(
+        confusion + torch.tensor([[0.0, 0, -30], [0, 0, 30], [0, 0, 0]]), "abc"
+    )
+
+
 # A student that cannot start
 
 
-@pytest.mark.parametrize("layer", [torch.nn.Linear(4, 3), torch.nn.Conv2d(4, 3, 1)])
-def test_a_last_layer_of_zeros(layer):
-    student = torch.nn.Sequential(torch.nn.Linear(4, 4), layer)
-    for loss, standardized in (("kd", False), ("dkd", False), ("kd", True), ("dist", False)):
-        losses.check_last_layer(student, loss, standardized)  # not zeros
-    torch.nn.init.zeros_(layer.weight)
-    losses.check_last_layer(student, "kd")  # learns all the same
-    losses.check_last_layer(student, "dkd")
-    for loss, standardized, flag in (
-        ("kd", True, "--standardize_logits"),
-        ("dkd", True, "--standardize_logits"),
-        ("dist", False, "--distill dist"),
-    ):
+def test_a_last_layer_of_zeros():
+    last = torch.nn.Linear(4, 3)
+    student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 4), last).train()
+    cases = [("kd", True), ("dkd", True), ("dist", True), ("dist", False)]
+    for loss, standardized in [*cases, ("kd", False), ("dkd", False)]:
+        losses.check_start(student, 4, loss, standardized)
+    torch.nn.init.zeros_(last.weight)
+    for loss, standardized in cases:
+        losses.check_start(student, 4, loss, standardized)  # the bias makes a difference
+    torch.nn.init.zeros_(last.bias)
+    for loss, standardized in cases:
+        flag = "--standardize_logits" if standardized else "--distill dist"
         with pytest.raises(UserError, match=flag):
-            losses.check_last_layer(student, loss, standardized)
+            losses.check_start(student, 4, loss, standardized)
+    losses.check_start(student, 4, "kd")  # learns all the same
+    losses.check_start(student, 4, "dkd")
+    assert student.training
 
 
 # Images that are replaced

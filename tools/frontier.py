@@ -9,6 +9,7 @@ differences from the paper's sampling (DDPM, s = 2, T = 100), if it is among the
 """
 
 import csv
+import shlex
 import statistics
 import sys
 from itertools import groupby
@@ -66,25 +67,38 @@ def cost(record):
     return int(record["images"]) * int(record["evaluations"])
 
 
+def settings_of(record):
+    """The settings of a record, {flag: value}; the value of a flag without one is 'given'."""
+    parts = [part.split() for part in f" {record['settings']}".split(" --")[1:]]
+    return {part[0]: " ".join(part[1:]) or "given" for part in parts}
+
+
 def setting(record, flag):
     """The value of a flag in a record's settings, '' if it is not given."""
-    words = record["settings"].split()
-    return words[words.index(f"--{flag}") + 1] if f"--{flag}" in words else ""
+    return settings_of(record).get(flag, "")
 
 
 def check_students(records):
-    """Raises UserError if the students differ in more than the number of their images and steps."""
+    """Raises UserError if the students differ in more than their images and epochs and the
+    precision, or in their image-steps, or if two runs have the same sampling, images and seed.
+    """
     free = (*SAMPLING, "num_sampling_steps", "data_amount", "epochs", "warmup_epochs", "amp")
-    first = records[0]
+    first, seen = records[0], {}
     for record in records:
-        words = {*first["settings"].split(), *record["settings"].split()}
-        for name in sorted(word[2:] for word in words if word.startswith("--")):
-            values = setting(first, name), setting(record, name)
+        pair = [settings_of(one) | {"image_steps": one["image_steps"]} for one in (first, record)]
+        for name in sorted(pair[0].keys() | pair[1].keys()):
+            values = [settings.get(name, "not given") for settings in pair]
             if name not in free and values[0] != values[1]:
                 raise UserError(
-                    f"the runs differ in --{name} ({values[0] or 'not given'} in {first['run']}, "
-                    f"{values[1] or 'not given'} in {record['run']}): give sweeps of one student"
+                    f"the runs differ in {name} ({values[0]} in {first['run']}, {values[1]} in "
+                    f"{record['run']}): give sweeps of one student"
                 )
+        key = point_of(record), record["seed"]
+        if key in seen:
+            raise UserError(
+                f"{seen[key]} and {record['run']} have the same images and seed: give one of them"
+            )
+        seen[key] = record["run"]
 
 
 def line_of(record):
@@ -92,10 +106,25 @@ def line_of(record):
     return int(record["images"]), *(setting(record, name) for name in SAMPLING)
 
 
+def point_of(record):
+    """The point of a record: its line, T, and network evaluations per image."""
+    return line_of(record), setting(record, "num_sampling_steps"), record["evaluations"]
+
+
 def is_the_papers(record):
     """Whether the images are sampled as the paper's: DDPM, s = 2, T = 100."""
-    names = ("sampler", "cfg_scale", "num_sampling_steps")
-    return [setting(record, name) for name in names] == ["ddpm", "2", "100"]
+    names = (*SAMPLING, "num_sampling_steps")
+    return [setting(record, name) for name in names] == ["ddpm", "", "2", "", "100"]
+
+
+def papers_figures(records):
+    """{seed: top-1} of the paper's sampling, for the fewest images that it has; {} without it."""
+    papers = sorted(filter(is_the_papers, records), key=cost)
+    return {
+        record["seed"]: float(record["top1_last"])
+        for record in papers
+        if record["images"] == papers[0]["images"]
+    }
 
 
 def name_of(line):
@@ -109,25 +138,18 @@ def name_of(line):
 
 def table(records):
     """Markdown table of the settings: cost, accuracy and paired difference from the paper's."""
-    settings = {}
-    for record in records:
-        key = line_of(record), setting(record, "num_sampling_steps"), record["evaluations"]
-        settings.setdefault(key, []).append(record)
-    papers = {
-        record["seed"]: float(record["top1_last"]) for record in filter(is_the_papers, records)
-    }
-    rows = []
-    for (line, steps, evaluations), group in sorted(
-        settings.items(), key=lambda item: cost(item[1][0])
-    ):
+    papers, points, rows = papers_figures(records), {}, []
+    for record in sorted(records, key=cost):
+        points.setdefault(point_of(record), []).append(record)
+    for (line, steps, evaluations), group in points.items():
         figures = {record["seed"]: float(record["top1_last"]) for record in group}
         row = [name_of(line), steps, evaluations, f"{cost(group[0]):,}", str(len(group))]
         row.append(spread(list(figures.values())))
         if papers:
-            same = is_the_papers(group[0])
+            same = figures == papers
             row.append("–" if same else difference_text(*paired_difference(figures, papers)))
         rows.append(row)
-    headings = ["images and sampling", "T", "evaluations per image", "of all images", "seeds"]
+    headings = ["images and sampling", "T", "evaluations per image", "evaluations", "seeds"]
     headings.append("student's top-1 (%)")
     if papers:
         headings.append("difference from the paper's sampling [95 % interval]")
@@ -139,14 +161,24 @@ def page(records, text, options):
     split = records[0]["val_split"]
     note = (
         f"Top-1 of the student's last epoch on the real {split} images: mean ± sample standard "
-        "deviation over the seeds. Differences are means over pairs of equal seed, with their "
-        "95 % interval by Student's t."
+        "deviation over the seeds."
     )
-    command = f"python -m tools.frontier {' '.join(map(str, [options.out, *options.files]))}"
+    if papers_figures(records):
+        note += (
+            " Differences are means over pairs of equal seed, with their 95 % interval by "
+            "Student's t."
+        )
+    command = f"python -m tools.frontier {shlex.join(map(str, [options.out, *options.files]))}"
     plot = f"![Plot of this table]({options.out.name}.png)"
     data = f"Made by `{command}`. One line per run, with its settings: "
     data += f"[{options.out.name}.csv]({options.out.name}.csv)."
     return "\n\n".join(["# Accuracy over the cost of sampling", note, text, plot, data]) + "\n"
+
+
+def heights(points):
+    """([mean], [sample standard deviation]) of each point's figures, {cost: figures}."""
+    means = [statistics.mean(figures) for figures in points.values()]
+    return means, [statistics.stdev(f) if len(f) > 1 else 0.0 for f in points.values()]
 
 
 def draw(records, path):
@@ -161,20 +193,31 @@ def draw(records, path):
     kinds = sorted({line_of(record)[1:] for record in records})
     for line, group in groupby(records, line_of):
         amount, points = line[0], {}
-        for record in (group := list(group)):
+        for record in group:
             points.setdefault(cost(record), []).append(float(record["top1_last"]))
-        paper = all(map(is_the_papers, group))
         axis.errorbar(
             points.keys(),
-            [statistics.mean(figures) for figures in points.values()],
-            [statistics.stdev(figures) if len(figures) > 1 else 0 for figures in points.values()],
-            color="black" if paper else f"C{amounts.index(amount)}",
-            marker="*" if paper else "os^vDPX<>"[kinds.index(line[1:]) % 9],
-            markersize=14 if paper else 5,
+            *heights(points),
+            color=f"C{amounts.index(amount)}",
+            marker="os^vDPX<>"[kinds.index(line[1:]) % 9],
+            markersize=5,
             linestyle=("-", "--", ":", "-.")[kinds.index(line[1:]) % 4],
             linewidth=1,
             capsize=2,
-            label="the paper's sampling" if paper else name_of(line),
+            label=name_of(line),
+        )
+    papers = {}
+    for record in filter(is_the_papers, records):
+        papers.setdefault(cost(record), []).append(float(record["top1_last"]))
+    if papers:
+        axis.plot(
+            papers.keys(),
+            heights(papers)[0],
+            color="black",
+            marker="*",
+            markersize=14,
+            linestyle="none",
+            label="the paper's sampling",
         )
     split = records[0]["val_split"]
     axis.set_xscale("log")
