@@ -198,7 +198,7 @@ def draw(records, path):
         axis.errorbar(
             points.keys(),
             *heights(points),
-            color=f"C{amounts.index(amount)}",
+            color=f"C{amounts.index(amount) if len(amounts) > 1 else kinds.index(line[1:])}",
             marker="os^vDPX<>"[kinds.index(line[1:]) % 9],
             markersize=5,
             linestyle=("-", "--", ":", "-.")[kinds.index(line[1:]) % 4],
