@@ -43,7 +43,9 @@ def main(argv=None):
         path = Path(folder) / "result.json"
         source = entry(read_json(path, "result"), "source", str | None, path, None) or "real"
         figures = Path(source) / f"fidelity_{result.dataset}_{file_stem(result.teacher or '')}.json"
-        records.append(record_of(result, value, out.name, read_figures(figures)))
+        records.append(
+            record_of(result, value, out.name, read_figures(figures), settings=settings_of(folder))
+        )
     if len(datasets) > 1:
         raise UserError(f"the runs were evaluated on different images: {sorted(datasets)}")
     networks = " and ".join(dict.fromkeys(record["student"] for record in records))
@@ -56,6 +58,19 @@ def main(argv=None):
         note=f"One line per run: [{out.name}.csv]({out.name}.csv).",
     )
     return records
+
+
+def settings_of(folder):
+    """The settings of a run as flags, a text; '' for a run without config.json."""
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        return ""
+    settings = entry(read_json(path, "configuration"), "flags", dict, path, {})
+    return " ".join(
+        f"--{name}" if value is True else f"--{name} {value}"
+        for name, value in settings.items()
+        if value is not None and value is not False
+    )
 
 
 if __name__ == "__main__":
