@@ -189,7 +189,9 @@ def main(argv=None):
                 check_amount(images, minima)
 
         def outputs_for(images):
-            """The classifier's outputs for all images of a set."""
+            """The classifier's outputs for all images of a set, with a warning if they do not fit
+            its labels.
+            """
             loader = make_loader(
                 images,
                 transforms.validation(data.image_size),
@@ -198,18 +200,19 @@ def main(argv=None):
                 val_batch_size=options.val_batch_size,
                 workers=options.num_workers,
             )
-            return fidelity.classifier_outputs(
+            outputs = fidelity.classifier_outputs(
                 classifier, loader, world, dimension, options.amp, origin_of(images)
             )
+            if outputs.confusion is not None:  # None without labels
+                names = class_names or [str(label) for label in range(num_classes)]
+                warning = accuracy_warning(outputs.confusion, names)
+                if warning and world.is_main:
+                    print(f"{origin_of(images)}: {warning}", flush=True)
+            return outputs
 
         real_outputs = real_facts = None
         if with_real:
             real_outputs = outputs_for(real_images)
-            if real_outputs.confusion is not None:  # None without labels
-                names = class_names or [str(label) for label in range(num_classes)]
-                warning = accuracy_warning(real_outputs.confusion, names)
-                if warning and world.is_main:
-                    print(warning, flush=True)
             real_facts = {
                 "source": origin_of(real_images),
                 "images": len(real_images),

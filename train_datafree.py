@@ -38,13 +38,14 @@ from helper.errors import UserError, run_script
 from helper.evaluate import evaluate_classifier, evaluate_teacher
 from helper.files import file_stem, make_folder, remove_parts
 from helper.image_size import is_small
-from helper.losses import check_start, loss_weight
+from helper.losses import loss_weight
 from helper.optim import make_optimizer, update
 from helper.run import Run, latest_path
 from helper.seeds import seed_step
 from models.classifiers import (
     architecture_of,
     check_classifier,
+    check_start,
     image_statistics,
     load_teacher,
     make_student,
@@ -211,7 +212,6 @@ def main(argv=None):
             resumed=latest_path(folder, options.model_s) if options.resume else None,
             image_size=size,
         ).to(device)
-        check_start(student, size, options.distill, options.standardize_logits)
         optimizer = make_optimizer(
             options.optimizer,
             student.parameters(),
@@ -234,6 +234,7 @@ def main(argv=None):
             num_classes,
             options.batch_size // world.size,
         )
+        check_start(student, size, options.distill, options.standardize_logits)
         method = METHODS[options.method].kind(
             teacher, num_classes, size, data.grey, settings, world
         )

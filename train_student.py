@@ -37,12 +37,13 @@ from helper.evaluate import (
     evaluate_teacher,
 )
 from helper.files import file_stem
-from helper.losses import check_start, loss_weight, mixing
+from helper.losses import loss_weight, mixing
 from helper.optim import make_optimizer, update
 from helper.run import Run, latest_path
 from models.classifiers import (
     architecture_of,
     check_classifier,
+    check_start,
     image_statistics,
     load_teacher,
     make_student,

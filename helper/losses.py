@@ -10,8 +10,6 @@ import math
 import torch
 import torch.nn.functional as F
 
-from helper.errors import UserError
-
 DISTILLATIONS = ("kd", "dkd", "dist")
 
 
@@ -102,26 +100,6 @@ def distillation(name, temperature, standardized=False, scaled=True, **weights):
         return kd_loss(student_logits, teacher_logits, temperature, scaled)
 
     return loss
-
-
-@torch.no_grad()
-def check_start(student, image_size, loss, standardized=False):
-    """Raises UserError if the logits of a student that has not been trained are all equal, and the
-    loss has no gradient then: `dist`, or any loss of standardised logits.
-    """
-    if loss != "dist" and not standardized:
-        return
-    device = next(student.parameters()).device
-    images = torch.linspace(0, 1, 3 * image_size**2, device=device)
-    training = student.training
-    logits = student.eval()(images.view(1, 3, image_size, image_size))
-    student.train(training)
-    if (logits == logits[0, 0]).all():
-        flag = "--standardize_logits" if standardized else "--distill dist"
-        raise UserError(
-            "the last layer of the student is initialised to zero, so its logits are all equal and "
-            f"{flag} has no gradient: omit {flag}, or initialise the layer otherwise"
-        )
 
 
 def loss_weight(epoch, warmup_epochs):

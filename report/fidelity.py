@@ -143,16 +143,21 @@ class ClassifierOutputs:
 
     moments: Moments of the features of all images.
     features: float64 (n, F), those of the images `sample_indices(N, n)`.
-    top1: accuracy on the labels in percent, None without labels.
-    confusion: counts (K, K) of labels and predictions, None without labels.
     entropy: mean entropy of the softmax, in nats.
+    confusion: counts (K, K) of labels and predictions, None without labels.
     """
 
     moments: Moments
     features: torch.Tensor
-    top1: float | None
     entropy: float
-    confusion: torch.Tensor | None = None
+    confusion: torch.Tensor | None
+
+    @property
+    def top1(self):
+        """Accuracy on the labels in percent, None without labels."""
+        if self.confusion is None:
+            return None
+        return 100 * self.confusion.trace().item() / self.confusion.sum().item()
 
 
 @torch.no_grad()
@@ -208,10 +213,9 @@ def classifier_outputs(classifier, loader, world, dimension, amp="off", title="i
             f"the teacher's outputs for {title} are not all finite: check its checkpoint, or use "
             "--amp off"
         )
-    top1 = confusion = None
+    confusion = None
     if loader.images.labels is not None:
         confusion = confusion_matrix(torch.cat(classes), loader.images, logits.shape[1], world)
-        top1 = 100 * confusion.trace().item() / count
     return ClassifierOutputs(
-        moments, world.sum(features.cpu()).to(device), top1, entropy / count, confusion
+        moments, world.sum(features.cpu()).to(device), entropy / count, confusion
     )

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What generated images lack compared with real ones: the quickstart with three seeds, and the same
-# student, recipe and number of images with real images. About 70 minutes on two CPU cores. The
-# quickstart's variables can be given (SPLIT=holdout).
+# student, recipe and number of images with real images. More than an hour on two CPU cores.
+# The quickstart's variables can be given (SPLIT=holdout).
 set -eu
 cd "$(dirname "$0")/.."
 SPLIT=${SPLIT:-test}

@@ -1,6 +1,6 @@
 #!/bin/sh
-# DM-KD and, with SOURCE=real, KD of the Fashion-MNIST table: the quickstart with the sampling of the
-# table, DDIM with T = 25. The quickstart's variables can be given, with a RUN of another name.
+# DM-KD and, with SOURCE=real, KD of the Fashion-MNIST table: the quickstart with the sampling of
+# the table, DDIM with T = 25. The quickstart's variables can be given, with a RUN of another name.
 set -eu
 cd "$(dirname "$0")/.."
 export SOURCE="${SOURCE:-generated}"

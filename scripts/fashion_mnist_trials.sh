@@ -52,7 +52,7 @@ for METHOD in $METHODS; do
         dafl-a | dfq-a) set -- --kd_T 1 ;;
         dafl-b | dfq-b) set -- --kd_T 4 ;;
         dafl-c | dfq-c) set -- --kd_T 1 --student_steps 1 ;;
-        dafl-d) set -- --kd_T 1 --student_steps 1 --balance 5 --act 0.1 ;;   # the authors' for MNIST
+        dafl-d) set -- --kd_T 1 --student_steps 1 --balance 5 --act 0.1 ;;  # the authors' MNIST
         dafl-e) BATCH=32 && set -- --kd_T 1 --learning_rate 0.05 ;;
         dfq-d) set -- --kd_T 1 --student_steps 1 --balance 5 ;;
         dfq-e) BATCH=32 && set -- --kd_T 1 --student_steps 1 --balance 5 --learning_rate 0.05 ;;

@@ -8,5 +8,7 @@ PYTHON=                                  # always .venv
 REQUIREMENTS=requirements.txt
 . scripts/setup.sh
 
-"$PYTHON" -c 'import sys; from helper import distributed, errors
-sys.exit(errors.run_script(lambda _: print("torch computes on", distributed.choose_device("auto"))))'
+"$PYTHON" -c 'import sys
+from helper import distributed, errors
+report = lambda _: print("torch computes on", distributed.choose_device("auto"))
+sys.exit(errors.run_script(report))'

@@ -810,10 +810,13 @@ def test_a_terminal_does_not_interrupt_the_jobs(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_the_context(number):
     """A closed terminal, too: the jobs of another process group do not notice it."""
-    before = signal.getsignal(number)
-    with pytest.raises(SystemExit) as stop, run_sweep.ended_by_signals():
-        signal.raise_signal(number)
-    assert stop.value.code == 128 + number and signal.getsignal(number) == before
+    earlier = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
+    try:
+        with pytest.raises(SystemExit) as stop, run_sweep.ended_by_signals():
+            signal.raise_signal(number)
+        assert stop.value.code == 128 + number and signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, earlier)
 
 
 def test_gpus_of_jobs(monkeypatch):

@@ -30,7 +30,7 @@ from helper.evaluate import chance_warning, evaluate_teacher, order_warning
 from helper.options import statistics_fault
 from helper.run import Run
 from models.architectures import create_model
-from models.classifiers import image_statistics, load_teacher
+from models.classifiers import check_start, image_statistics, load_teacher
 from report.fidelity import classifier_outputs
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -398,6 +398,45 @@ def test_classes_in_another_order(order, count, warns, script):
     assert not found or warns in found[0]
 
 
+SHADES = """
+import torch
+
+class Shades(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.last = torch.nn.Linear(classes, classes, bias=False)
+
+    def forward(self, images):
+        classes = self.last.in_features
+        shades = torch.arange(classes, device=images.device) / (classes - 1)
+        return self.last(-(images.mean((1, 2, 3))[:, None] - shades).abs())
+
+def shades(num_classes):
+    return Shades(num_classes)
+"""
+
+
+def test_the_scripts_print_that_classes_are_in_another_order(tmp_path, monkeypatch, capsys):
+    module = f"shades_{abs(hash(str(tmp_path)))}"
+    (tmp_path / f"{module}.py").write_text(SHADES)
+    for label, name in enumerate("abcde"):
+        Path("val", name).mkdir(parents=True)
+        for index, pixels in enumerate(shades(np.full(200, label), 5)):
+            Image.fromarray(pixels).save(f"val/{name}/{index}.png")
+    val = ["--dataset", "imagefolder", "--val_data", "val", "--image_size", "32"]
+    plain = [[f"--mean_{kind}", "0,0,0", f"--std_{kind}", "1,1,1"] for kind in "st"]
+    for order in ([0, 1, 2, 3, 4], [0, 1, 3, 4, 2]):
+        torch.save({"last.weight": torch.eye(5)[:, order]}, "net.pth")
+        name = f"{module}:shades"
+        train_student.main(["--evaluate", "net.pth", "--model_s", name, *val, *plain[0]])
+        evaluated = capsys.readouterr().out
+        line = ["--path-t", "net.pth", "--model_t", name, "--images", "val", "--real", "test"]
+        evaluate_images.main([*line, *val, *plain[1], "--out", "f.json", "--skip", "frechet"])
+        measured = capsys.readouterr().out
+        for printed, sets in ((evaluated, 1), (measured, 2)):  # real images and generated ones
+            assert printed.count("in another order") == (sets if order[2] == 3 else 0)
+
+
 def test_two_predictions_for_one_label_are_no_order():
     confusion = torch.tensor([[0.0, 30, 30], [0, 5, 0], [0, 0, 5]])
     assert order_warning(confusion, ["a", "b", "c"]) is None
@@ -414,17 +453,17 @@ def test_a_last_layer_of_zeros():
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 4), last).train()
     cases = [("kd", True), ("dkd", True), ("dist", True), ("dist", False)]
     for loss, standardized in [*cases, ("kd", False), ("dkd", False)]:
-        losses.check_start(student, 4, loss, standardized)
+        check_start(student, 4, loss, standardized)
     torch.nn.init.zeros_(last.weight)
     for loss, standardized in cases:
-        losses.check_start(student, 4, loss, standardized)  # the bias makes a difference
+        check_start(student, 4, loss, standardized)  # the bias makes a difference
     torch.nn.init.zeros_(last.bias)
     for loss, standardized in cases:
         flag = "--standardize_logits" if standardized else "--distill dist"
         with pytest.raises(UserError, match=flag):
-            losses.check_start(student, 4, loss, standardized)
-    losses.check_start(student, 4, "kd")  # learns all the same
-    losses.check_start(student, 4, "dkd")
+            check_start(student, 4, loss, standardized)
+    check_start(student, 4, "kd")  # learns all the same
+    check_start(student, 4, "dkd")
     assert student.training
 
 

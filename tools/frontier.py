@@ -46,7 +46,7 @@ def main(argv=None):
     write_text(f"{options.out}.csv", csv_text(COLUMNS, records))
     draw(records, f"{options.out}.png")
     text = table(records)
-    write_text(f"{options.out}.md", page(records, text, options))
+    write_text(f"{options.out}.md", page(records, text, options.out, options.files))
     print(f"{text}\n\n{options.out}.csv, .md, .png: {len(records)} runs", flush=True)
     return records
 
@@ -156,8 +156,8 @@ def table(records):
     return markdown(headings, rows)
 
 
-def page(records, text, options):
-    """The page with the table `text`, as Markdown."""
+def page(records, text, out, files):
+    """The page OUT.md with the table `text`, as Markdown."""
     split = records[0]["val_split"]
     note = (
         f"Top-1 of the student's last epoch on the real {split} images: mean ± sample standard "
@@ -168,10 +168,10 @@ def page(records, text, options):
             " Differences are means over pairs of equal seed, with their 95 % interval by "
             "Student's t."
         )
-    command = f"python -m tools.frontier {shlex.join(map(str, [options.out, *options.files]))}"
-    plot = f"![Plot of this table]({options.out.name}.png)"
+    command = f"python -m tools.frontier {shlex.join(map(str, [out, *files]))}"
+    plot = f"![Plot of this table]({out.name}.png)"
     data = f"Made by `{command}`. One line per run, with its settings: "
-    data += f"[{options.out.name}.csv]({options.out.name}.csv)."
+    data += f"[{out.name}.csv]({out.name}.csv)."
     return "\n\n".join(["# Accuracy over the cost of sampling", note, text, plot, data]) + "\n"
 
 

@@ -61,7 +61,9 @@ def main(argv=None):
 
 
 def settings_of(folder):
-    """The settings of a run as flags, a text; '' for a run without config.json."""
+    """The flags in the config.json of a run, a text, without the facts that are recorded beside
+    them; '' for a run without that file.
+    """
     path = Path(folder) / "config.json"
     if not path.exists():
         return ""
@@ -69,7 +71,10 @@ def settings_of(folder):
     return " ".join(
         f"--{name}" if value is True else f"--{name} {value}"
         for name, value in settings.items()
-        if value is not None and value is not False
+        if value is not None
+        and value is not False
+        and name != "images"
+        and not name.endswith("sha256")
     )
 
 
