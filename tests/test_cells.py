@@ -282,6 +282,42 @@ def test_sampling_of_the_quickstart_and_of_the_table():
         assert options.cfg_scale == 1
 
 
+def test_a_round_of_deliberate_practice():
+    """The students differ in their images only, and take as many image-steps."""
+    commands = recorded("fashion_mnist_uncertain.sh", SEEDS="1")
+    (pool,) = (
+        synthesize_dit.parse_option(command[1:])
+        for command in commands
+        if command[0] == "synthesize_dit.py"
+    )
+    runs = students(commands)
+    assert [run.experiments_name.split("_")[0] for run in runs] == [
+        "first",
+        "uncertain",
+        "certain",
+        "pool",
+    ]
+    folder = str(pool.save_dir)
+    assert {run.data_amount * run.epochs for run in runs} == {128_000}
+    assert {run.data_amount * run.warmup_epochs for run in runs} == {8_000}
+    assert [run.train_data for run in runs] == [
+        folder,
+        f"{folder}_uncertain.txt",
+        f"{folder}_certain.txt",
+        folder,
+    ]
+    images = {"train_data", "data_amount", "epochs", "warmup_epochs", "experiments_name"}
+    assert all(differing(runs[0], run) <= images for run in runs)
+    selections = [command for command in commands if "tools.uncertain_images" in command]
+    assert [command[2:4] for command in selections] == [
+        [run.train_data.removesuffix(end), run.train_data]
+        for run, end in zip(runs[1:3], ("_uncertain.txt", "_certain.txt"), strict=True)
+    ]
+    first = f"save/student_model/uncertain/{runs[0].experiments_name}/resnet8_latest.pth"
+    assert all(first in command for command in selections)
+    assert ["--certain" in command for command in selections] == [False, True]
+
+
 def run_table(tmp_path, table, body="", **settings):
     """Runs the script of a table with a stand-in for Python; returns (completed process, command
     lines). The stand-in then runs the shell lines `body`.
