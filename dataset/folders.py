@@ -61,6 +61,8 @@ def read_training(
     places365 = training_folder(path)
     if path.is_file():
         paths, labels = read_list(path, [places365] if places365 else ())
+        if labels is not None and class_list is None:
+            _note_indices(path, "labels", class_names)
         paths, labels = _select_classes(paths, labels, class_list, path)
     elif is_pack(path):
         paths, classes, names, manifest = read_pack(path)
@@ -398,7 +400,7 @@ def _labels_by_generator(names, folder, manifest, class_names):
     """
     every = manifest.get("class_names")
     if not every or not (isinstance(every, list) and all(isinstance(name, str) for name in every)):
-        _note_indices(folder, class_names)
+        _note_indices(folder, "numbered folders", class_names)
         return {}
     if not both_have_names(every, class_names) or max(map(int, names)) >= len(every):
         return {}
@@ -411,11 +413,14 @@ def _labels_by_generator(names, folder, manifest, class_names):
     return {}
 
 
-def _note_indices(folder, class_names):
-    """Notes which classes the numbers of class folders are, if the validation images have names."""
+def _note_indices(source, numbers, class_names):
+    """Notes which classes the numbers of a folder or list are, if the validation images have names.
+
+    numbers: what they are, such as labels.
+    """
     if class_names and not are_numbers(class_names):
         note(
-            f"{folder}: its numbered folders are class indices: 0 is {class_names[0]} of the "
+            f"{source}: its {numbers} are class indices: 0 is {class_names[0]} of the "
             f"validation images, {len(class_names) - 1} is {class_names[-1]}"
         )
 
@@ -522,7 +527,7 @@ def _labels_of_class_folders(names, folder, num_classes, class_list, class_names
         if not why or are_indices or len(names) == num_classes:
             return label_of, why
     elif are_indices:
-        _note_indices(folder, class_names)
+        _note_indices(folder, "numbered folders", class_names)
         return {name: int(name) for name in names}, ""
     elif len(names) == num_classes:
         if class_names:

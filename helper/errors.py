@@ -15,6 +15,8 @@ MACHINE_FAULTS = {
     "--num_workers",
     errno.ENFILE: "all programs together have too many open files: end some of them",
     errno.ENOMEM: f"not enough memory: {SMALLER}, or end other programs",
+    errno.EAGAIN: "no further process or thread can be started: raise the limit (ulimit -u, or "
+    "that of the container), use fewer --num_workers, or end other programs",
     errno.EIO: "input/output error: the disk or the network failed: check them, then run the same "
     "command again (a training with --resume)",
     errno.ESTALE: "stale file handle: the file server has restarted or replaced the file: run the "
@@ -95,6 +97,8 @@ def describe_hidden_error(error):
         )
     if "Too many open files" in text:
         return MACHINE_FAULTS[errno.EMFILE]
+    if "can't start new thread" in text:
+        return MACHINE_FAULTS[errno.EAGAIN]
     if "DataLoader worker (pid" in text or "Pin memory thread exited" in text:
         return f"{text.splitlines()[0].rstrip(' .')}: if memory ran out, {SMALLER}"
     if any(part in text for part in ("allocate memory", "MemoryError", f"({errno.ENOMEM})")):

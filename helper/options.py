@@ -77,14 +77,26 @@ class Parser(argparse.ArgumentParser):
             name, equals, value = word.partition("=")
             return known.get(name.replace("-", "_"), name) + equals + value
 
-        return super().parse_known_args(
-            [canonical(w) for w in (sys.argv[1:] if args is None else args)], namespace
-        )
+        words = sys.argv[1:] if args is None else args
+        for word in words:
+            _check_word(word)
+        return super().parse_known_args([canonical(word) for word in words], namespace)
 
     def error(self, message):
         if re.fullmatch(r"unrecognized arguments:[-+0-9.e ]+", message):
             message += ": numbers are separated by commas, without blanks"
         raise UserError(f"{message} (see --help)")
+
+
+def _check_word(word):
+    """Raises UserError for a word of the command line that was not meant as it arrives."""
+    if word.endswith("\r"):
+        raise UserError(
+            f"{word.rstrip()!r} is followed by a carriage return: the script with this command has "
+            "Windows line endings: convert it (sed -i 's/\\r$//' SCRIPT)"
+        )
+    if re.match(r"(--[\w-]+=)?~/", word):
+        raise UserError(f"{word}: the shell has not replaced ~: write $HOME, or the whole path")
 
 
 def nonempty(text):

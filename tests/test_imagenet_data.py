@@ -208,6 +208,11 @@ def test_kaggles_folder_that_does_not_fit(kaggle):
     first.unlink()
     with pytest.raises(UserError, match="val lacks 1 of the 6 images .*ILSVRC2012_val_00000001"):
         imagenet.main(argv)
+    # The training images' solution
+    solution.write_text(text.replace("ILSVRC2012_val", "n01440764"))
+    with pytest.raises(UserError, match="none of the images of .*LOC_val_solution.csv is that of"):
+        imagenet.main(argv)
+    solution.write_text(text)
     with pytest.raises(UserError, match="root/LOC_val_solution.csv"):
         imagenet.main([*argv[:-1], str(root / "LOC_val_solution.csv")])
     with pytest.raises(UserError, match="--solution .*--images"):

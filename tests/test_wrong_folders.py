@@ -93,6 +93,18 @@ def test_names_that_differ(tmp_path, run):
     assert folders.read_training(train, 3, 3, class_names=["b", "c", "d"]).labels is None
 
 
+def test_labels_of_a_list_are_said_to_be_indices(tmp_path, run):
+    """As the numbered folders of a generated set are, if the validation images have names."""
+    folder = classes(tmp_path / "train", "0", "1")
+    files = sorted(folder.glob("*/*"))
+    (tmp_path / "list.txt").write_text("".join(f"{file} {file.parent.name}\n" for file in files))
+    val = classes(tmp_path / "val", "pear", "plum")
+    _, printed = run.teacher("--train_data", tmp_path / "list.txt", "--val_data", val)
+    assert "list.txt: its labels are class indices: 0 is pear" in printed and "1 is plum" in printed
+    _, printed = run.teacher("--train_data", tmp_path / "list.txt", "--val_data", folder)
+    assert "class indices" not in printed
+
+
 @pytest.mark.parametrize(
     "train, val, word",
     [

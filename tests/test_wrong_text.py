@@ -678,3 +678,42 @@ def test_a_link_to_a_disk_that_is_not_mounted(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file is a file"):
         files.make_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("a.txt\r", "'a.txt' .*carriage return.*Windows"),
+        ("--train_data=a.txt\r", "a.txt.*Windows"),
+        ("--train_data=~/a", "~/a: .*HOME"),
+        ("~/a", "~/a: .*HOME"),
+    ],
+)
+def test_words_that_the_shell_passed_otherwise_than_meant(word, message):
+    parser = options.Parser("a script")
+    parser.add_argument("--train_data")
+    parser.add_argument("file", nargs="?")
+    with pytest.raises(UserError, match=message) as error:
+        parser.parse_args([word])
+    assert "\r" not in str(error.value)
+    assert parser.parse_args(["--train_data", "a~/b", "x/~/y"]).file == "x/~/y"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("can't start new thread"), BlockingIOError(errno.EAGAIN, "unavailable")],
+)
+def test_a_limit_of_processes_is_named(error, capsys):
+    def main(argv):
+        raise error
+
+    assert run_script(main) == 2
+    assert re.search(r"ulimit -u.*--num_workers", capsys.readouterr().err)
+
+
+def test_the_same_images_in_two_formats_are_not_compared(tmp_path):
+    for ending in ("png", "jpg"):
+        (tmp_path / ending).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / ending / f"0.{ending}")
+    with pytest.raises(UserError, match=r"other formats, \.png and \.jpg.*--format"):
+        compare.main([str(tmp_path / "png"), str(tmp_path / "jpg")])

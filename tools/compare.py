@@ -33,6 +33,15 @@ def differences(folder, other_folder):
             raise UserError(f"{path} is not a folder: give two folders of images")
     names = images_below(folder), images_below(other_folder)
     paths = sorted(names[0] & names[1])
+    if not paths and names[0] and names[1]:
+        stems = [{path.with_suffix("") for path in group} for group in names]
+        if stems[0] & stems[1]:
+            endings = [min(path.suffix for path in group) for group in names]
+            raise UserError(
+                f"the images of {folder} and {other_folder} have the same names but other formats, "
+                f"{endings[0]} and {endings[1]}: convert or generate one of them in the other's "
+                "(synthesize_dit.py --format)"
+            )
     if not paths:
         raise UserError(
             f"{folder} and {other_folder} have no images in common: give two folders of the same "

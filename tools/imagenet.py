@@ -119,6 +119,11 @@ def read_solution(folder, solution):
         )
     name_of = {os.fsdecode(name).rpartition(".")[0]: name for name in scan(folder, LeftOut())[0]}
     missing = [stem for stem in label_of if stem not in name_of]
+    if len(missing) == len(label_of):
+        raise UserError(
+            f"{folder} has none of the images of {solution}, such as {missing[0]}: give the CSV of "
+            "these images (LOC_val_solution.csv is that of the validation images), or their folder"
+        )
     if missing:
         raise UserError(
             f"{folder} lacks {len(missing)} of the {len(label_of)} images of {solution}, such as "
