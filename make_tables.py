@@ -311,6 +311,8 @@ def write_html(path, pages, root):
     what is left out of it.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"--html {path} is a folder: give the name of a file, {path / 'runs.html'}")
     folder = make_folder(path.parent)
     runs, faults = html.read_run_folders(root)
     with tempfile.TemporaryDirectory() as temporary:

@@ -36,7 +36,15 @@ from diffusion.pipeline import (
     read_pipeline,
     use_bf16_blocks,
 )
-from diffusion.sampler import SAMPLERS, SPACINGS, Sampler, batch_noise, check_steps, prefetch
+from diffusion.sampler import (
+    SAMPLERS,
+    SPACINGS,
+    Sampler,
+    batch_noise,
+    check_steps,
+    prefetch,
+    uneven_steps,
+)
 from helper import options as flags
 from helper.batches import default_batch_size
 from helper.cost import with_prefix
@@ -170,6 +178,11 @@ def parse_option(argv=None):
     flags.add_process_flags(parser)
     options = parser.parse_args(argv)
     requested_images.check_flags(options)
+    if options.cfg_scale == 0:
+        raise UserError(
+            "--cfg-scale 0 leaves the null branch only, whose images are of no class: give 1 for "
+            "no guidance"
+        )
     return options
 
 
@@ -192,6 +205,13 @@ def main(argv=None):
         else:
             source = read_pipeline(model, options.ckpt, options.vae, size, classes, say)
         check_steps(options.sampler, options.num_sampling_steps, source.schedule)
+        if uneven := uneven_steps(
+            options.sampler,
+            options.num_sampling_steps,
+            source.schedule,
+            options.timestep_spacing,
+        ):
+            say(f"note: {uneven}")
         cfg_channels = source.guided_channels(options.cfg_scale, options.cfg_channels)
         if options.cfg_scale != 1 and source.info.get("label_dropout") == 0:
             say(

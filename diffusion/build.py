@@ -58,9 +58,11 @@ class Reconstruction(nn.Module):
 
 
 def check_sizes(width, heads, latent_size, patch_size):
-    """Raises UserError if the sizes of a DiT are not divisible."""
+    """Raises UserError if the sizes of a DiT are not divisible as they must be."""
     if width % heads:
         raise UserError(f"--width {width} must be divisible by --heads {heads}")
+    if width % 4:  # sine and cosine of both coordinates
+        raise UserError(f"--width {width} must be divisible by 4, for the position embedding")
     if latent_size % patch_size:
         raise UserError(
             f"--patch_size {patch_size} must divide the size of the latents, {latent_size}: use "

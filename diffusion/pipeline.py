@@ -239,6 +239,12 @@ def read_pipeline(model, checkpoint=None, vae=None, image_size=None, num_classes
     Raises UserError if files are missing or damaged, or are not those of a DiT with the expected
     values.
     """
+    for text in (str(model), Path(checkpoint).name if checkpoint else ""):
+        if re.match(r"sit[-_.]", text, re.IGNORECASE):
+            raise UserError(
+                f"{text} is a SiT by its name, which has the tensors of a DiT but predicts a "
+                "velocity, and these samplers need the noise: give a DiT"
+            )
     is_official = str(model) in official.names()
     if checkpoint and not is_official:
         raise UserError(

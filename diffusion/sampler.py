@@ -108,6 +108,29 @@ def check_steps(name, steps, schedule):
         )
 
 
+def uneven_steps(name, steps, schedule, spacing=None):
+    """A note if a chain of so many steps leaves out a twentieth of the noise levels or more, or "".
+
+    The steps of `leading`, and those of DDIM, are a whole number of timesteps long. With 600 steps
+    of one timestep, 1000 of them begin at timestep 599 (`leading`) or end at 400 (`trailing`).
+    """
+    count = schedule["num_train_timesteps"]
+    if (spacing or SAMPLERS[name]) != "leading" and name != "ddim":
+        return ""
+    more = name == "dpmsolver++"  # divides the chain by one more
+
+    def covered(steps):
+        return (steps + more) * (count // (steps + more))
+
+    if covered(steps) > 0.95 * count:
+        return ""
+    better = next(n for n in range(steps, 0, -1) if covered(n) > 0.95 * count)
+    return (
+        f"--num-sampling-steps {steps}: the steps of {name} are whole numbers of timesteps here, "
+        f"and together {covered(steps)} of {count}: the images are worse than with {better}"
+    )
+
+
 class Sampler:
     """DDPM (ancestral), DDIM (η = 0) or DPM-Solver++ (second order) with `steps` steps.
 

@@ -42,6 +42,8 @@ def whole_file(path, mode="wb", sync=False):
     pipe or a device, which must not be replaced.
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    if not path.name or path.name == "..":
+        raise UserError(f"{path} is a folder: give the name of a file in it")
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError(f"{path} is a pipe or a device: write to another file, or remove it")
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

@@ -113,7 +113,6 @@ class Run:
             remove_parts(self.folder)
             config = {**config, "processes": self.processes, "flags": self.settings}
             if notes is None:
-                (self.folder / "result.json").unlink(missing_ok=True)  # of an earlier run
                 write_text(self.folder / "train.log", "")
                 write_json(self.folder / "config.json", {**config, **environment()})
             elif not is_json(self.folder / "config.json"):
@@ -564,10 +563,18 @@ def latest_path(folder, name):
 
 
 def refuse_existing(folder, name, resume):
-    """Raises UserError if `folder` holds a run of network `name` that is not to be resumed."""
-    if latest_path(folder, name).exists() and not resume:
+    """Raises UserError if `folder` holds a run of network `name` that is not to be resumed, or a
+    result without the checkpoint of its run.
+    """
+    latest, result = latest_path(folder, name), Path(folder, "result.json")
+    if latest.exists() and not resume:
         raise UserError(
             f"{folder} already holds a run: give --resume to continue it, or choose another folder"
+        )
+    if result.exists() and not latest.exists():
+        raise UserError(
+            f"{folder} holds the result of a finished run and no {latest.name}: choose another "
+            f"folder, restore the checkpoint, or delete {result.name} to train again"
         )
 
 

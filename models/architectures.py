@@ -369,7 +369,20 @@ def _describe_weights(entries, shapes, expected):
         return "; give the architecture that it was saved from"
     name, classes = networks[layouts.preferred(networks)[0]]
     description = ARCHITECTURES[name].note
-    return f"\nIt is a {name} ({description}) for {classes} classes: use the name {name}"
+    return (
+        f"\nIt is a {name} ({description}) for {classes} classes: use the name {name}"
+        + _namesakes_in_torchvision(name)
+    )
+
+
+def _namesakes_in_torchvision(name):
+    """What else has the tensors of the network `name`: the end of a message, or ""."""
+    if not name.startswith("cifarresnet"):
+        return ""
+    return (
+        f", or, for torchvision's {name.removeprefix('cifar')} with a convolution of 3x3 as its "
+        "stem, which has a ReLU, module:function of your own code"
+    )
 
 
 def fits(name, content):
@@ -408,7 +421,10 @@ def architecture_with(content, origin, flag="--model_t"):
         found = " and ".join(f"a {networks[place][0]} under {place}" for place in places)
         hint = layouts.student_file(places, origin)
         raise UserError(f"{origin} holds {found}: {hint}name the one that you mean ({flag})")
-    return names.pop() if names else None
+    name = names.pop() if names else None
+    if name and (other := _namesakes_in_torchvision(name)):
+        note(f"{origin} is read as {name} ({ARCHITECTURES[name].note}): give {flag} {name}{other}")
+    return name
 
 
 def _recognise(entries):

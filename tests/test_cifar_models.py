@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from test_published import basic_blocks, conv, linear, norm
 
@@ -249,6 +250,19 @@ def test_small_images_choose_repdistillers_network(name, size, network, capsys):
     two_meanings = name in ("ResNet50", "ShuffleV2", "ResNet18") and size in (32, 64)
     assert noted.startswith(f"note: {name} at {size} pixels") == two_meanings
     assert bool(noted) == two_meanings
+
+
+def test_torchvisions_network_with_a_small_stem_is_pointed_out(tmp_path, capsys):
+    """It has the tensors of a network without the ReLU after the stem."""
+    network = torchvision.models.resnet18(num_classes=10)
+    network.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    assert kind(network.state_dict()) == "cifarresnet18"
+    noted = capsys.readouterr().out
+    assert "torchvision's resnet18" in noted and "module:function" in noted
+    torch.save(network.state_dict(), tmp_path / "t.pth")
+    with pytest.raises(UserError, match="cifarresnet18.*torchvision's resnet18.*module:function"):
+        create_model("torchvision/resnet18", 10, checkpoint=tmp_path / "t.pth")
+    assert kind(shapes_of("resnet18")) == "resnet18" and not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("size", [None, 32, 224])

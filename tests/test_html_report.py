@@ -272,8 +272,9 @@ def test_many_runs_make_a_page_of_reasonable_size():
 
 def test_a_folder_in_place_of_the_file_is_named(capsys):
     Path("page.html").mkdir()
-    assert run_script(make_tables.main, ["--html", "page.html"]) == 2
-    assert "page.html" in capsys.readouterr().err
+    for folder in ("page.html", "."):
+        assert run_script(make_tables.main, ["--html", folder]) == 2
+        assert f"--html {folder} is a folder" in capsys.readouterr().err
     assert Path("results/tables/table1_cifar100.md").exists()
 
 

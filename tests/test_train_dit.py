@@ -290,7 +290,11 @@ def test_impossible_autoencoders_are_refused():
 
 @pytest.mark.parametrize(
     "sizes, named",
-    [(["--width", "30", "--heads", "4"], "--heads 4"), (["--patch_size", "3"], "--patch_size 3")],
+    [
+        (["--width", "30", "--heads", "4"], "--heads 4"),
+        (["--width", "150", "--heads", "6"], "by 4"),
+        (["--patch_size", "3"], "--patch_size 3"),
+    ],
 )
 def test_impossible_dits_are_refused_before_an_image_is_read(sizes, named, data, tmp_path):
     with pytest.raises(UserError, match=named):

@@ -23,7 +23,7 @@ from dataset.folders import read_training
 from dataset.pool import Pool
 from diffusion.loss import GaussianDiffusion
 from diffusion.pipeline import load_component, load_pipeline, read_pipeline
-from diffusion.sampler import check_steps
+from diffusion.sampler import Sampler, check_steps, uneven_steps
 from diffusion.schedule import DEFAULT_SCHEDULE, linear_betas
 from helper.distributed import World
 from helper.errors import UserError, run_script
@@ -305,6 +305,49 @@ def test_a_folder_without_images_takes_other_settings(pipeline, capsys):
 @pytest.mark.parametrize("scale", ["nan", "inf", "-1", "two"])
 def test_a_scale_that_is_no_number_is_refused(pipeline, capsys, scale):
     assert "--cfg-scale" in synthesis_error(capsys, f"--cfg-scale={scale}")
+
+
+def test_no_scale_at_all_is_not_no_guidance(pipeline, capsys):
+    message = synthesis_error(capsys, "--cfg-scale=0")
+    assert "no class" in message and "1 for no guidance" in message
+
+
+def test_a_sit_is_not_read_as_a_dit(tmp_path, monkeypatch, capsys):
+    """Its tensors are a DiT's; only its name tells."""
+    monkeypatch.chdir(tmp_path)
+    argv = official_argv(4, "set")
+    Path("dit.pt").rename("SiT-S-8-256x256.pt")
+    argv[argv.index("dit.pt")] = "SiT-S-8-256x256.pt"
+    assert "velocity" in error_of(capsys, synthesize_dit.main, *argv)
+    argv[argv.index("DiT-S/8")] = "SiT-S/8"
+    assert "velocity" in error_of(capsys, synthesize_dit.main, *argv)
+
+
+@pytest.mark.parametrize(
+    "sampler, spacing, steps, better",
+    [
+        ("ddim", None, 600, 500),
+        ("ddim", "trailing", 300, 250),
+        ("dpmsolver++", "leading", 600, 499),
+        ("ddpm", "leading", 150, 142),
+        ("ddim", None, 3, None),
+        ("ddim", None, 60, None),
+        ("dpmsolver++", "leading", 3, None),
+        ("dpmsolver++", "trailing", 600, None),
+        ("dpmsolver++", None, 600, None),
+        ("ddpm", None, 600, None),
+    ],
+)
+def test_steps_that_do_not_cover_the_chain_are_noted(sampler, spacing, steps, better):
+    """With `leading` the first timestep of diffusers' own scheduler tells how much they cover."""
+    schedule = {"num_train_timesteps": 1000}
+    text = uneven_steps(sampler, steps, schedule, spacing)
+    assert text.endswith(f"with {better}" if better else "")
+    assert bool(text) == bool(better)
+    if spacing == "leading" or (spacing is None and sampler == "ddim"):
+        timesteps = Sampler(sampler, steps, schedule, spacing).scheduler.timesteps
+        left_out = 1000 - int(timesteps[0]) - int(timesteps[0] - timesteps[1])
+        assert (left_out >= 50) == bool(better)
 
 
 # The null class

@@ -666,3 +666,19 @@ def test_the_form_of_statistics():
     for words, named in ((["0.2", "0.3", "0.4"], "0.3 0.4.*commas"), (["a,b,c"], "mean_t.*three")):
         with pytest.raises(UserError, match=named):
             train_student.parse_option([*argv, *words])
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_finished_run_without_its_checkpoint_is_not_written_over(student_argv, place, resume):
+    argv = [*student_argv, "--epochs", "1"]
+    train_student.main(argv)
+    folder = place / "save/student_model/a/b"
+    (folder / "resnet8_latest.pth").unlink()
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match="result of a finished run and no resnet8_latest.pth"):
+        train_student.main([*argv, *resume])
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    # As the message says
+    (folder / "result.json").unlink()
+    train_student.main([*argv, *resume])
+    assert (folder / "result.json").is_file()
