@@ -49,6 +49,7 @@ class RunResult:
     top1_last: float
     top1_best: float
     agreement: float | None
+    teacher_top1: float | None
     image_steps: int
     seconds: float
 
@@ -104,7 +105,8 @@ def read_run(folder):
     if "stage" in data:
         return None
     # Defaults of the fields that older files lack
-    defaults = {"table": None, "teacher": None, "agreement": None, "val_split": "test"}
+    defaults = dict.fromkeys(("table", "teacher", "agreement", "teacher_top1"))
+    defaults["val_split"] = "test"
     data = {**defaults, **data, "folder": str(folder)}
     values = {field.name: entry(data, field.name, field.type, path) for field in fields(RunResult)}
     return RunResult(**{**values, "method": method_name(values["method"])})

@@ -34,6 +34,7 @@ COLUMNS = (
     "top1_best",
     "agreement",
     "teacher",
+    "teacher_top1",
     "student",
     "images",
     "evaluations",
@@ -122,11 +123,17 @@ def measured_columns(records):
 
 
 def table(records, baseline, label):
-    """Markdown table with the means of each value and its difference from the value `baseline`."""
+    """Markdown table with the means of each value, its difference from the value `baseline` and, if
+    there are several teachers, their accuracy.
+    """
     top1 = by_value(records, "top1_last")
     best = by_value(records, "top1_best")
     agreement = by_value(records, "agreement")
     fidelity = {column: by_value(records, column) for column in measured_columns(records)}
+    teachers = by_value(records, "teacher_top1")
+    accuracies = [accuracy for by_seed in teachers.values() for accuracy in by_seed.values()]
+    # Rounding can differ from run to run by an image
+    several = all(teachers.values()) and max(accuracies) - min(accuracies) > 0.1
     rows = []
     for value, figures in top1.items():
         difference = "baseline"
@@ -135,6 +142,8 @@ def table(records, baseline, label):
         row = [value, str(len(figures)), spread(list(figures.values())), difference]
         row.append(spread(list(best[value].values())))
         row.append(spread(list(agreement[value].values())))
+        if several:
+            row.append(f"{statistics.mean(teachers[value].values()):.2f}")
         for column, image_figures in fidelity.items():
             mean = statistics.mean(image_figures[value].values())
             row.append(f"{mean:.{FIDELITY[column][1]}f}")
@@ -146,6 +155,7 @@ def table(records, baseline, label):
         f"difference from {baseline} [95 % interval]",
         "best epoch (%)",
         "agreement with the teacher (%)",
+        *(["the teacher's top-1 (%)"] if several else []),
         *(FIDELITY[column][0] for column in fidelity),
     ]
     return markdown(headings, rows)

@@ -539,6 +539,18 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
     assert not Path("out.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "shown"), [((94, 90), True), ((94, 93.98), False), ((94, None), False)]
+)
+def test_the_table_has_the_accuracy_of_several_teachers(accuracies, shown):
+    records = [
+        dict.fromkeys(sweeps.COLUMNS, 1.0) | {"value": str(number), "teacher_top1": accuracy}
+        for number, accuracy in enumerate(accuracies)
+    ]
+    text = sweeps.table(records, "0", "teacher")
+    assert ("the teacher's top-1" in text) == ("90.00" in text) == shown
+
+
 def write_csv(path, sampling, runs, **more):
     """A sweep's CSV with runs of given evaluations and accuracy."""
     records = [
