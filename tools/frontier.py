@@ -57,7 +57,7 @@ def read(file):
     if not records or not set(COLUMNS) <= set(records[0]):
         raise UserError(
             f"{file} is not the CSV of a sweep: give files that run_sweep.py has written (those "
-            "of earlier versions have no column `evaluations`: run the sweep again)"
+            "of earlier versions lack columns: run the same command again, finished runs are read)"
         )
     return [record for record in records if record["evaluations"]]
 
