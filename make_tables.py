@@ -308,7 +308,7 @@ def fashion_mnist_page(entries):
 
 def write_html(path, pages, root):
     """Writes the page with the tables `pages` and all runs below `root`; returns messages about
-    what is left out of it.
+    what is left out of it. Raises UserError if `path` is a folder.
     """
     path = Path(path)
     if path.is_dir():

@@ -180,8 +180,8 @@ def parse_option(argv=None):
     requested_images.check_flags(options)
     if options.cfg_scale == 0:
         raise UserError(
-            "--cfg-scale 0 leaves the null branch only, whose images are of no class: give 1 for "
-            "no guidance"
+            "--cfg-scale 0 leaves only the null branch, which ignores the class: give 1 for no "
+            "guidance"
         )
     return options
 

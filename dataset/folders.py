@@ -68,6 +68,8 @@ def read_training(
         paths, classes, names, manifest = read_pack(path)
         labels = None if (classes < 0).all() else classes
         if names is None:
+            if labels is not None and class_list is None:
+                _note_indices(path, "labels", class_names)
             paths, labels = _select_classes(paths, labels, class_list, path)
         else:
             label_of, why = _label_folders(

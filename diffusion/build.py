@@ -58,7 +58,7 @@ class Reconstruction(nn.Module):
 
 
 def check_sizes(width, heads, latent_size, patch_size):
-    """Raises UserError if the sizes of a DiT are not divisible as they must be."""
+    """Raises UserError if the sizes of a DiT do not divide each other as required."""
     if width % heads:
         raise UserError(f"--width {width} must be divisible by --heads {heads}")
     if width % 4:  # sine and cosine of both coordinates

@@ -239,12 +239,8 @@ def read_pipeline(model, checkpoint=None, vae=None, image_size=None, num_classes
     Raises UserError if files are missing or damaged, or are not those of a DiT with the expected
     values.
     """
-    for text in (str(model), Path(checkpoint).name if checkpoint else ""):
-        if re.match(r"sit[-_.]", text, re.IGNORECASE):
-            raise UserError(
-                f"{text} is a SiT by its name, which has the tensors of a DiT but predicts a "
-                "velocity, and these samplers need the noise: give a DiT"
-            )
+    if not Path(model).exists():
+        _refuse_sit(str(model))
     is_official = str(model) in official.names()
     if checkpoint and not is_official:
         raise UserError(
@@ -319,8 +315,18 @@ def _read_folder(path_or_name, vae, flag="--model"):
     return _describe(name, transformer, vae, schedule, info)
 
 
+def _refuse_sit(name):
+    """Raises UserError for the name of a SiT, whose tensors are those of a DiT."""
+    if re.match(r"sit[-_.]", name, re.IGNORECASE):
+        raise UserError(
+            f"{name} is named like a SiT, which predicts a velocity, and a network that predicts "
+            "the noise is needed: give a DiT"
+        )
+
+
 def _read_official(model, checkpoint, vae):
     """The description of an official checkpoint. Only names and shapes of its tensors are read."""
+    _refuse_sit(Path(checkpoint).name)
     dit = official.recognise(official.read_state(checkpoint), model, checkpoint)
     config = dit.config()
     vae_path = _find_vae(vae)

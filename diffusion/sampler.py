@@ -109,25 +109,27 @@ def check_steps(name, steps, schedule):
 
 
 def uneven_steps(name, steps, schedule, spacing=None):
-    """A note if a chain of so many steps leaves out a twentieth of the noise levels or more, or "".
+    """A note if the steps of a chain leave out a twentieth of its noise levels or more, else "".
 
-    The steps of `leading`, and those of DDIM, are a whole number of timesteps long. With 600 steps
-    of one timestep, 1000 of them begin at timestep 599 (`leading`) or end at 400 (`trailing`).
+    With `leading` a step takes a whole number of timesteps: 600 steps of 1000 take one each and
+    begin at timestep 599. DDIM's steps do so with `trailing`, too: they are then shorter than the
+    distance of its timesteps, and noise is left over.
     """
     count = schedule["num_train_timesteps"]
     if (spacing or SAMPLERS[name]) != "leading" and name != "ddim":
         return ""
     more = name == "dpmsolver++"  # divides the chain by one more
 
-    def covered(steps):
-        return (steps + more) * (count // (steps + more))
+    def covers(steps):
+        return (steps + more) * (count // (steps + more)) > 0.95 * count
 
-    if covered(steps) > 0.95 * count:
+    better = next((number for number in range(steps, 0, -1) if covers(number)), steps)
+    if better == steps:
         return ""
-    better = next(n for n in range(steps, 0, -1) if covered(n) > 0.95 * count)
+    length = count // (steps + more)
     return (
-        f"--num-sampling-steps {steps}: the steps of {name} are whole numbers of timesteps here, "
-        f"and together {covered(steps)} of {count}: the images are worse than with {better}"
+        f"--num-sampling-steps {steps}: a step of {name} takes {length} of {count} timesteps, all "
+        f"together {steps * length}: use {better} steps to cover the chain"
     )
 
 

@@ -7,6 +7,10 @@ import re
 import sys
 import time
 
+NO_PROCESS = (
+    "no further process or thread can be started: raise the limit (ulimit -u, or that of the "
+    "container), use fewer --num_workers, or end other programs"
+)
 SMALLER = "use fewer --num_workers or a smaller --batch_size"
 
 # Faults of the machine, whichever file it was, and what to do.
@@ -15,8 +19,6 @@ MACHINE_FAULTS = {
     "--num_workers",
     errno.ENFILE: "all programs together have too many open files: end some of them",
     errno.ENOMEM: f"not enough memory: {SMALLER}, or end other programs",
-    errno.EAGAIN: "no further process or thread can be started: raise the limit (ulimit -u, or "
-    "that of the container), use fewer --num_workers, or end other programs",
     errno.EIO: "input/output error: the disk or the network failed: check them, then run the same "
     "command again (a training with --resume)",
     errno.ESTALE: "stale file handle: the file server has restarted or replaced the file: run the "
@@ -72,6 +74,9 @@ def note(text):
 def describe_os_error(error):
     """The message for an OSError that the user can fix, None for any other."""
     remedy = REMEDIES.get(error.errno)
+    # EAGAIN is also that of an output that does not wait
+    if error.errno == errno.EAGAIN and not error.filename:
+        remedy = None if hasattr(error, "characters_written") else NO_PROCESS
     if remedy is None:
         return None
     if not error.filename:
@@ -98,7 +103,7 @@ def describe_hidden_error(error):
     if "Too many open files" in text:
         return MACHINE_FAULTS[errno.EMFILE]
     if "can't start new thread" in text:
-        return MACHINE_FAULTS[errno.EAGAIN]
+        return NO_PROCESS
     if "DataLoader worker (pid" in text or "Pin memory thread exited" in text:
         return f"{text.splitlines()[0].rstrip(' .')}: if memory ran out, {SMALLER}"
     if any(part in text for part in ("allocate memory", "MemoryError", f"({errno.ENOMEM})")):

@@ -38,8 +38,8 @@ def whole_file(path, mode="wb", sync=False):
     Text is written as UTF-8. The writers of Pillow and torch hide the error of a full disk: let
     them write to memory, and write the bytes here.
     sync: write it to the disk before, so that a power cut cannot leave an empty file.
-    Links are followed. Raises UserError if the folder does not exist (any more), or `path` is a
-    pipe or a device, which must not be replaced.
+    Links are followed. Raises UserError if the folder does not exist (any more), or `path` has no
+    file name, or is a pipe or a device, which must not be replaced.
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     if not path.name or path.name == "..":

@@ -91,11 +91,12 @@ class Parser(argparse.ArgumentParser):
 def _check_word(word):
     """Raises UserError for a word of the command line that was not meant as it arrives."""
     if word.endswith("\r"):
+        after = f" after {word.rstrip()!r}" if word.strip() else ""
         raise UserError(
-            f"{word.rstrip()!r} is followed by a carriage return: the script with this command has "
-            "Windows line endings: convert it (sed -i 's/\\r$//' SCRIPT)"
+            f"the command has a carriage return{after}: convert the script that has it from "
+            "Windows line endings (sed -i 's/\\r$//' SCRIPT)"
         )
-    if re.match(r"(--[\w-]+=)?~/", word):
+    if re.match(r"([\w-]+=)?~/", word):
         raise UserError(f"{word}: the shell has not replaced ~: write $HOME, or the whole path")
 
 
@@ -397,6 +398,14 @@ def add_network_flags(group, model_s="resnet8", statistics_s="the data set's"):
     model_s, statistics_s: descriptions of the student's defaults.
     """
     add_teacher_flags(group)
+    add_student_flags(group, model_s, statistics_s)
+
+
+def add_student_flags(group, model_s, statistics_s):
+    """Adds the flags of the student and of the normalisation of its images.
+
+    model_s, statistics_s: descriptions of their defaults.
+    """
     group.add_argument(
         "--model_s",
         default=None,

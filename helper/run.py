@@ -145,8 +145,8 @@ class Run:
             state = checkpoints.load(self.latest)
         except UserError:
             raise UserError(
-                f"{self.latest} is damaged or cannot be read: restore a copy, or delete it to "
-                "start the run from the beginning"
+                f"{self.latest} is damaged or cannot be read: restore a copy, or delete it (and "
+                "result.json, if the run was finished) to start the run from the beginning"
             ) from None
         if not isinstance(state, dict) or "progress" not in state:
             raise UserError(f"{self.latest} is not the checkpoint of a run: choose another folder")
@@ -572,9 +572,11 @@ def refuse_existing(folder, name, resume):
             f"{folder} already holds a run: give --resume to continue it, or choose another folder"
         )
     if result.exists() and not latest.exists():
+        others = any(Path(folder).glob("*_latest.pth"))  # of another network
+        remedy = f", restore the checkpoint, or delete {result.name} to train again"
         raise UserError(
             f"{folder} holds the result of a finished run and no {latest.name}: choose another "
-            f"folder, restore the checkpoint, or delete {result.name} to train again"
+            "folder" + ("" if others else remedy)
         )
 
 

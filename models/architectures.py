@@ -380,8 +380,8 @@ def _namesakes_in_torchvision(name):
     if not name.startswith("cifarresnet"):
         return ""
     return (
-        f", or, for torchvision's {name.removeprefix('cifar')} with a convolution of 3x3 as its "
-        "stem, which has a ReLU, module:function of your own code"
+        f". If it is torchvision's {name.removeprefix('cifar')} with a 3x3 stem, which is followed "
+        "by a ReLU, give your own code as module:function (docs/extend.md)"
     )
 
 
@@ -423,7 +423,7 @@ def architecture_with(content, origin, flag="--model_t"):
         raise UserError(f"{origin} holds {found}: {hint}name the one that you mean ({flag})")
     name = names.pop() if names else None
     if name and (other := _namesakes_in_torchvision(name)):
-        note(f"{origin} is read as {name} ({ARCHITECTURES[name].note}): give {flag} {name}{other}")
+        note(f"{origin} is read as {name} ({ARCHITECTURES[name].note}){other}")
     return name
 
 

@@ -123,8 +123,8 @@ def measured_columns(records):
 
 
 def table(records, baseline, label):
-    """Markdown table with the means of each value, its difference from the value `baseline` and, if
-    there are several teachers, their accuracy.
+    """Markdown table with the means of each value, its difference from the value `baseline` and,
+    where they differ by more than 0.1 points, the teachers' accuracy.
     """
     top1 = by_value(records, "top1_last")
     best = by_value(records, "top1_best")
@@ -155,7 +155,7 @@ def table(records, baseline, label):
         f"difference from {baseline} [95 % interval]",
         "best epoch (%)",
         "agreement with the teacher (%)",
-        *(["the teacher's top-1 (%)"] if several else []),
+        *(["teacher's top-1 (%)"] if several else []),
         *(FIDELITY[column][0] for column in fidelity),
     ]
     return markdown(headings, rows)

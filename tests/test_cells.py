@@ -283,39 +283,53 @@ def test_sampling_of_the_quickstart_and_of_the_table():
 
 
 def test_a_round_of_deliberate_practice():
-    """The students differ in their images only, and take as many image-steps."""
-    commands = recorded("fashion_mnist_uncertain.sh", SEEDS="1")
-    (pool,) = (
-        synthesize_dit.parse_option(command[1:])
-        for command in commands
-        if command[0] == "synthesize_dit.py"
-    )
-    runs = students(commands)
-    assert [run.experiments_name.split("_")[0] for run in runs] == [
-        "first",
-        "uncertain",
-        "certain",
-        "pool",
+    """Students of a seed differ in their images only, and take as many image-steps. Who selects
+    them has not seen the pool.
+    """
+    commands = recorded("fashion_mnist_uncertain.sh", SEEDS="3 5")
+    runs = {run.experiments_name: run for run in students(commands)}
+    assert list(runs) == [
+        f"{name}_holdout"
+        for name in ("random_seed3", "random_seed5")
+        + ("uncertain_seed3", "certain_seed3", "pool_seed3")
+        + ("uncertain_seed5", "certain_seed5", "pool_seed5")
     ]
-    folder = str(pool.save_dir)
-    assert {run.data_amount * run.epochs for run in runs} == {128_000}
-    assert {run.data_amount * run.warmup_epochs for run in runs} == {8_000}
-    assert [run.train_data for run in runs] == [
-        folder,
-        f"{folder}_uncertain.txt",
-        f"{folder}_certain.txt",
-        folder,
-    ]
+    pools = {
+        options.seed: str(options.save_dir)
+        for options in (
+            synthesize_dit.parse_option(command[1:])
+            for command in commands
+            if command[0] == "synthesize_dit.py"
+        )
+    }
+    assert {run.data_amount * run.epochs for run in runs.values()} == {128_000}
+    assert {run.data_amount * run.warmup_epochs for run in runs.values()} == {8_000}
     images = {"train_data", "data_amount", "epochs", "warmup_epochs", "experiments_name"}
-    assert all(differing(runs[0], run) <= images for run in runs)
-    selections = [command for command in commands if "tools.uncertain_images" in command]
-    assert [command[2:4] for command in selections] == [
-        [run.train_data.removesuffix(end), run.train_data]
-        for run, end in zip(runs[1:3], ("_uncertain.txt", "_certain.txt"), strict=True)
-    ]
-    first = f"save/student_model/uncertain/{runs[0].experiments_name}/resnet8_latest.pth"
-    assert all(first in command for command in selections)
-    assert ["--certain" in command for command in selections] == [False, True]
+    for seed, other in ((3, 5), (5, 3)):
+        random = runs[f"random_seed{seed}_holdout"]
+        for name in ("uncertain", "certain", "pool"):
+            run = runs[f"{name}_seed{seed}_holdout"]
+            assert (run.seed, random.seed, random.train_data) == (seed, seed, pools[seed])
+            assert differing(random, run) <= images
+            if name == "pool":
+                assert run.train_data == pools[seed]
+                continue
+            (selection,) = (command for command in commands if command[3:4] == [run.train_data])
+            assert selection[:3] == ["-m", "tools.uncertain_images", pools[seed]]
+            assert ("--certain" in selection) == (name == "certain")
+            student = selection[selection.index("--student") + 1]
+            assert f"/random_seed{other}_holdout/" in student
+
+
+@pytest.mark.parametrize("settings", [{"SEEDS": "1"}, {"POOL": "10000", "KEPT": "4000"}])
+def test_a_round_that_cannot_be_compared(settings):
+    done = subprocess.run(
+        ["sh", ROOT / "scripts/fashion_mnist_uncertain.sh"],
+        capture_output=True,
+        text=True,
+        env=environment(PYTHON="false", **settings),
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
 
 
 def run_table(tmp_path, table, body="", **settings):

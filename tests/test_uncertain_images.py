@@ -1,11 +1,15 @@
 """tools.uncertain_images: the list of the images on which a student is least certain."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from scipy.stats import entropy
 
+from dataset.class_list import imagenet_synsets, read_class_list
+from dataset.folders import read_training
 from dataset.lists import read_list
 from dataset.real import REAL_SETS
 from helper.errors import UserError
@@ -102,3 +106,34 @@ def test_wrong_student_and_list(tmp_path, tiny_image_folder, student):
     with pytest.raises(UserError, match="another name"):
         select(tmp_path / "list.txt", tmp_path / "list.txt", student, "--data_amount", "10")
     assert len(read_list(tmp_path / "list.txt")[0]) == 100
+
+
+def test_labels_of_a_class_list_are_imagenets(tmp_path, tiny_image_folder, student):
+    """As train_student.py reads them: the list of the whole set has the labels of the folder."""
+    names = imagenet_synsets()
+    (tmp_path / "classes.txt").write_text("".join(f"{names[5 * n]}\n" for n in range(10)))
+    folder = tmp_path / "images"
+    for path in tiny_image_folder.glob("*/0000[0-4].png"):
+        copy = folder / f"{5 * int(path.parent.name):04d}" / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    flags = ["--dataset", "imagefolder", "--image_size", "32", "--num_workers", "0"]
+    flags += ["--class-list", str(tmp_path / "classes.txt")]
+    select(folder, tmp_path / "list.txt", student, "--data_amount", "20", *flags)
+    class_list = read_class_list(tmp_path / "classes.txt")
+    images = read_training(tmp_path / "list.txt", 10, class_list=class_list)
+    assert np.bincount(images.labels).tolist() == [2] * 10
+    for path, label in zip(images.images, images.labels, strict=True):
+        assert int(Path(path).parent.name) == 5 * label
+
+
+def test_class_folders_with_names(tmp_path, tiny_image_folder, student):
+    """The student knows how many classes there are."""
+    folder = tmp_path / "images"
+    for path in tiny_image_folder.glob("*/0000[0-4].png"):
+        copy = folder / f"class {path.parent.name}" / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    flags = ["--dataset", "imagefolder", "--image_size", "32", "--num_workers", "0"]
+    select(folder, tmp_path / "list.txt", student, "--data_amount", "20", *flags)
+    assert np.bincount(read_list(tmp_path / "list.txt")[1]).tolist() == [2] * 10

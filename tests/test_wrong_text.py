@@ -23,7 +23,7 @@ from dataset.image_writer import ImageWriter
 from dataset.lists import read_list, write_list
 from dataset.paths import Paths, is_class_number
 from helper import checkpoints, files, options
-from helper.errors import UserError, run_script
+from helper.errors import UserError, describe_os_error, run_script
 from helper.run import draw_curves, is_json
 from models.architectures import create_model
 from models.libraries import downloading
@@ -683,9 +683,11 @@ def test_a_link_to_a_disk_that_is_not_mounted(tmp_path):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("a.txt\r", "'a.txt' .*carriage return.*Windows"),
+        ("a.txt\r", "carriage return after 'a.txt': .*Windows"),
         ("--train_data=a.txt\r", "a.txt.*Windows"),
+        ("\r", "the command has a carriage return: "),
         ("--train_data=~/a", "~/a: .*HOME"),
+        ("1=~/a", "1=~/a: .*HOME"),
         ("~/a", "~/a: .*HOME"),
     ],
 )
@@ -709,6 +711,8 @@ def test_a_limit_of_processes_is_named(error, capsys):
 
     assert run_script(main) == 2
     assert re.search(r"ulimit -u.*--num_workers", capsys.readouterr().err)
+    # Of an output that does not wait
+    assert describe_os_error(BlockingIOError(errno.EAGAIN, "unavailable", 3)) is None
 
 
 def test_the_same_images_in_two_formats_are_not_compared(tmp_path):

@@ -39,8 +39,7 @@ def differences(folder, other_folder):
             endings = [min(path.suffix for path in group) for group in names]
             raise UserError(
                 f"the images of {folder} and {other_folder} have the same names but other formats, "
-                f"{endings[0]} and {endings[1]}: convert or generate one of them in the other's "
-                "(synthesize_dit.py --format)"
+                f"{endings[0]} and {endings[1]}: generate both in one (synthesize_dit.py --format)"
             )
     if not paths:
         raise UserError(

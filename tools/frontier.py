@@ -21,6 +21,7 @@ from helper.options import Parser
 from report.sweeps import COLUMNS, difference_text, paired_difference
 from report.tables import markdown, spread
 
+YOUNG_COLUMNS = {"teacher_top1"}  # which older CSVs do not have and nothing here needs
 SAMPLING = ("sampler", "timestep_spacing", "cfg_scale", "cfg_interval")  # flags of a line
 
 
@@ -54,12 +55,13 @@ def main(argv=None):
 def read(file):
     """The records of generated images in the CSV of a sweep."""
     records = list(csv.DictReader(read_text(file).splitlines()))
-    if not records or not set(COLUMNS) <= set(records[0]):
+    if not records or not set(COLUMNS) - YOUNG_COLUMNS <= set(records[0]):
         raise UserError(
-            f"{file} is not the CSV of a sweep: give files that run_sweep.py has written (those "
-            "of earlier versions lack columns: run the same command again, finished runs are read)"
+            f"{file} is not the CSV of a sweep: give files that run_sweep.py or tools.sweeps has "
+            "written (those of earlier versions have no column `evaluations`: run the sweep again)"
         )
-    return [record for record in records if record["evaluations"]]
+    absent = dict.fromkeys(COLUMNS, "")
+    return [{**absent, **record} for record in records if record["evaluations"]]
 
 
 def cost(record):

@@ -12,6 +12,7 @@ first; a set without labels counts as one class.
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dataset import real, transforms
@@ -19,10 +20,12 @@ from dataset.folders import class_balanced_prefix, read_training
 from dataset.lists import write_list
 from dataset.loader import make_loader
 from dataset.pack import refuse_pack
+from helper import checkpoints
 from helper import options as flags
 from helper.distributed import session
 from helper.errors import UserError, run_script
 from helper.evaluate import predict
+from models.architectures import classes_of
 from models.classifiers import architecture_of, check_classifier, image_statistics, load_teacher
 
 
@@ -43,10 +46,10 @@ def main(argv=None):
     parser.add_argument(
         "--student", required=True, metavar="CHECKPOINT", help="checkpoint of the student"
     )
-    parser.add_argument(
-        "--model_s",
-        help="architecture of the student (default: inferred from the checkpoint, the name of its "
-        "folder, or its tensors)",
+    flags.add_student_flags(
+        parser,
+        model_s="inferred from the checkpoint, the name of its folder, or its tensors",
+        statistics_s="the checkpoint's or library's, else the data set's",
     )
     parser.add_argument(
         "--data_amount", type=flags.amount, required=True, help="images to select, such as 8k"
@@ -73,33 +76,38 @@ def main(argv=None):
         if world.size > 1:
             raise UserError("the images are selected in one process: start without torchrun")
 
-        # Images and student
-        images = read_training(
-            options.images, data.num_classes, class_list=data.class_list, grey=data.grey
-        )
+        # Student and images
         name = options.model_s or architecture_of(options.student, "--model_s")
         mean, std, _ = image_statistics(
-            None, None, "s", data.default_statistics, options.student, name
+            options.mean_s, options.std_s, "s", data.default_statistics, options.student, name
         )
         student = load_teacher(options.student, data.num_classes, mean, std, name)
         student = student.to(world.device)
-        if data.num_classes:
-            check_classifier(student, name, "--model_s", data.image_size, data.num_classes)
+        num_classes = data.num_classes or classes_of(
+            name, checkpoints.load(options.student, mmap=True), f"checkpoint {options.student}"
+        )
+        check_classifier(student, name, "--model_s", data.image_size, num_classes)
+        images = read_training(
+            options.images, num_classes, class_list=data.class_list, grey=data.grey
+        )
 
-        # Entropies, list
+        # Entropies
         loader = make_loader(
             images,
             transforms.validation(data.image_size),
             options.batch_size,
             world,
-            val_batch_size=options.val_batch_size,
             workers=options.num_workers,
         )
         logits, _ = predict(student, loader, world)
         entropy = entropies(logits).numpy()
+
+        # List; with a class list, the classes in it are ImageNet's
         key = entropy if options.certain else -entropy
         chosen = class_balanced_prefix(key, images.labels, options.data_amount, options.images)
         labels = None if images.labels is None else images.labels[chosen]
+        if labels is not None and data.class_list is not None:
+            labels = np.array(data.class_list.indices)[labels]
         write_list(options.list, images.images[chosen], labels)
         print(
             f"{options.list}: {len(chosen)} of {len(images)} images; mean entropy of the student "
