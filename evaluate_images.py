@@ -93,7 +93,6 @@ def parse_option(argv=None):
     group = parser.add_argument_group("output and computing")
     group.add_argument(
         "--out",
-        type=flags.nonempty,
         default=None,
         metavar="FILE",
         help="output file, for a single set (default: "
@@ -150,6 +149,7 @@ def main(argv=None):
 
         if not class_names and real_images is not None:
             class_names = real_images.class_names
+        class_names = class_names or data.names_of_validation()
 
         # Where the figures of each set go
         name = options.model_t or architecture_of(options.path_t)
@@ -157,6 +157,8 @@ def main(argv=None):
             Path(options.out or default_file(path, data.name, name)) for path in options.images
         ]
         for file in files:
+            if file.is_dir():
+                raise UserError(f"--out {file} is a folder: give the name of a file in it")
             if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
                 raise UserError(f"cannot write to the folder {file.parent}: give --out FILE")
 

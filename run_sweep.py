@@ -308,13 +308,11 @@ def parse_option(argv=None):
     )
     parser.add_argument(
         "--out",
-        type=flags.nonempty,
         default="results/sweeps",
         help="folder of the results (default: %(default)s)",
     )
     parser.add_argument(
         "--name",
-        type=flags.nonempty,
         help="name of the files of the results (default: that of the sweep, after the data set's "
         "unless that is fashion_mnist)",
     )

@@ -127,7 +127,7 @@ def parse_option(argv=None):
     group.add_argument("--seed", type=flags.natural, default=0, help="random seed (default: 0)")
     group.add_argument(
         "--save_dir",
-        type=flags.folder,
+        type=Path,
         help="folder of the images (default: syn_dataset/<name of the generator>_seed<seed>)",
     )
     group.add_argument(

@@ -137,7 +137,7 @@ def parse_option(argv=None):
     group = parser.add_argument_group("output and computation")
     group.add_argument(
         "--save_dir",
-        type=flags.folder,
+        type=Path,
         help="folder of the images (default: "
         "syn_dataset/<generator>_<sampler>_s<s>_T<T>_seed<seed>, with _i<LOW>-<HIGH> for an "
         "interval, the spacing if it is given, and _flat for flat files)",

@@ -139,6 +139,7 @@ def parse_option(argv=None):
     group.add_argument("--table", default=None, help="name of the results table, for result.json")
     flags.add_process_flags(parser)
     options = parser.parse_args(argv)
+    flags.check_schedule(parser, options)
     if options.path_t is None:
         raise UserError("--path-t is required: the checkpoint of the teacher")
 

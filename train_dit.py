@@ -91,7 +91,6 @@ def parse_option(argv=None):
     )
     parser.add_argument(
         "--save_dir",
-        type=flags.nonempty,
         default=None,
         help="folder of the pipeline (default: save/models/<dataset>/<model_name>)",
     )

@@ -179,6 +179,7 @@ def parse_option(argv=None):
     )
     flags.add_process_flags(parser)
     options = parser.parse_args(argv)
+    flags.check_schedule(parser, options)
     if options.evaluate and options.estimate:
         raise UserError("--estimate and --evaluate cannot be combined")
     # An estimate needs no weights, only the name of the teacher
@@ -187,6 +188,8 @@ def parse_option(argv=None):
         raise UserError("--path-t is required: the checkpoint of the teacher")
     if options.alpha == options.gamma == 0:
         raise UserError("-a and -r are both 0: there is no loss to minimise")
+    if options.ignore_labels and options.train_data == "real":
+        raise UserError("--ignore_labels applies to other images than --train_data real")
     if options.mix_beta and options.use_aug == "none":
         raise UserError("--mix_beta needs --use_aug mixup or cutmix")
     if options.model_s in SHUFFLE_STUDENTS and options.learning_rate != SHUFFLE_RATE:

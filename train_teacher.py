@@ -72,13 +72,12 @@ def parse_option(argv=None):
     )
     parser.add_argument(
         "--label_smoothing",
-        type=flags.fraction,
+        type=flags.fraction_below_one,
         default=0.0,
-        help="label smoothing of the cross-entropy, in [0, 1] (default: 0)",
+        help="label smoothing of the cross-entropy, in [0, 1) (default: 0)",
     )
     parser.add_argument(
         "--save_dir",
-        type=flags.nonempty,
         default=None,
         help="run folder (default: save/models/<dataset>/<model>)",
     )
@@ -98,6 +97,7 @@ def parse_option(argv=None):
     real.add_flags(parser)
     flags.add_process_flags(parser)
     options = parser.parse_args(argv)
+    flags.check_schedule(parser, options)
     stem = file_stem(options.model)
     options.save_dir = options.save_dir or f"save/models/{options.dataset}/{stem}"
     return options

@@ -167,8 +167,9 @@ def read_labelled(
     if not len(paths):
         raise UserError(
             f"no labelled {kind} images in {path}: give one folder per class, or a list of "
-            "`path label` lines (python -m tools.imagenet writes the list of ImageNet's flat "
-            f"validation folder){_where_images_are(path, left_out, kind)}"
+            "`path label` lines (for ImageNet's flat folder, python -m tools.imagenet --images "
+            "FOLDER --solution LOC_val_solution.csv writes it)"
+            + _where_images_are(path, left_out, kind)
         )
     if labels is None:
         raise UserError(f"{path} has no labels: write `path label` lines")

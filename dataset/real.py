@@ -223,6 +223,13 @@ class RealData:
             path = path / "val"
         return self._read_labelled(path, train=False)
 
+    def names_of_validation(self):
+        """The class names of the validation images, in order; [] if there are no such images."""
+        try:
+            return self.validation().class_names
+        except UserError:
+            return []
+
     def _read_labelled(self, path, train, class_names=()):
         """Reads class folders or a list, whose paths may be relative to the data set's folder."""
         data_set = "imagenet" if self.info.class_list else self.name

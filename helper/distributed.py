@@ -128,6 +128,12 @@ def choose_device(name, local_rank=0, several=False):
     """
     if name == "auto":
         if not torch.cuda.is_available():
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            if has_nvidia_gpu() and visible is not None:
+                raise UserError(
+                    f"CUDA_VISIBLE_DEVICES is {visible!r}, which names no GPU of this machine: "
+                    "unset or correct it, or give --device cpu"
+                )
             if has_nvidia_gpu():
                 raise UserError(
                     "this machine has an NVIDIA GPU that torch cannot use (driver or torch build): "
@@ -180,7 +186,10 @@ def start(settings):
             f"WORLD_SIZE is {size} in the environment, and {', '.join(missing)} are not set: start "
             "the script with torchrun, or unset WORLD_SIZE"
         )
-    device = choose_device(settings.device, local_rank, several=size > 1)
+    name = settings.device
+    if name == "auto" and "LOCAL_RANK" not in os.environ and torch.cuda.is_available():
+        name = f"cuda:{settings.gpu_id.strip(', ') or 0}"  # a single one
+    device = choose_device(name, local_rank, several=size > 1)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if settings.deterministic:
@@ -228,10 +237,19 @@ def relaunch_under_torchrun(settings, argv):
     """Re-executes the script under torchrun, one process per GPU of --gpu_id.
 
     Returns without --multiprocessing-distributed, under torchrun, or without a GPU (with a note).
+    Raises UserError for flags that only apply to --multiprocessing-distributed.
     """
-    if not settings.multiprocessing_distributed or "LOCAL_RANK" in os.environ:
+    if "LOCAL_RANK" in os.environ:
         return
     ids = [part for part in settings.gpu_id.split(",") if part.strip()]
+    if not settings.multiprocessing_distributed:
+        for name, given in (("gpu_id", len(ids) > 1), ("world-size", settings.world_size > 1)):
+            if given:
+                raise UserError(
+                    f"--{name} {getattr(settings, name.replace('-', '_'))} needs "
+                    "--multiprocessing-distributed, or start the script with torchrun"
+                )
+        return
     if choose_device(settings.device).type == "cpu":
         print("no GPU: --multiprocessing-distributed runs as one CPU process", flush=True)
         return

@@ -108,8 +108,17 @@ def describe_hidden_error(error):
         return f"{text.splitlines()[0].rstrip(' .')}: if memory ran out, {SMALLER}"
     if any(part in text for part in ("allocate memory", "MemoryError", f"({errno.ENOMEM})")):
         return MACHINE_FAULTS[errno.ENOMEM]
-    if "CUDA out of memory" in text:
+    if any(
+        part in text
+        for part in ("CUDA out of memory", "CUDA error: out of memory", "_ALLOC_FAILED")
+    ):
         return "not enough memory on the GPU: use a smaller --batch_size, or end other programs"
+    if "busy or unavailable" in text:
+        return "the GPU is used by another program alone: choose another with --device cuda:N"
+    if "no kernel image is available" in text:
+        return "this build of torch does not support the GPU: install another, or give --device cpu"
+    if "does not have a deterministic implementation" in text:
+        return f"{text.split()[0]} has no deterministic kernel on this device: omit --deterministic"
     kinds = [f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__]
     if any("BackendCompilerFailed" in kind or "torch._inductor" in kind for kind in kinds):
         lines = (line.strip() for line in text.splitlines())

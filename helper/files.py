@@ -38,13 +38,16 @@ def whole_file(path, mode="wb", sync=False):
     Text is written as UTF-8. The writers of Pillow and torch hide the error of a full disk: let
     them write to memory, and write the bytes here.
     sync: write it to the disk before, so that a power cut cannot leave an empty file.
-    Links are followed. Raises UserError if the folder does not exist (any more), or `path` has no
-    file name, or is a pipe or a device, which must not be replaced.
+    Links are followed. Raises UserError if the folder does not exist (any more), or `path` is a
+    folder, or a pipe or a device, which must not be replaced.
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
-    if not path.name or path.name == "..":
-        raise UserError(f"{path} is a folder: give the name of a file in it")
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if path.is_dir():
+        raise UserError(
+            f"{path} is a folder, where a file is to be written: give the name of a file in it, or "
+            "rename the folder"
+        )
+    if path.exists() and not path.is_file():
         raise UserError(f"{path} is a pipe or a device: write to another file, or remove it")
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

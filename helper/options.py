@@ -8,10 +8,10 @@ import dataclasses
 import math
 import re
 import sys
-from pathlib import Path
+from decimal import Decimal, InvalidOperation
 
 from helper.distributed import ProcessSettings
-from helper.errors import UserError
+from helper.errors import UserError, note
 from helper.losses import DISTILLATIONS, distillation
 from helper.optim import Schedule
 from helper.tracker import TRACKERS, is_installed
@@ -78,8 +78,8 @@ class Parser(argparse.ArgumentParser):
             return known.get(name.replace("-", "_"), name) + equals + value
 
         words = sys.argv[1:] if args is None else args
-        for word in words:
-            _check_word(word)
+        for before, word in zip(["", *words], words):
+            _check_word(word, before)
         return super().parse_known_args([canonical(word) for word in words], namespace)
 
     def error(self, message):
@@ -88,8 +88,15 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see --help)")
 
 
-def _check_word(word):
-    """Raises UserError for a word of the command line that was not meant as it arrives."""
+def _check_word(word, before):
+    """Raises UserError for a word of the command line that was not meant as it arrives.
+
+    before: the word before it.
+    """
+    flag, equals, value = word.partition("=") if word.startswith("--") else (before, "", word)
+    if value == "" and (equals or not word) and flag.replace("-", "_") != "__lr_decay_epochs":
+        of = f" of {flag}" if flag.startswith("--") else ""
+        raise UserError(f"the value{of} is empty: was a variable of the shell not set?")
     if word.endswith("\r"):
         after = f" after {word.rstrip()!r}" if word.strip() else ""
         raise UserError(
@@ -98,18 +105,6 @@ def _check_word(word):
         )
     if re.match(r"([\w-]+=)?~/", word):
         raise UserError(f"{word}: the shell has not replaced ~: write $HOME, or the whole path")
-
-
-def nonempty(text):
-    """A name or path that is not empty, as an unset variable of the shell would be."""
-    if not text:
-        raise argparse.ArgumentTypeError("a name is expected, and it is empty")
-    return text
-
-
-def folder(text):
-    """A `nonempty` path."""
-    return Path(nonempty(text))
 
 
 def positive_int(text):
@@ -163,6 +158,13 @@ def fraction(text):
     return value
 
 
+def fraction_below_one(text):
+    """argparse type: a number in [0, 1)."""
+    if fraction(text) == 1:
+        raise argparse.ArgumentTypeError(f"{text} is not below 1")
+    return float(text)
+
+
 def interval(text):
     """argparse type: two numbers LOW,HIGH with 0 ≤ LOW < HIGH ≤ 1."""
     values = [float(part) for part in text.split(",")]
@@ -174,8 +176,11 @@ def interval(text):
 def amount(text):
     """argparse type: a number of images, `200000` or `200k` or `1.28m`."""
     factor = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 1)
-    value = float(text[:-1] if factor > 1 else text) * factor
-    if not (1 <= value <= MAX_INT and value == int(value)):
+    try:
+        value = Decimal(text[:-1] if factor > 1 else text) * factor
+    except InvalidOperation:
+        value = Decimal("nan")
+    if not (value.is_finite() and 1 <= value <= MAX_INT and value == int(value)):
         raise argparse.ArgumentTypeError(f"{text} is not a number of images (such as 3000 or 200k)")
     return int(value)
 
@@ -443,13 +448,10 @@ def add_run_folder_flags(group, name, meaning):
     """
     group.add_argument(
         "--experiments_dir",
-        type=nonempty,
         default=None,
         help="see above (default: <dataset>_<model_s>)",
     )
-    group.add_argument(
-        "--experiments_name", type=nonempty, default=name, help=f"see above (default: {meaning})"
-    )
+    group.add_argument("--experiments_name", default=name, help=f"see above (default: {meaning})")
 
 
 def add_safetensors_flag(group):
@@ -508,6 +510,8 @@ def distillation_of(options, temperature, scaled=True):
             raise UserError(f"--{name} applies to --distill {loss}, not to {options.distill}")
         if value is not None:
             weights[weight] = value
+    if len(weights) == 2 and not any(weights.values()):
+        raise UserError(f"both weights of --distill {options.distill} are 0: nothing is distilled")
     if not scaled and options.distill != "kd":
         raise UserError(f"--no_tau2 applies to --distill kd, not to {options.distill}")
     return distillation(options.distill, temperature, options.standardize_logits, scaled, **weights)
@@ -550,12 +554,52 @@ def add_schedule_flags(
         help=f"final learning rate of the cosine schedule {_default(min_lr)}",
     )
     group.add_argument(
-        "--momentum", type=fraction, default=0.9, help="momentum of SGD, in [0, 1] (default: 0.9)"
+        "--momentum",
+        type=fraction_below_one,
+        default=0.9,
+        help="momentum of SGD, in [0, 1) (default: 0.9)",
     )
 
 
+def check_schedule(parser, options):
+    """Raises UserError for flags of the optimizer and the schedule that do not apply to the chosen
+    ones, and for a warm-up that is longer than the training.
+    """
+    for name, flag, value in (
+        ("lr_decay_epochs", "schedule", "step"),
+        ("lr_decay_rate", "schedule", "step"),
+        ("min_lr", "schedule", "cosine"),
+        ("momentum", "optimizer", "sgd"),
+    ):
+        given = getattr(options, name) != parser.get_default(name)
+        if given and getattr(options, flag) != value:
+            raise UserError(
+                f"--{name} applies to --{flag} {value}, not to {getattr(options, flag)}"
+            )
+    for name in ("warmup_epochs", "distill_warmup_epochs"):
+        if getattr(options, name, 0) > options.epochs:
+            raise UserError(
+                f"--{name} {getattr(options, name):g} is above --epochs {options.epochs}: the "
+                "warm-up would not end"
+            )
+
+
 def schedule_of(options):
-    """Returns the learning-rate Schedule of the flags of `add_schedule_flags`."""
+    """Returns the learning-rate Schedule of the flags of `add_schedule_flags`. A note tells if the
+    rate is hardly meant so.
+    """
+    drops = options.lr_decay_epochs
+    if options.schedule == "step" and drops and min(drops) >= options.epochs > 1:
+        note(
+            f"the learning rate stays {options.learning_rate:g}: --lr_decay_epochs "
+            f"{','.join(map(str, drops))} are not before the last epoch, {options.epochs}: give "
+            "earlier ones, or --schedule cosine"
+        )
+    if options.optimizer != "sgd" and options.learning_rate >= 0.1:
+        note(
+            f"--learning_rate {options.learning_rate:g} is large for {options.optimizer}; usual is "
+            "1e-3"
+        )
     return Schedule(
         options.schedule,
         options.learning_rate,

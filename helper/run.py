@@ -563,20 +563,25 @@ def latest_path(folder, name):
 
 
 def refuse_existing(folder, name, resume):
-    """Raises UserError if `folder` holds a run of network `name` that is not to be resumed, or a
-    result without the checkpoint of its run.
+    """Raises UserError if `folder` holds a run of network `name` that is not to be resumed, a run
+    of another network, or a result without the checkpoint of its run.
     """
     latest, result = latest_path(folder, name), Path(folder, "result.json")
-    if latest.exists() and not resume:
+    if latest.exists():
+        if not resume:
+            raise UserError(
+                f"{folder} already holds a run: give --resume to continue it, or choose another "
+                "folder"
+            )
+        return
+    if other := next(Path(folder).glob("*_latest.pth"), None):
         raise UserError(
-            f"{folder} already holds a run: give --resume to continue it, or choose another folder"
+            f"{folder} holds a run of another network ({other.name}): choose another folder"
         )
-    if result.exists() and not latest.exists():
-        others = any(Path(folder).glob("*_latest.pth"))  # of another network
-        remedy = f", restore the checkpoint, or delete {result.name} to train again"
+    if result.exists():
         raise UserError(
             f"{folder} holds the result of a finished run and no {latest.name}: choose another "
-            "folder" + ("" if others else remedy)
+            f"folder, restore the checkpoint, or delete {result.name} to train again"
         )
 
 

@@ -86,9 +86,61 @@ def test_no_launch_unasked_or_below_a_launcher(executed, monkeypatch, given):
     assert executed == []
 
 
+@pytest.mark.parametrize("given", [{"gpu_id": "0,1"}, {"world_size": 2}])
+def test_several_processes_have_to_be_asked_for(executed, given):
+    (flag,) = given
+    with pytest.raises(UserError, match=f"--{flag.replace('_', '.')} .*needs --multiprocessing"):
+        distributed.relaunch_under_torchrun(options(multiprocessing_distributed=False, **given), [])
+    assert executed == []
+
+
+def test_a_single_gpu_id_is_used(monkeypatch):
+    """As the released script does, which shows only this GPU to torch."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    names = []
+
+    def choose(name, *_, **__):
+        names.append(name)
+        return torch.device("cpu")
+
+    monkeypatch.setattr(distributed, "choose_device", choose)
+    for available, given in (
+        (True, {"gpu_id": "3"}),
+        (True, {}),
+        (True, {"gpu_id": "3", "device": "cuda:1"}),
+        (False, {"gpu_id": "3"}),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+        distributed.start(options(deterministic=False, **given)).close()
+    assert names == ["cuda:3", "cuda:0", "cuda:1", "auto"]
+
+
+def test_a_variable_that_hides_every_gpu_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(distributed, "has_nvidia_gpu", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES is '7'"):
+        distributed.choose_device("auto")
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("CUDA error: out of memory", "--batch_size"),
+        ("cuBLAS: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", "--batch_size"),
+        ("CUDA error: all CUDA-capable devices are busy or unavailable", "--device cuda:N"),
+        ("CUDA error: no kernel image is available for execution on the device", "build of torch"),
+        ("adaptive_avg_pool2d does not have a deterministic implementation", "--deterministic"),
+    ],
+)
+def test_usual_faults_of_a_gpu_have_their_remedy(text, remedy):
+    assert remedy in errors.describe_hidden_error(RuntimeError(text))
+
+
 def test_a_gpu_that_torch_cannot_use_stops_the_run_unless_the_cpu_is_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(distributed, "has_nvidia_gpu", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(UserError, match="NVIDIA GPU that torch cannot use"):
         distributed.choose_device("auto")
     assert distributed.choose_device("cpu").type == "cpu"

@@ -23,7 +23,7 @@ from dataset import folders, transforms
 from dataset.identity import images_sha256
 from dataset.image_set import ImageSet
 from dataset.loader import make_loader
-from helper import checkpoints, losses
+from helper import checkpoints, losses, options
 from helper.distributed import World
 from helper.errors import UserError
 from helper.evaluate import chance_warning, evaluate_teacher, order_warning
@@ -682,3 +682,32 @@ def test_a_finished_run_without_its_checkpoint_is_not_written_over(student_argv,
     (folder / "result.json").unlink()
     train_student.main([*argv, *resume])
     assert (folder / "result.json").is_file()
+
+
+def test_a_run_of_another_network_is_not_written_over(student_argv, place):
+    argv = [*student_argv, "--epochs", "1"]
+    train_student.main(argv)
+    folder = place / "save/student_model/a/b"
+    (folder / "result.json").unlink()  # as if it had been stopped
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match="another network .resnet8_latest.pth"):
+        train_student.main([*argv, "--model_s", "resnet14"])
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "noted"),
+    [
+        (["--epochs", "30"], "stays 0.1"),
+        (["--epochs", "30", "--lr_decay_epochs", "20"], ""),
+        (["--epochs", "240"], ""),
+        (["--epochs", "30", "--schedule", "cosine"], ""),
+        (["--epochs", "30", "--lr_decay_epochs="], ""),
+        (["--epochs", "200", "--optimizer", "adamw"], "large for adamw"),
+        (["--epochs", "200", "--optimizer", "adamw", "--learning_rate", "1e-3"], ""),
+    ],
+)
+def test_rates_that_are_hardly_meant_so_are_noted(flags, noted, capsys):
+    options.schedule_of(train_student.parse_option(["--path-t", "x", *flags]))
+    printed = capsys.readouterr().out
+    assert noted in printed and bool(printed) == bool(noted)

@@ -721,3 +721,17 @@ def test_the_same_images_in_two_formats_are_not_compared(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / ending / f"0.{ending}")
     with pytest.raises(UserError, match=r"other formats, \.png and \.jpg.*--format"):
         compare.main([str(tmp_path / "png"), str(tmp_path / "jpg")])
+
+
+def test_a_folder_where_a_file_is_to_be_written(tmp_path):
+    for folder in (tmp_path, Path("."), tmp_path / ".."):
+        with pytest.raises(UserError, match="is a folder"):
+            files.write_text(folder, "text")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("text", "images"), [("4.1m", 4_100_000), ("16.1k", 16_100), ("7", 7)])
+def test_amounts_are_exact(text, images):
+    assert options.amount(text) == images
+    with pytest.raises(ArgumentTypeError):
+        options.amount("2.0005k")

@@ -70,6 +70,8 @@ def main(argv=None):
     options = parser.parse_args(argv)
     data = real.data_from(options)
     refuse_pack(options.images)
+    if Path(options.list).is_dir():
+        raise UserError(f"{options.list} is a folder: give the name of a file in it")
     if Path(options.list).resolve() == Path(options.images).resolve():
         raise UserError(f"{options.list} is the list of all images: give another name to write to")
     with session(flags.process_settings(options), argv) as world:
@@ -88,7 +90,11 @@ def main(argv=None):
         )
         check_classifier(student, name, "--model_s", data.image_size, num_classes)
         images = read_training(
-            options.images, num_classes, class_list=data.class_list, grey=data.grey
+            options.images,
+            num_classes,
+            class_list=data.class_list,
+            grey=data.grey,
+            class_names=data.names_of_validation(),
         )
 
         # Entropies
