@@ -387,6 +387,12 @@ def read_sweep(options):
         if flag not in settings:
             raise UserError(f"--{flag}: for {dataset} see scripts/{dataset}_distill.sh")
         settings[flag] = setting
+    varied = sorted(set(FLAGS[name]) & set(SAMPLING_FLAGS))
+    if settings["train_data"] == "real" and varied:
+        raise UserError(
+            f"--sweep {name} varies the sampling (--{varied[0]}), and --train_data real has none: "
+            "omit it"
+        )
     return Sweep(
         dataset,
         name,
@@ -468,6 +474,10 @@ def cell_settings(sweep, value):
             "colons"
         )
     settings = sweep.settings | dict(zip(names, parts, strict=True))
+    if settings.get("standardize_logits", NOT_GIVEN) not in (YES, NOT_GIVEN):
+        raise UserError(
+            f"--standardize_logits {settings['standardize_logits']}: give {YES} or {NOT_GIVEN}"
+        )
     if settings["train_data"] not in ("real", "generated"):
         raise UserError(
             f"--train_data {settings['train_data']}: a sweep takes `generated` or `real` images"
@@ -500,7 +510,9 @@ def fashion_mnist_cell(sweep, value, seed, settings, generator):
     """
     teacher = settings["path_t"]
     if not Path(teacher).is_file():
-        raise UserError(f"checkpoint of the teacher not found: {teacher}: give --path-t")
+        raise UserError(
+            f"checkpoint of the teacher not found: {teacher}: give the path of the file"
+        )
     student_names = [
         name
         for name, setting in settings.items()
@@ -524,7 +536,12 @@ def fashion_mnist_cell(sweep, value, seed, settings, generator):
     key = {name: getattr(student, name) for name in student_names}
     key |= {"path_t": weights_sha256(teacher), "val_split": student.val_split}
     if settings["train_data"] == "generated":
-        check_steps(sampling.sampler, sampling.num_sampling_steps, generator.schedule)
+        check_steps(
+            sampling.sampler,
+            sampling.num_sampling_steps,
+            generator.schedule,
+            sampling.timestep_spacing,
+        )
         data = f"s{sampling.cfg_scale:g}_T{sampling.num_sampling_steps}"
         more = {name: getattr(sampling, name) for name in ("timestep_spacing", "cfg_interval")}
         more = {name: setting for name, setting in more.items() if setting is not None}
@@ -578,7 +595,7 @@ def recipe_cell(sweep, value, seed, settings):
         "IMAGES": str(images or "real"),
         "AMOUNT": amount,
         "EPOCHS": settings["epochs"],
-        "DECAY": ",".join(str(student.epochs * part // whole) for part in parts),
+        "DECAY": ",".join(str(max(1, student.epochs * part // whole)) for part in parts),
         "TEMPERATURE": settings["kd_T"],
         "AUGMENTATION": settings["use_aug"],
         "SEED": str(seed),

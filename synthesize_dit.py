@@ -204,13 +204,14 @@ def main(argv=None):
             source = named_pipeline(model, size, classes)  # needs no files
         else:
             source = read_pipeline(model, options.ckpt, options.vae, size, classes, say)
-        check_steps(options.sampler, options.num_sampling_steps, source.schedule)
-        if uneven := uneven_steps(
+        chain = (
             options.sampler,
             options.num_sampling_steps,
             source.schedule,
             options.timestep_spacing,
-        ):
+        )
+        check_steps(*chain)
+        if uneven := uneven_steps(*chain):
             say(f"note: {uneven}")
         cfg_channels = source.guided_channels(options.cfg_scale, options.cfg_channels)
         if options.cfg_scale != 1 and source.info.get("label_dropout") == 0:
@@ -238,6 +239,13 @@ def main(argv=None):
             "schedule": source.schedule,
             **sampler_settings(options.timestep_spacing, options.cfg_interval, options.cfg_scale),
         }
+        if options.cfg_interval:
+            guided = make_sampler(settings).evaluations(options.cfg_scale)
+            if guided == options.num_sampling_steps:
+                raise UserError(
+                    "--cfg_interval {:g},{:g} holds none of the {} timesteps: widen it, or omit "
+                    "it and give --cfg-scale 1".format(*options.cfg_interval, guided)
+                )
         request = requested_images.request_of(options, source.num_classes, model)
         flat = isinstance(request, requested_images.SeedRange)
         path = options.save_dir or default_path(settings, flat)

@@ -170,8 +170,9 @@ def parse_option(argv=None):
     real.add_flags(parser)
     flags.add_process_flags(parser)
     options = parser.parse_args(argv)
-    if not 0 <= options.ema < 1 or options.label_dropout > 1:
-        raise UserError("--ema must be in [0, 1) and --label_dropout in [0, 1]")
+    flags.check_warmup(options)
+    if not 0 <= options.ema < 1 or options.label_dropout >= 1:
+        raise UserError("--ema and --label_dropout must be in [0, 1)")
     if options.init is None:
         if options.vae:
             raise UserError("--vae needs --init: without it, --stage vae trains the autoencoder")
@@ -231,13 +232,25 @@ def main(argv=None):
             settings["init_sha256"] = initial.weights_sha256
         folder = stage_folder(options.save_dir, stage)
         run = Run(folder, stage, {}, world)
+        pipeline_exists = Path(options.save_dir, "transformer").exists()
+        if stage == "dit" and pipeline_exists and not run.latest.exists():
+            raise UserError(
+                f"{options.save_dir} holds a pipeline, which this run would replace: choose "
+                "another --save_dir"
+            )
         if run.latest.exists():
             run.open(settings, {}, options.resume)
             if result := run.finished_result(options.epochs, PANELS[stage]):
                 return result
 
         # Networks and data
-        images, val_images = data.training(options.data_amount), held_out_images(data)
+        val_images = held_out_images(data)
+        images = data.training(options.data_amount, val_images.class_names)
+        if stage == "dit" and images.labels is None:
+            raise UserError(
+                "the training images have no labels for the classes of the validation images: "
+                f"{images.why_unlabelled}: check --val_data"
+            )
         if stage == "vae":
             torch.manual_seed(options.seed)
             model = build_vae(*vae_shape).to(device)

@@ -19,9 +19,11 @@ from tqdm import tqdm
 from dataset.contact_sheet import sheet_beside, write_contact_sheet
 from dataset.folder_layouts import layout_of
 from dataset.image_writer import ImageWriter, image_bytes
+from dataset.requested_images import SeedRange
 from helper.batches import padded_batches
 from helper.cost import Pace
 from helper.files import check_free_space, make_folder
+from helper.run import lock_folder, unlock_folder
 
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total} images [{elapsed}<{remaining}, {rate_fmt}]"
 
@@ -44,6 +46,7 @@ class GeneratedFolder:
         self.verify = verify
         self.sheet = sheet_beside(path)
         self.world, self.origin = world, origin
+        self._locked = False
 
     def __enter__(self):
         """Compares the request with the folder.
@@ -68,6 +71,8 @@ class GeneratedFolder:
         if self._bar:
             self._bar.close()
         self._writer.__exit__(exception, *details)
+        if self.world.is_main and self._locked:
+            unlock_folder(self.path)
         if exception:
             return
         if not self._layout.complete:
@@ -89,9 +94,13 @@ class GeneratedFolder:
         """The batches of this process, lists of (class, index), in which images are missing.
 
         order: the images to divide into batches, by default those of the request. A short last
-        batch is padded with its last item. Writes the manifest and starts the progress bar.
+        batch is padded with its last item. Locks the folder, writes the manifest and starts the
+        progress bar. Raises UserError if another process generates images in it.
         """
         # Not before: a folder for which no model could be loaded has no settings yet
+        if not isinstance(self.request, SeedRange):  # of which several commands write flat files
+            self.world.from_main(lock_folder, self.path)
+            self._locked = True
         self.world.from_main(lambda: self._layout.write_manifest(self.origin, complete=False))
         items = self._layout.items if order is None else order
         batches = padded_batches(items, batch_size)

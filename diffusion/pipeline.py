@@ -309,6 +309,8 @@ def _read_folder(path_or_name, vae, flag="--model"):
     config = _read_dit_config(folder)
     vae_path = _find_vae(vae) if vae else folder / "vae"
     vae_config = _read_vae_config(vae_path) if vae else _read_vae_config(folder, "vae/config.json")
+    if vae and (folder / "vae/config.json").is_file():
+        _check_vae(vae, vae_config, _read_vae_config(folder, "vae/config.json"))
     schedule = _read_schedule(folder)
     info = _read_info(folder, config.get("num_embeds_ada_norm", 1000))
     transformer, vae = (folder / "transformer", config), (vae_path, vae_config)
@@ -331,15 +333,27 @@ def _read_official(model, checkpoint, vae):
     config = dit.config()
     vae_path = _find_vae(vae)
     vae_config = _read_vae_config(vae_path)
-    factor = _vae_factor(vae_config)
-    if factor != official.VAE_FACTOR:
-        raise UserError(
-            f"--vae {vae} has {factor} pixels per latent cell and an official DiT needs "
-            f"{official.VAE_FACTOR}: give mse, ema or the folder of another"
-        )
+    _check_vae(vae, vae_config, official.VAE_CONFIG)
     name = f"{dit.name.replace('/', '-')}-{config['sample_size'] * official.VAE_FACTOR}"
     info = {"time_embedding": "official"}
     return _describe(name, (checkpoint, config), (vae_path, vae_config), info=info)
+
+
+def _check_vae(vae, config, trained_with):
+    """Raises UserError if the latents of `--vae` are others than the DiT was trained on.
+
+    config, trained_with: configurations of AutoencoderKLs.
+    """
+    for what, value_of in (
+        ("pixels per latent cell", _vae_factor),
+        ("as its scaling factor", lambda config: config.get("scaling_factor", 0.18215)),
+    ):
+        value, needed = value_of(config), value_of(trained_with)
+        if value != needed:
+            raise UserError(
+                f"--vae {vae} has {value:g} {what}, and the DiT was trained with {needed:g}: give "
+                "another, or omit the flag"
+            )
 
 
 def _describe(name, transformer, vae, schedule=None, info=None):

@@ -84,9 +84,11 @@ def ddpm_step(scheduler, output, t, x, noise):
     return mean + torch.exp(0.5 * log_variance) * noise
 
 
-def check_steps(name, steps, schedule):
+def check_steps(name, steps, schedule, spacing=None):
     """Raises UserError if there is no such sampler, or it cannot take so many distinct steps of the
     training schedule, or does not know this schedule.
+
+    spacing: as of Sampler.
     """
     if name not in SAMPLERS:
         raise UserError(f"sampler {name}: expected one of {', '.join(SAMPLERS)}")
@@ -101,6 +103,11 @@ def check_steps(name, steps, schedule):
     maximum = schedule["num_train_timesteps"] - (name == "dpmsolver++")
     if steps < 1:
         raise UserError(f"--num-sampling-steps {steps}: expected at least 1")
+    if steps == 1 and name != "dpmsolver++" and spacing != "trailing":
+        raise UserError(
+            f"--num-sampling-steps 1: the only step of {name} is at timestep 0, which removes no "
+            "noise: give 2 or more, or --timestep_spacing trailing"
+        )
     if steps > maximum:
         raise UserError(
             f"--num-sampling-steps {steps} is above {maximum}, the maximum of {name} with this "
@@ -150,7 +157,7 @@ class Sampler:
     def __init__(self, name, steps, schedule, spacing=None, interval=(0.0, 1.0)):
         from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-        check_steps(name, steps, schedule)
+        check_steps(name, steps, schedule, spacing)
         if spacing and spacing not in SPACINGS:
             raise UserError(f"spacing {spacing}: expected one of {', '.join(SPACINGS)}, or None")
         spacing = spacing or SAMPLERS[name]

@@ -563,8 +563,9 @@ def add_schedule_flags(
 
 def check_schedule(parser, options):
     """Raises UserError for flags of the optimizer and the schedule that do not apply to the chosen
-    ones, and for a warm-up that is longer than the training.
+    ones, and as `check_warmup`.
     """
+    check_warmup(options)
     for name, flag, value in (
         ("lr_decay_epochs", "schedule", "step"),
         ("lr_decay_rate", "schedule", "step"),
@@ -576,6 +577,10 @@ def check_schedule(parser, options):
             raise UserError(
                 f"--{name} applies to --{flag} {value}, not to {getattr(options, flag)}"
             )
+
+
+def check_warmup(options):
+    """Raises UserError for a warm-up that is longer than the training."""
     for name in ("warmup_epochs", "distill_warmup_epochs"):
         if getattr(options, name, 0) > options.epochs:
             raise UserError(

@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 import traceback
+from pathlib import Path
 
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
@@ -27,6 +28,7 @@ def own_network(name, num_classes):
         raise UserError(
             f"'{name}' is not the name of a network: write {HOW} (folders are separated by dots)"
         )
+    _refuse_hidden(name, module_name.partition(".")[0])
     with _current_directory():
         module = _import(name, module_name)
         make = getattr(module, function_name, None)
@@ -53,6 +55,19 @@ def own_network(name, num_classes):
             f"network on an image in {function_name} before it is returned"
         )
     return net.float().cpu()
+
+
+def _refuse_hidden(name, top):
+    """Raises UserError if `top`, in the current directory, is hidden by a package of this
+    repository.
+    """
+    here, ours = Path.cwd(), Path(__file__).resolve().parent.parent
+    theirs = next((path for path in (here / top, here / f"{top}.py") if path.exists()), None)
+    if theirs and here != ours and (ours / top / "__init__.py").exists():
+        raise UserError(
+            f"{name}: {theirs} is hidden by this repository's own package {top}: rename it, or "
+            "import the network in a file of another name"
+        )
 
 
 def _import(name, module_name):

@@ -546,6 +546,17 @@ def test_own_network_is_accepted_as_an_architecture(own, tmp_path, capsys):
         load_teacher("own.safetensors", 9, *HALVES, name=name)
 
 
+def test_a_package_that_this_repository_hides_is_named(own):
+    """Such as models/ of another project, in which the command is started."""
+    Path("models").mkdir()
+    Path("models/resnet.py").write_text(OWN)
+    for name in ("models.resnet:make_net", "models:make_net"):
+        with pytest.raises(UserError, match="models is hidden by .*own package models"):
+            create_model(name, 5)
+    Path(f"{own}_2.py").write_text(f"from {own} import make_net\n")
+    create_model(f"{own}_2:make_net", 5)
+
+
 REFUSED = {  # function: what the message names
     "make_nett": "no function 'make_nett' .nearest: make_net",
     "LIMIT": "no function 'LIMIT'",

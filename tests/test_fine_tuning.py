@@ -161,6 +161,15 @@ def test_wrong_flags(more, words, tiny_pipeline, data, tmp_path, monkeypatch, ca
     assert {path.name for path in tmp_path.iterdir()} == {"scheduled"}
 
 
+def test_a_pipeline_is_not_replaced_by_its_own_fine_tuning(tiny_pipeline, data, tmp_path, capsys):
+    folder = shutil.copytree(tiny_pipeline, tmp_path / "published")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    line = [*LINE, *data, "--init", str(folder), "--save_dir", str(folder)]
+    assert run_script(train_dit.main, line) == 2
+    assert "another --save_dir" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_a_run_is_not_resumed_with_another_start(tuned, tiny_pipeline, tmp_path, capsys):
     folder, line = tuned
     other = shutil.copytree(tiny_pipeline, tmp_path / "other")

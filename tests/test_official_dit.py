@@ -77,7 +77,7 @@ def small_vae(folder, levels=4, channels=4):
             latent_channels=channels,
             norm_num_groups=4,
             layers_per_block=1,
-            scaling_factor=0.5,
+            scaling_factor=0.18215,
         ).save_pretrained(folder)
     return folder
 
@@ -154,7 +154,7 @@ def test_description_of_a_checkpoint(files, pipeline):
     sizes = pipeline.num_classes, pipeline.latent_shape, pipeline.image_size
     assert sizes == (CLASSES, SHAPE, IMAGE_SIZE)
     assert pipeline.name == "DiT-S-8-128" and pipeline.time_embedding == "official"
-    assert pipeline.scaling_factor == 0.5
+    assert pipeline.scaling_factor == 0.18215
     assert pipeline.schedule["beta_end"] == 0.02 and pipeline.info.get("cfg_channels", 3) == 3
     weights = files / "vae/diffusion_pytorch_model.safetensors"
     assert pipeline.weights_sha256 == sha256(files / "plain.pt", weights)

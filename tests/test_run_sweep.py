@@ -540,6 +540,24 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
     assert not Path("out.csv").exists()
 
 
+def test_settings_that_contradict_a_sweep(argv, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    values = argv.index("--values")
+    loss = ["--sweep", "loss", *argv[values + 2 :]]
+    for words, message in (
+        ([*argv, "--train_data", "real"], "--train_data real"),
+        ([*loss, "--values", "kd:1:4:1"], "--standardize_logits 1: give yes or -"),
+        (["--sweep", "teacher", "--values", "resnet99"], "path of the file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_sweep.make_cells(sweep_of(*words))
+
+
+def test_a_short_sweep_of_a_recipe_has_epochs_to_drop_at():
+    sweep = sweep_of("--dataset", "imagenet", "--sweep", "temperature", "--epochs", "3")
+    assert run_sweep.make_cells(sweep)[0].student["DECAY"] == "1,1,2"
+
+
 @pytest.mark.parametrize(
     ("accuracies", "shown"), [((94, 90), True), ((94, 93.98), False), ((94, None), False)]
 )

@@ -18,6 +18,7 @@ from PIL import Image, JpegImagePlugin
 
 import helper.files
 import synthesize_dit
+from dataset import generated_folder
 from dataset.folders import read_training
 from dataset.requested_images import SeedRange, number_of_images, request_of
 from helper.device import has_compiler
@@ -876,3 +877,32 @@ def test_images_that_are_not_finite_are_never_written(tiny_pipeline, tmp_path):
     with pytest.raises(UserError, match="not finite"):
         synthesize(tiny_pipeline, tmp_path / "set", *REFERENCE, "--cfg-scale", "1e30")
     assert not list((tmp_path / "set").glob("*/*.png"))
+
+
+def test_two_commands_do_not_fill_a_folder_at_once(tiny_pipeline, tmp_path, monkeypatch):
+    """Each would call the set complete with its own classes only. Afterwards they can follow."""
+    folder = tmp_path / "set"
+    argv = ["--model", str(tiny_pipeline), "--cfg-scale", "1", "--num-sampling-steps", "2"]
+    argv += ["--images_per_class", "1", "--save_dir", str(folder), "--device", "cpu", "--classes"]
+    program = "import sys, synthesize_dit; sys.exit(synthesize_dit.run_script(synthesize_dit.main))"
+    own = generated_folder.GeneratedFolder.write
+    outcome = []
+
+    def write(self, batch, pixels):
+        if not outcome:
+            done = subprocess.run(
+                [sys.executable, "-c", program, *argv, "1"],
+                capture_output=True,
+                text=True,
+                cwd=ROOT,
+            )
+            outcome.append((done.returncode, done.stderr))
+        own(self, batch, pixels)
+
+    monkeypatch.setattr(generated_folder.GeneratedFolder, "write", write)
+    synthesize_dit.main([*argv, "0"])
+    ((code, message),) = outcome
+    assert code == 2 and str(folder) in message and "in use by process" in message
+    assert not (folder / ".lock").exists()
+    synthesize_dit.main([*argv, "1"])
+    assert sorted(path.name for path in folder.glob("0*")) == ["0000", "0001"]

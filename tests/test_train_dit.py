@@ -293,6 +293,8 @@ def test_impossible_autoencoders_are_refused():
     [
         (["--width", "30", "--heads", "4"], "--heads 4"),
         (["--width", "150", "--heads", "6"], "by 4"),
+        (["--warmup_epochs", "99"], "--warmup_epochs 99"),
+        (["--label_dropout", "1"], "--label_dropout"),
         (["--patch_size", "3"], "--patch_size 3"),
     ],
 )

@@ -350,6 +350,41 @@ def test_steps_that_do_not_cover_the_chain_are_noted(sampler, spacing, steps, be
         assert (left_out >= 50) == bool(better)
 
 
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--num-sampling-steps", "1"], "timestep 0"),
+        (["--num-sampling-steps", "1", "--sampler", "ddim"], "timestep 0"),
+        (
+            "--num-sampling-steps 5 --sampler dpmsolver++ --timestep_spacing leading "
+            "--cfg_interval 0.2,0.3 --cfg-scale 2".split(),
+            "none of the 5 timesteps",
+        ),
+    ],
+)
+def test_steps_and_intervals_without_effect_are_refused(pipeline, capsys, flags, word):
+    argv = ["--model", "model", "--save_dir", "set", *FLAGS, *flags]
+    assert word in error_of(capsys, synthesize_dit.main, *argv)
+    assert not Path("set").exists()
+
+
+@pytest.mark.parametrize("key, value", [("scaling_factor", 0.13025), ("levels", 3)])
+def test_another_vae_than_the_dit_was_trained_with(pipeline, capsys, key, value):
+    """With as many latent channels, but latents of another scale or size."""
+    shutil.copytree(pipeline / "vae", "other")
+    config = json.loads(Path("other/config.json").read_text())
+    own = ["--model", "model", "--save_dir", "set", *FLAGS, "--vae", "other"]
+    assert run_script(synthesize_dit.main, own) == 0
+    capsys.readouterr()
+    if key == "levels":
+        config["block_out_channels"] = config["block_out_channels"] + [8]
+    else:
+        config[key] = value
+    Path("other/config.json").write_text(json.dumps(config))
+    argv = ["--model", "model", "--save_dir", "set2", *FLAGS, "--vae", "other"]
+    assert "--vae other has" in error_of(capsys, synthesize_dit.main, *argv)
+
+
 # The null class
 
 
