@@ -12,6 +12,7 @@ METHOD=${METHOD:-dafl}                   # or dfq, deepinversion
 EPOCHS=${EPOCHS:-200}
 SEED=${SEED:-0}
 . scripts/common.sh
+check_pairs teacher:student
 
 for PAIR in $PAIRS; do
     TEACHER=${PAIR%:*} STUDENT=${PAIR#*:}

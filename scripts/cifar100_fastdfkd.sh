@@ -16,6 +16,7 @@ case $K in
 *) NAME=fastdfkd_k${K}_${EPOCHS}epochs_seed$SEED ;;
 esac
 . scripts/common.sh
+check_pairs teacher:student:adv:oh
 
 for PAIR in $PAIRS; do
     IFS=: read -r TEACHER STUDENT ADV OH <<END

@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 EPOCHS=${EPOCHS:-200}
 SEED=${SEED:-0}
 . scripts/common.sh
+check_pairs teacher:student
 
 for PAIR in $PAIRS; do
     TEACHER=${PAIR%:*} STUDENT=${PAIR#*:}

@@ -14,6 +14,7 @@ EPOCHS=${EPOCHS:-1000}
 SEED=${SEED:-0}
 IMAGE_SEED=${IMAGE_SEED:-$SEED}          # seed of the patches
 . scripts/common.sh
+check_pairs teacher:student
 
 cut_patches 32
 for PAIR in $PAIRS; do

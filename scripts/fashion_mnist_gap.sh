@@ -6,6 +6,8 @@ set -eu
 cd "$(dirname "$0")/.."
 SPLIT=${SPLIT:-test}
 SEEDS=${SEEDS:-0 1 2}
+REQUIREMENTS=requirements.txt
+. scripts/setup.sh
 
 set --
 for seed in $SEEDS; do
@@ -15,5 +17,4 @@ for seed in $SEEDS; do
         set -- "$@" "save/student_model/gap/$run"
     done
 done
-. scripts/common.sh
 "$PYTHON" -m tools.spread "$@"

@@ -9,4 +9,4 @@ export IMAGES="${IMAGES:-8000}" EPOCHS="${EPOCHS:-16}" BATCH="${BATCH:-32}"
 export AMP="${AMP:-auto}" SEED="${SEED:-0}" SPLIT="${SPLIT:-test}"
 export TABLE="${TABLE:-fashion_mnist}" DIR="${DIR:-fashion_mnist}"
 export RUN="${RUN:-${SOURCE}_${IMAGES}x${EPOCHS}_seed${SEED}_$SPLIT}"
-exec sh scripts/quickstart.sh
+exec sh scripts/quickstart.sh "$@"

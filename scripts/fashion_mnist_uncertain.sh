@@ -24,8 +24,14 @@ TEACHER=${TEACHER:-save/models/fashion_mnist/resnet20/resnet20_latest.pth}
 OUT=${OUT:-results/study/uncertain$([ "$SPLIT" = holdout ] || echo "_$SPLIT")}
 RUNS=save/student_model/uncertain
 case $SEEDS in
+*,*) echo "error: SEEDS is $SEEDS: separate them by blanks, SEEDS='0 1'" >&2; exit 2 ;;
 *" "*) ;;
-*) echo "error: SEEDS is $SEEDS: at least two are needed" >&2; exit 2 ;;
+*) echo "error: SEEDS is $SEEDS: at least two are needed, SEEDS='0 1'" >&2; exit 2 ;;
+esac
+case $POOL$KEPT$EPOCHS in
+*[!0-9]*)
+    echo "error: POOL is $POOL, KEPT $KEPT, EPOCHS $EPOCHS: give whole numbers, KEPT=8000" >&2
+    exit 2 ;;
 esac
 [ $((EPOCHS * KEPT % POOL)) = 0 ] || {
     echo "error: $POOL images have no whole number of epochs in $EPOCHS of $KEPT images" >&2

@@ -9,6 +9,7 @@ OUT=${OUT:-save/models/fashion_mnist_again}      # the shipped files stay as the
 SEED=${SEED:-0}
 # Processes of the DiT's training. On a CPU, two with one thread are faster than one with two.
 GPUS=${PROCESSES:-2}
+TAKES_ARGUMENTS=yes
 . scripts/common.sh
 [ $# -gt 0 ] || set -- teacher weaker_teacher vae dit
 

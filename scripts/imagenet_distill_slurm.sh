@@ -15,6 +15,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=save/slurm_%j.log
 set -eu
+[ $# -eq 0 ] || { echo "error: $1: settings are variables: EPOCHS=200 sbatch …" >&2; exit 2; }
 cd "${SLURM_SUBMIT_DIR:-.}"              # sbatch runs a copy: submit from the repository's root
 export GPUS="${GPUS:-8}"
 export NODES="${SLURM_JOB_NUM_NODES:-1}"

@@ -13,12 +13,12 @@ IMAGES=${IMAGES:-}                       # a folder of patches; by default they 
 AMOUNT=${AMOUNT:-1.28m}
 TEACHER=${TEACHER:-save/models/ResNet18/resnet18.pth}
 STUDENT=${STUDENT:-ResNet50}
-BATCH=${BATCH:-$((512 * GPUS))}          # of all processes
 EPOCHS=${EPOCHS:-200}
 SEED=${SEED:-0}
 IMAGE_SEED=${IMAGE_SEED:-$SEED}          # seed of the patches
 : "${IMAGES:-${IMAGE:?name the photograph: IMAGE=photograph.jpg}}"
 . scripts/common.sh
+BATCH=${BATCH:-$((512 * GPUS))}          # of all processes
 
 cut_patches 256
 exec "$PYTHON" $TORCHRUN train_student.py --dataset imagenet \

@@ -17,4 +17,4 @@ SEED=${SEED:-0}
 NAME=places365_${AMOUNT}_${EPOCHS}epochs_seed$SEED
 
 export TEACHER STUDENT IMAGES AMOUNT EPOCHS DECAY SEED NAME ROW=Place365+KD MORE=--ignore_labels
-exec sh scripts/imagenet_distill.sh
+exec sh scripts/imagenet_distill.sh "$@"

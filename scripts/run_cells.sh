@@ -8,9 +8,11 @@
 #   SEED=1 GPUS=4 sh scripts/table2_imagenet.sh   another seed of the students, four processes
 set -eu
 cd "$(dirname "$0")/.."
-export PYTHON="${PYTHON:-.venv/bin/python}"
 export SEED="${SEED:-0}"
 export TABLE="${1:?name a table: a file of scripts/cells/, without .txt}"
+shift                                    # common.sh refuses further arguments
+. scripts/common.sh
+export PYTHON
 CELL=${CELL:-}
 CELLS=scripts/cells/$TABLE.txt
 NUMBER=0

@@ -1,10 +1,12 @@
 # Sourced by the other scripts, from the repository's root: creates .venv, installs the files of
 # $REQUIREMENTS into it unless that has been done, and sets PYTHON. If PYTHON is given, that
-# interpreter is used as it is.
+# interpreter is used as it is. A script that takes arguments sets TAKES_ARGUMENTS first.
+fail() { echo "error: $*" >&2; exit 2; }
+
+[ $# -eq 0 ] || [ -n "${TAKES_ARGUMENTS:-}" ] ||
+    fail "$1: settings are variables in front of the command, such as SEED=1 sh scripts/NAME.sh"
 [ -z "${PYTHON:-}" ] || return 0
 PYTHON_BASE=${PYTHON_BASE:-python3}
-
-fail() { echo "error: $*" >&2; exit 2; }
 
 command -v "$PYTHON_BASE" > /dev/null || fail "$PYTHON_BASE not found: install Python 3.11 or newer"
 "$PYTHON_BASE" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||

@@ -13,6 +13,7 @@ SEEDS=${SEEDS:-0,1,2}
 AMOUNT=${AMOUNT:-1000}                   # images
 EPOCHS=${EPOCHS:-10}
 DATA=${DATA:-true_dataset}
+TAKES_ARGUMENTS=yes                      # further flags of run_sweep.py
 REQUIREMENTS=requirements.txt
 . scripts/setup.sh
 
@@ -22,9 +23,10 @@ if [ "$SWEEP" = all ]; then
 fi
 for NAME in $SWEEP; do
     FIXED="--data_amount $AMOUNT --epochs $EPOCHS"
-    case $NAME in                        # a sweep varies its own flag
+    case $NAME in                        # a sweep varies its own flags
     images) FIXED="--epochs $EPOCHS" ;;
     epochs) FIXED="--data_amount $AMOUNT" ;;
+    frontier) FIXED= ;;
     esac
     "$PYTHON" run_sweep.py --sweep "$NAME" --seeds "$SEEDS" --data_root "$DATA" $FIXED "$@"
 done

@@ -11,12 +11,16 @@ set -eu
 cd "$(dirname "$0")/.."
 SWEEP=${SWEEP:-fidelity}     # teacher, images, epochs, temperature, augmentation, labels, source
 VALUES=${VALUES:-}           # the first is the baseline, unless the sweep's own is among them
+AMOUNT=${AMOUNT:-}           # images, by default 200k; not for SWEEP=images
+EPOCHS=${EPOCHS:-}           # by default 100; not for SWEEP=epochs
 SEEDS=${SEEDS:-0}            # each samples images of its own: 27 GPU-hours at 100 TFLOP/s
 GPUS=${GPUS:-8}
 STUDENT=${STUDENT:-ResNet18}
 FIDELITY=${FIDELITY:-}       # 1: also measure the images, against the validation images
+TAKES_ARGUMENTS=yes          # further flags of run_sweep.py
 . scripts/common.sh
 
 exec "$PYTHON" run_sweep.py --dataset imagenet --sweep "$SWEEP" --gpus "$GPUS" \
     --seeds "$(echo $SEEDS | tr ' ' ,)" ${VALUES:+--values "$(echo $VALUES | tr ' ' ,)"} \
+    ${AMOUNT:+--data_amount "$AMOUNT"} ${EPOCHS:+--epochs "$EPOCHS"} \
     --model_s "$STUDENT" ${FIDELITY:+--fidelity} "$@"

@@ -5,6 +5,7 @@
 #   sh scripts/test.sh -n 0 -s tests/test_photographs.py     one process, with what the tests print
 set -eu
 cd "$(dirname "$0")/.."
+TAKES_ARGUMENTS=yes
 REQUIREMENTS="requirements.txt tests/requirements.txt"
 . scripts/setup.sh
 

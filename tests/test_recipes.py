@@ -41,7 +41,7 @@ def stand_in(folder, body):
     return program
 
 
-def recorded(script, **settings):
+def recorded(script, *arguments, **settings):
     """Runs a recipe with a stand-in for Python; returns its commands, each a list of words."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "commands")
@@ -51,13 +51,26 @@ def recorded(script, **settings):
             f'for word in "$@"; do printf "%s\\037" "$word"; done >> {log}\necho >> {log}',
         )
         done = subprocess.run(
-            ["sh", ROOT / "scripts" / script],
+            ["sh", ROOT / "scripts" / script, *arguments],
             env=environment(PYTHON=str(program), **settings),
             capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stderr
         return [line.split("\037")[:-1] for line in log.read_text().splitlines()]
+
+
+def refusal(script, *arguments, **settings):
+    """The error of a recipe that runs no command."""
+    settings = {"PYTHON": "true", "PYTHON_BASE": "false", **settings}
+    done = subprocess.run(
+        ["sh", ROOT / "scripts" / script, *arguments],
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    return done.stderr
 
 
 def options_of(command):
@@ -385,3 +398,55 @@ def test_slurm_job_forwards_sigterm_and_requeues_itself(tmp_path):
     )
     assert (tmp_path / "saved").exists()
     assert (tmp_path / "queued").read_text() == "requeue 77\n"
+
+
+# Wrong input
+
+WITH_ARGUMENTS = [
+    script
+    for script in sorted(path.name for path in (ROOT / "scripts").glob("*.sh"))
+    if "TAKES_ARGUMENTS=yes" in (ROOT / "scripts" / script).read_text()
+]
+WITHOUT = {path.name for path in (ROOT / "scripts").glob("*.sh")} - {*WITH_ARGUMENTS}
+
+
+@pytest.mark.parametrize("script", sorted(WITHOUT))
+def test_arguments_that_a_script_does_not_take(script):
+    assert "EPOCHS=9" in refusal(script, "EPOCHS=9", IMAGE="photograph.jpg")
+
+
+def test_arguments_that_a_script_takes():
+    assert len(WITH_ARGUMENTS) == 5
+    for script in WITH_ARGUMENTS:
+        arguments = ["vae"] if script == "fashion_mnist_weights.sh" else ["--jobs", "2"]
+        (*_, command) = recorded(script, *arguments)
+        assert " ".join(arguments) in " ".join(command)
+
+
+@pytest.mark.parametrize("script", ["imagenet_teachers.sh", "table_fashion_mnist.sh"])
+def test_a_python_that_does_not_exist(script):
+    error = refusal(script, PYTHON="none/python")
+    assert "none/python" in error and "scripts/install.sh" in error
+
+
+@pytest.mark.parametrize(
+    "settings, word",
+    [
+        ({"GPUS": "0,1"}, "GPUS is 0,1"),
+        ({"GPUS": "0"}, "GPUS is 0"),
+        ({"NODES": "2", "NODE": "0"}, "MASTER"),
+        ({"NODES": "2", "NODE": "0", "MASTER": "10.0.0.1"}, "MASTER is 10.0.0.1"),
+        ({"NODES": "2", "MASTER": "10.0.0.1:29500"}, "NODE"),
+    ],
+)
+def test_wrong_processes(settings, word):
+    for script in ("imagenet_distill.sh", "imagenet_one_image.sh"):
+        assert word in refusal(script, IMAGE="photograph.jpg", **settings)
+
+
+@pytest.mark.parametrize("recipe", ["datafree", "distill", "fastdfkd", "kd", "one_image"])
+def test_wrong_pairs(recipe):
+    form = "teacher:student:adv:oh" if recipe == "fastdfkd" else "teacher:student"
+    pair = "wrn_40_2:wrn_16_1" if recipe == "fastdfkd" else "wrn_40_2"
+    error = refusal(f"cifar100_{recipe}.sh", PAIRS=pair)
+    assert f"{pair}: " in error and form in error

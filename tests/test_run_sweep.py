@@ -753,6 +753,15 @@ def test_sweep_scripts(dataset, gpus):
     assert sweep.gpus == 2
 
 
+def test_sweep_scripts_pass_images_and_epochs():
+    for script in ("sweep_cifar100.sh", "sweep_imagenet.sh", "sweep_fashion_mnist.sh"):
+        (*_, command) = recorded(script, SWEEP="temperature", AMOUNT="3k", EPOCHS="5")
+        settings = sweep_of(*command[1:]).settings
+        assert (settings["data_amount"], settings["epochs"]) == ("3k", "5")
+    (*_, command) = recorded("sweep_fashion_mnist.sh", SWEEP="frontier")
+    assert sweep_of(*command[1:]).name == "frontier"
+
+
 def test_a_sweep_by_recipes(tmp_path, monkeypatch, capsys):
     """Two values of CIFAR-100: a stand-in for Python writes the image or the result that the
     recipe's command would.
