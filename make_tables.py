@@ -4,9 +4,10 @@
     python make_tables.py --runs save/student_model --out /tmp/tables
     python make_tables.py --html results/tables/runs.html
 
-Reads every result.json below --runs, prints the tables and writes each as Markdown and CSV. Runs
-with the same table, method, data set, networks, number of images and epochs are averaged over their
-seeds; if a seed has two runs, all are shown and none is averaged. Runs evaluated on holdout images
+Reads every result.json below --runs (links to folders are followed), prints the tables and writes
+each as Markdown and CSV. Runs with the same table, method, data set, networks, number of images and
+epochs are averaged over their seeds; if a seed has two runs, all are shown and none is averaged.
+Runs evaluated on holdout images, or on another number of images than the data set's test images,
 are not in the tables.
 
 --html also writes one page to look at: the tables, the curves and contact sheets of all runs, also
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset.contact_sheet import sheet_beside, sheet_rows, write_contact_sheet
+from dataset.real import REAL_SETS
 from dataset.scan import CONTACT_SHEET
 from helper import options as flags
 from helper.errors import UserError, run_script
@@ -113,12 +115,17 @@ def runs_by_table(runs, paper_tables):
     runs_of, others = {name: [] for name in table_of.values()}, Counter()
     for run in runs:
         name = run.table or table_of.get(run.dataset)
+        test_images = REAL_SETS[run.dataset].test_images if run.dataset in REAL_SETS else None
         if run.val_split != "test":
             others[f"evaluated on {run.val_split} images"] += 1
-        elif name in runs_of:
-            runs_of[name].append(run)
-        else:
+        elif name not in runs_of:
             others[f"of the table {name}" if name else f"of the data set {run.dataset}"] += 1
+        elif test_images and run.val_images not in (None, test_images):
+            others[
+                f"evaluated on {run.val_images:,} images, not the {test_images:,} of {run.dataset}"
+            ] += 1
+        else:
+            runs_of[name].append(run)
     notes = [f"runs not in these tables: {count} {what}" for what, count in sorted(others.items())]
     return runs_of, notes
 

@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dataset.image_set import decode
 from dataset.scan import CONTACT_SHEET
@@ -42,14 +42,15 @@ def write_contact_sheet(path, rows):
     """Draws a contact sheet as PNG.
 
     rows: (name, [image paths]) of each class. Of more than 10 classes, 10 at equal distances are
-    shown, and the first 10 images of each. All images have one size. Those of up to 64 pixels are
-    enlarged twice; those of 256 pixels and more are reduced.
+    shown, and the first 10 images of each. Those of up to 64 pixels are enlarged twice; those of
+    256 pixels and more are reduced. The first image sets the size of all: images of another size
+    are resized to fit and centred on white.
     Raises UserError as `decode`.
     """
     if len(rows) > ROWS:
         rows = [rows[number * len(rows) // ROWS] for number in range(ROWS)]
     rows = [(name, [_thumbnail(file) for file in files[:COLUMNS]]) for name, files in rows]
-    width, height = rows[0][1][0].size
+    width, height = cell = rows[0][1][0].size
     font = ImageFont.load_default(FONT_SIZE)
     margin = max(round(font.getlength(name)) for name, _ in rows) + 4 * GAP
     columns = max(len(images) for _, images in rows)
@@ -60,6 +61,8 @@ def write_contact_sheet(path, rows):
         top = GAP + number * (height + GAP)
         draw.text((2 * GAP, top + height // 2), name, fill="black", font=font, anchor="lm")
         for column, image in enumerate(images):
+            if image.size != cell:
+                image = ImageOps.pad(image, cell, color="white")
             sheet.paste(image, (margin + column * (width + GAP), top))
     encoded = io.BytesIO()
     sheet.save(encoded, format="PNG")

@@ -29,16 +29,25 @@ class SetInfo:
     class_list: str | None = None  # file in dataset/class_lists/, for subsets of ImageNet
     grey: bool = False  # the three channels are equal
     holdout: bool = False  # a part of the training images is the split `holdout`
+    test_images: int | None = None  # in the split `test`; None: it varies
 
 
 REAL_SETS = {
-    "fashion_mnist": SetInfo(10, (0.2190,) * 3, (0.3318,) * 3, 32, grey=True, holdout=True),
-    "cifar10": SetInfo(10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 32),
-    "cifar100": SetInfo(100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32),
-    "imagenet": SetInfo(1000, **IMAGENET_STATS, image_size=224),
-    "imagenet100": SetInfo(100, **IMAGENET_STATS, image_size=224, class_list="imagenet100.txt"),
+    "fashion_mnist": SetInfo(
+        10, (0.2190,) * 3, (0.3318,) * 3, 32, grey=True, holdout=True, test_images=10_000
+    ),
+    "cifar10": SetInfo(
+        10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 32, test_images=10_000
+    ),
+    "cifar100": SetInfo(
+        100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32, test_images=10_000
+    ),
+    "imagenet": SetInfo(1000, **IMAGENET_STATS, image_size=224, test_images=50_000),
+    "imagenet100": SetInfo(
+        100, **IMAGENET_STATS, image_size=224, class_list="imagenet100.txt", test_images=5_000
+    ),
     "imagenette": SetInfo(10, **IMAGENET_STATS, image_size=224, class_list="imagenette.txt"),
-    "flowers102": SetInfo(102, **IMAGENET_STATS, image_size=224),
+    "flowers102": SetInfo(102, **IMAGENET_STATS, image_size=224, test_images=6_149),
     "imagefolder": SetInfo(None, **IMAGENET_STATS, image_size=224),
 }
 
@@ -101,7 +110,12 @@ def add_flags(parser):
 
 
 def data_from(options):
-    """Converts the flags of `add_flags` to RealData."""
+    """Converts the flags of `add_flags` to RealData.
+
+    Raises UserError if `--val_data` is combined with `--val_split holdout`.
+    """
+    if options.val_data is not None and options.val_split == "holdout":
+        raise UserError("--val_split holdout and --val_data cannot be combined")
     return RealData(
         options.dataset,
         options.data_root,

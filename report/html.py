@@ -19,6 +19,7 @@ from PIL import Image
 
 from helper.errors import UserError
 from helper.files import read_json, read_text
+from report.results import walk_once
 
 # {title: columns of metrics.csv}; what a run does not have is left out
 PANELS = {
@@ -133,11 +134,10 @@ class RunFolder(NamedTuple):
 def read_run_folders(root):
     """All runs below `root`, finished or not, DiTs among them.
 
-    Returns (RunFolders ordered by path, one message per run that cannot be read).
+    Returns (RunFolders in the order of `walk_once`, one message per run that cannot be read).
     """
     runs, faults = [], []
-    for folder, subfolders, files in os.walk(root):
-        subfolders.sort()
+    for folder, subfolders, files in walk_once(root):
         if "metrics.csv" in files or "result.json" in files:
             subfolders.clear()  # a run folder may hold a million images
         if "metrics.csv" not in files:

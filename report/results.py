@@ -33,7 +33,8 @@ _RESNETS = re.compile(r"(?:cifar)?resnet(18|34|50|101|152)")
 class RunResult:
     """The result of a run; accuracies and agreement in percent.
 
-    teacher: None for a network trained on labels; table: None for the table of the data set.
+    teacher: None for a network trained on labels; table: None for the table of the data set;
+    val_images: None in files that lack it.
     """
 
     folder: str
@@ -46,6 +47,7 @@ class RunResult:
     epochs: int
     seed: int
     val_split: str
+    val_images: int | None
     top1_last: float
     top1_best: float
     agreement: float | None
@@ -68,18 +70,33 @@ class RunResult:
         )
 
 
+def walk_once(root):
+    """Yields (folder, subfolders, files) as `os.walk`, in sorted order, linked folders last.
+
+    Links to folders are followed, but every folder is visited once.
+    """
+    visited = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in visited:
+            subfolders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        subfolders.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        yield folder, subfolders, files
+
+
 def read_runs(root):
     """Reads all result.json files below the folder `root`.
 
-    Returns (RunResults ordered by path, one message per file that is damaged or has another
-    schema). Results of DiTs are skipped, and so is everything inside a run folder.
+    Returns (RunResults in the order of `walk_once`, one message per file that is damaged or has
+    another schema). Results of DiTs are skipped, and so is everything inside a run folder.
     Raises UserError if `root` is not a folder.
     """
     if not Path(root).is_dir():
         raise UserError(f"no folder {root}: give the folder that holds the runs")
     runs, faults = [], []
-    for folder, subfolders, files in os.walk(root):
-        subfolders.sort()
+    for folder, subfolders, files in walk_once(root):
         if "result.json" in files:
             subfolders.clear()  # the folder of a run may hold a million images
             try:
@@ -105,7 +122,7 @@ def read_run(folder):
     if "stage" in data:
         return None
     # Defaults of the fields that older files lack
-    defaults = dict.fromkeys(("table", "teacher", "agreement", "teacher_top1"))
+    defaults = dict.fromkeys(("table", "teacher", "agreement", "teacher_top1", "val_images"))
     defaults["val_split"] = "test"
     data = {**defaults, **data, "folder": str(folder)}
     values = {field.name: entry(data, field.name, field.type, path) for field in fields(RunResult)}

@@ -117,18 +117,25 @@ def by_value(records, column):
     return figures
 
 
+def is_complete(records, column):
+    """Whether every value has a figure in a column."""
+    return all(by_value(records, column).values())
+
+
 def measured_columns(records):
     """The columns of FIDELITY in which every value has a figure."""
-    return [column for column in FIDELITY if all(by_value(records, column).values())]
+    return [column for column in FIDELITY if is_complete(records, column)]
 
 
 def table(records, baseline, label):
-    """Markdown table with the means of each value, its difference from the value `baseline` and,
-    where they differ by more than 0.1 points, the teachers' accuracy.
+    """Markdown table with the means of each value and its difference from the value `baseline`.
+
+    The agreement has a column if every value has one, which networks trained on labels do not, and
+    the teachers' accuracy has one if it differs by more than 0.1 points.
     """
     top1 = by_value(records, "top1_last")
     best = by_value(records, "top1_best")
-    agreement = by_value(records, "agreement")
+    agreement, has_agreement = by_value(records, "agreement"), is_complete(records, "agreement")
     fidelity = {column: by_value(records, column) for column in measured_columns(records)}
     teachers = by_value(records, "teacher_top1")
     accuracies = [accuracy for by_seed in teachers.values() for accuracy in by_seed.values()]
@@ -141,7 +148,8 @@ def table(records, baseline, label):
             difference = difference_text(*paired_difference(figures, top1[baseline]))
         row = [value, str(len(figures)), spread(list(figures.values())), difference]
         row.append(spread(list(best[value].values())))
-        row.append(spread(list(agreement[value].values())))
+        if has_agreement:
+            row.append(spread(list(agreement[value].values())))
         if several:
             row.append(f"{statistics.mean(teachers[value].values()):.2f}")
         for column, image_figures in fidelity.items():
@@ -154,7 +162,7 @@ def table(records, baseline, label):
         "top-1, last epoch (%)",
         f"difference from {baseline} [95 % interval]",
         "best epoch (%)",
-        "agreement with the teacher (%)",
+        *(["agreement with the teacher (%)"] if has_agreement else []),
         *(["teacher's top-1 (%)"] if several else []),
         *(FIDELITY[column][0] for column in fidelity),
     ]
@@ -257,8 +265,9 @@ def write(path, records, baseline, label, title, *, note, fidelity=True):
                 panels[column] = FIDELITY[column][0]
     seeds = ", ".join(map(str, sorted({record["seed"] for record in records})))
     means = table(records, baseline, label)
+    measures = "Top-1 and agreement" if is_complete(records, "agreement") else "Top-1"
     text = (
-        f"Top-1 and agreement on the real {split} images: mean ± sample standard deviation over "
+        f"{measures} on the real {split} images: mean ± sample standard deviation over "
         f"seeds {seeds}. Differences of top-1 at the last epoch: means over pairs of equal seed "
         "with their 95 % interval by Student's t (one degree of freedom less than pairs)."
     )

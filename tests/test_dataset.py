@@ -17,6 +17,7 @@ from dataset.image_set import ImageSet, average_channels, decode
 from dataset.paths import Paths
 from helper.distributed import World
 from helper.errors import UserError, describe_os_error
+from helper.options import Parser
 from tools import fashion_mnist as fashion_mnist_tool
 
 
@@ -824,6 +825,13 @@ def test_holdout_is_never_in_train(tiny_fashion_mnist):
         image.tobytes() for image in val.images
     }
     assert folders.labels_by_name(train.class_names, val.class_names)[1] == ""
+
+
+def test_the_holdout_split_is_not_combined_with_other_validation_images():
+    parser = Parser("")
+    real.add_flags(parser)
+    with pytest.raises(UserError, match="--val_split holdout .*--val_data"):
+        real.data_from(parser.parse_args(["--val_split", "holdout", "--val_data", "mine"]))
 
 
 def test_the_package_is_downloaded_without_package_lists(tiny_fashion_mnist, tmp_path, monkeypatch):

@@ -163,6 +163,16 @@ def test_unfinished_runs_and_dits_are_shown():
     assert "mse from 0.5 to 0.5; val mse from 0.25 to 0.25" in source
 
 
+def test_linked_run_folders_are_shown_once(tmp_path):
+    add_run("run", seed=0)
+    Path("save").rename("disk")
+    Path("save").mkdir()
+    Path("save/student_model").symlink_to(tmp_path / "disk")
+    Path("disk/again").symlink_to(tmp_path / "save")
+    page, _ = written()
+    assert len(page.all("article")) == 1
+
+
 def test_without_runs_there_are_the_published_figures():
     page, _ = written("page.html")
     assert not page.all("article") and any("76.58" in text for text in page.texts("td"))

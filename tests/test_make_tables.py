@@ -6,12 +6,14 @@ import shutil
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import make_tables
 import train_teacher
+from dataset.real import REAL_SETS
 from helper.errors import run_script
 from report.results import method_name, network_name
 
@@ -44,6 +46,7 @@ IMAGENET = {
     "student": "ResNet18",
     "images": 200_000,
     "epochs": 200,
+    "val_images": 50_000,
 }
 DM_KD = "| DM-KD | Diffusion |"
 
@@ -246,9 +249,10 @@ def test_imagenet_rows_by_images_teacher_and_epochs():
 
 def test_other_sets():
     common = {"teacher": "ResNet18", "student": "ResNet50", "images": 200_000, "epochs": 200}
-    add_run("flowers", dataset="flowers102", **common)
-    add_run("one", dataset="imagenet100", method="One-Image", **common)
-    add_run("teacher", dataset="flowers102", method="Teacher", teacher=None, student="ResNet18")
+    flowers = {"dataset": "flowers102", "val_images": 6_149}
+    add_run("flowers", **flowers, **common)
+    add_run("one", dataset="imagenet100", val_images=5_000, method="One-Image", **common)
+    add_run("teacher", **flowers, method="Teacher", teacher=None, student="ResNet18")
     make_tables.main([])
     assert cells("table3_other", "| Flowers-102")[2:] == [
         "55.50 / 56.00 (87.9)",
@@ -325,6 +329,31 @@ def test_holdout_runs_and_other_tables_are_counted_and_skipped(capsys):
         for name in ("save/a", "save/b", "save/c")
         for table in ("table1_cifar100", "fashion_mnist")
     )
+
+
+def test_runs_evaluated_on_other_images_are_counted_and_skipped(capsys):
+    add_run("few", **IMAGENET | {"val_images": 5_000})
+    folder = Path(add_run("old", **IMAGENET))
+    result = json.loads((folder / "result.json").read_text())
+    del result["val_images"]  # as in earlier versions
+    (folder / "result.json").write_text(json.dumps(result))
+    make_tables.main([])
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "50,000 of" in line]
+    assert ": 1 " in note and "5,000 images" in note and "imagenet" in note
+    assert "save/old" in page("table2_imagenet") and "save/few" not in page("table2_imagenet")
+
+
+def test_links_are_followed_and_runs_count_once(tmp_path):
+    """A folder of runs on another disk, which links back, and a link to a run beside it."""
+    add_run("run")
+    Path("save").rename("disk")
+    Path("save").mkdir()
+    Path("save/student_model").symlink_to(tmp_path / "disk")
+    Path("disk/best").symlink_to("run")
+    Path("disk/up").symlink_to(tmp_path)
+    make_tables.main(["--html", "page.html"])
+    assert cells("table1_cifar100", DM_KD)[4] == "55.50 / 56.00 (56.29)"
+    assert page("table1_cifar100").count("`save/student_model/run`") == 1
 
 
 DAMAGED = {
@@ -407,7 +436,9 @@ def test_names():
     ] == ["DeepInv", "One-Image", "BigGAN", "DM-KD", "mine"]
 
 
-def test_results_of_the_scripts_are_read(tiny_fashion_mnist):
+def test_results_of_the_scripts_are_read(tiny_fashion_mnist, monkeypatch):
+    info = replace(REAL_SETS["fashion_mnist"], test_images=203)
+    monkeypatch.setitem(REAL_SETS, "fashion_mnist", info)
     data = ["--dataset", "fashion_mnist", "--data_root", str(tiny_fashion_mnist)]
     result = train_teacher.main(
         [*data, "--model", "resnet8", "--epochs", "1", "--batch_size", "64", "--device", "cpu"]

@@ -135,23 +135,44 @@ def test_the_gap_to_real_images(tmp_path, tiny_fashion_mnist):
     assert "20 real images of" not in summary and "trained on 20 real images" in printed
 
 
+def add_run(folder, **changes):
+    """Writes the result of a run; returns its folder, a text."""
+    result = {
+        "dataset": "fashion_mnist",
+        "val_split": "test",
+        "val_images": 10,
+        "teacher": "resnet20",
+        "student": "resnet8",
+        "images": 1000,
+        "epochs": 20,
+        "seed": 0,
+        "method": "KD",
+        "top1_last": 50.0,
+    }
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps(result | changes))
+    return str(folder)
+
+
 def test_accuracies_on_different_images_are_not_averaged(tmp_path):
-    for name, split in (("one", "test"), ("other", "holdout")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "result.json").write_text(
-            json.dumps(
-                {
-                    "dataset": "fashion_mnist",
-                    "val_split": split,
-                    "val_images": 10,
-                    "seed": 0,
-                    "method": "KD",
-                    "top1_last": 50.0,
-                }
-            )
-        )
-    assert spread.main([str(tmp_path / "one")]) == {"real images": [50.0]}
+    one, other = add_run(tmp_path / "one"), add_run(tmp_path / "other", val_split="holdout")
+    assert spread.main([one]) == {"real images": [50.0]}
     with pytest.raises(UserError, match="different images"):
-        spread.main([str(tmp_path / "one"), str(tmp_path / "other")])
+        spread.main([one, other])
     with pytest.raises(UserError, match="RUN_FOLDER"):
         spread.main([])
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("teacher", None), ("student", "resnet20"), ("images", 500), ("epochs", 10), ("seed", 0)],
+)
+def test_runs_that_differ_in_more_than_their_seeds_are_not_averaged(tmp_path, name, value):
+    one = add_run(tmp_path / "one")
+    generated = add_run(tmp_path / "generated", method="DM-KD", images=2000)
+    other = add_run(tmp_path / "other", **{"seed": 1, name: value})
+    again = add_run(tmp_path / "again", seed=1)
+    accuracies = spread.main([one, generated, again])
+    assert accuracies == {"real images": [50.0, 50.0], "generated images": [50.0]}
+    with pytest.raises(UserError, match=f"one and .*other .*{name}.*{value}"):
+        spread.main([one, generated, other])

@@ -475,9 +475,11 @@ def test_another_generators_images_are_not_taken(swept, argv, calls, tmp_path, m
 
 
 def add_run(name, **changes):
+    """Writes a run whose teacher's weights have the hash `ab`."""
     folder = Path("save", name)
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({**RESULT, **changes}))
+    (folder / "config.json").write_text(json.dumps({"flags": {"teacher_sha256": "ab"}}))
     return f"save/{name}"
 
 
@@ -488,8 +490,8 @@ def test_plot_of_any_runs(tmp_path, monkeypatch, capsys):
         Path(f"s{scale}/fidelity_imagenet_ResNet18.json").write_text(
             json.dumps(
                 {
-                    "images": 9,
-                    "teacher": {"sha256": ""},
+                    "images": 1000,
+                    "teacher": {"sha256": "ab"},
                     "frechet": 3.0 * int(scale),
                     "label_top1": 90.0,
                     "entropy": 0.1,
@@ -525,14 +527,39 @@ def test_plot_of_any_runs(tmp_path, monkeypatch, capsys):
     assert "| guidance scale s : sampling steps T |" in Path("results/fidelity.md").read_text()
 
 
+def test_plot_of_teachers_has_no_agreement(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    labels = {"method": "Teacher", "teacher": None, "agreement": None, "teacher_top1": None}
+    pairs = [f"{value}={add_run(value, **labels)}" for value in ("0", "0.1")]
+    sweeps_tool.main(["out", "label smoothing", *pairs])
+    page = Path("out.md").read_text()
+    assert "| label smoothing |" in page and "agreement" not in page
+
+
+@pytest.mark.parametrize("change", [{"images": 9}, {"teacher": {"sha256": "cd"}}])
+def test_figures_of_other_images_or_teachers_are_ignored(tmp_path, monkeypatch, capsys, change):
+    monkeypatch.chdir(tmp_path)
+    Path("gen").mkdir()
+    file = Path("gen/fidelity_fashion_mnist_resnet20.json")
+    figures = {"images": 1000, "teacher": {"sha256": "ab"}, **dict.fromkeys(sweeps.FIDELITY, 1.5)}
+    pairs = [f"{value}={add_run(value, source='gen')}" for value in "12"]
+    for content, expected in ((figures, 1.5), (figures | change, None)):
+        file.write_text(json.dumps(content))
+        records = sweeps_tool.main(["out", "s", *pairs])
+        assert [record["frechet"] for record in records] == [expected, expected]
+        assert (str(file) in capsys.readouterr().out) == (expected is None)
+
+
 def test_runs_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = add_run("a"), add_run("b", val_split="test", seed=1)
+    few = add_run("few", val_images=4000)
     for arguments, words in (
         (["out", "s"], "VALUE=RUN_FOLDER"),
         (["out", "s", first], "VALUE=RUN_FOLDER"),
         (["out", "s", f"1={first}", f"1={first}"], "value 1, seed 0"),
         (["out", "s", f"1={first}", f"2={second}"], "different images"),
+        (["out", "s", f"1={first}", f"2={few}"], "different images.*4000"),
         (["out", "s", "1=save/none"], "save/none"),
     ):
         with pytest.raises(UserError, match=words):
@@ -645,6 +672,39 @@ def test_frontier_refuses_other_files(tmp_path):
         with pytest.raises((UserError, FileNotFoundError), match=words):
             frontier.main([str(out), *map(str, files)])
     assert not list(tmp_path.glob("out*"))
+
+
+def test_frontier_reads_numbers_with_a_decimal_point(tmp_path):
+    """As pandas writes a column with empty cells."""
+    file = write_csv(tmp_path / "pandas.csv", "", [("25.0", 0, 70), ("", "1.0", 90)])
+    (record,) = frontier.main([str(tmp_path / "out"), file])
+    assert record["evaluations"] == "25" and frontier.cost(record) == 25_000
+
+
+@pytest.mark.parametrize(
+    "run, column",
+    [(("x", 0, 70), "evaluations"), ((2, 0.5, 70), "seed"), ((2, 0, ""), "top1_last")],
+)
+def test_frontier_names_what_is_not_a_number(tmp_path, run, column):
+    file = write_csv(tmp_path / "sweep.csv", "", [(4, 0, 70), run])
+    with pytest.raises(UserError, match=f"sweep.csv, line 3: {column} is "):
+        frontier.main([str(tmp_path / "out"), file])
+
+
+def test_frontier_names_a_short_line(tmp_path):
+    file = write_csv(tmp_path / "sweep.csv", "", [(4, 0, 70)])
+    with open(file, "a") as csv_file:
+        csv_file.write("scale,2,0\n")
+    with pytest.raises(UserError, match="sweep.csv, line 3"):
+        frontier.main([str(tmp_path / "out"), file])
+
+
+def test_frontier_does_not_write_over_a_sweep(tmp_path):
+    file = write_csv(tmp_path / "sweep.csv", "", [(4, 0, 70)])
+    before = Path(file).read_bytes()
+    with pytest.raises(UserError, match="sweep.csv .*OUT"):
+        frontier.main([str(tmp_path / "sweep"), file])
+    assert Path(file).read_bytes() == before
 
 
 def test_losses_of_a_sweep(argv):

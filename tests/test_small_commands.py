@@ -69,6 +69,19 @@ def test_sets_side_by_side(tmp_path):
             contact_sheet.main(wrong)
 
 
+def test_images_of_another_size_stay_in_their_cells(tmp_path):
+    """A wide image is centred on white, and the other cells are as without it."""
+    folder = write_folder(tmp_path / "small", np.full((10, 32, 32, 3), 100, np.uint8))
+    other = write_folder(tmp_path / "wide", np.full((10, 40, 160, 3), 200, np.uint8))
+    alone, both = (
+        np.asarray(Image.open(contact_sheet.main([str(tmp_path / "sheet.png"), *sets])))[:, -660:]
+        for sets in ([f"a={folder}"], [f"a={folder}", f"b={other}"])
+    )
+    assert len(both) == 2 + 2 * 66 and np.array_equal(both[: len(alone)], alone)
+    cells = both[68:, :, 0].reshape(66, 10, 66)[:64, :, :64]
+    assert (cells[24:40] == 200).all() and (cells[:24] == 255).all() and (cells[40:] == 255).all()
+
+
 def test_digits_are_those_of_scikit_learn(tmp_path, capsys):
     scans = pytest.importorskip("sklearn.datasets").load_digits()
     digits.main([str(tmp_path)])

@@ -9,6 +9,7 @@ differences from the paper's sampling (DDPM, s = 2, T = 100), if it is among the
 """
 
 import csv
+import math
 import shlex
 import statistics
 import sys
@@ -22,19 +23,24 @@ from report.sweeps import COLUMNS, difference_text, paired_difference
 from report.tables import markdown, spread
 
 YOUNG_COLUMNS = {"teacher_top1"}  # which older CSVs do not have and nothing here needs
+WHOLE_NUMBERS = ("images", "evaluations", "seed")
 SAMPLING = ("sampler", "timestep_spacing", "cfg_scale", "cfg_interval")  # flags of a line
 
 
 def main(argv=None):
     """Writes plot and data; returns the records, dicts of texts.
 
-    Raises UserError for files that are not CSVs of sweeps of generated images, and for runs that
-    were evaluated on different images or differ in their students' settings.
+    Raises UserError for files that are not CSVs of sweeps of generated images, as `read`, for runs
+    that were evaluated on different images or differ in their students' settings, and if OUT.csv is
+    one of the files.
     """
     parser = Parser(__doc__)
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("files", type=Path, nargs="+", metavar="SWEEP.csv")
     options = parser.parse_args(argv)
+    data = Path(f"{options.out}.csv")
+    if data.resolve() in [file.resolve() for file in options.files]:
+        raise UserError(f"{data} is one of the sweeps and would be written over: give another OUT")
     records = [record for file in options.files for record in read(file)]
     records = list({record["run"]: record for record in records}.values())
     if not records:
@@ -44,7 +50,7 @@ def main(argv=None):
         raise UserError(f"the runs were evaluated on different images: {', '.join(sorted(splits))}")
     check_students(records)
     records.sort(key=lambda record: (line_of(record), cost(record), int(record["seed"])))
-    write_text(f"{options.out}.csv", csv_text(COLUMNS, records))
+    write_text(data, csv_text(COLUMNS, records))
     draw(records, f"{options.out}.png")
     text = table(records)
     write_text(f"{options.out}.md", page(records, text, options.out, options.files))
@@ -53,15 +59,45 @@ def main(argv=None):
 
 
 def read(file):
-    """The records of generated images in the CSV of a sweep."""
-    records = list(csv.DictReader(read_text(file).splitlines()))
-    if not records or not set(COLUMNS) - YOUNG_COLUMNS <= set(records[0]):
+    """The records of generated images in the CSV of a sweep, dicts of texts.
+
+    Whole numbers with a decimal point, which pandas writes in a column with empty cells, lose it.
+    Raises UserError if it is another file, a line has too few or too many cells, or as
+    `convert_numbers`.
+    """
+    reader = csv.DictReader(read_text(file).splitlines())
+    records = [(reader.line_num, record) for record in reader]
+    if not records or not set(COLUMNS) - YOUNG_COLUMNS <= set(reader.fieldnames):
         raise UserError(
             f"{file} is not the CSV of a sweep: give files that run_sweep.py or tools.sweeps has "
             "written (those of earlier versions have no column `evaluations`: run the sweep again)"
         )
+    for line, record in records:
+        place = f"{file}, line {line}"
+        if None in record or None in record.values():
+            raise UserError(f"{place} has more or fewer cells than the heading: correct the file")
+        if record["evaluations"]:
+            convert_numbers(record, place)
     absent = dict.fromkeys(COLUMNS, "")
-    return [{**absent, **record} for record in records if record["evaluations"]]
+    return [{**absent, **record} for _, record in records if record["evaluations"]]
+
+
+def convert_numbers(record, place):
+    """Writes the whole numbers of a record, in place, without a decimal point.
+
+    Raises UserError that names `place` if the accuracy or one of them is not such a number.
+    """
+    for column in (*WHOLE_NUMBERS, "top1_last"):
+        text, is_whole = record[column], column in WHOLE_NUMBERS
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not (number.is_integer() if is_whole else math.isfinite(number)):
+            kind = "whole" if is_whole else "finite"
+            raise UserError(f"{place}: {column} is {text!r}, not a {kind} number: correct the file")
+        if is_whole and not text.isdecimal():
+            record[column] = str(int(number))
 
 
 def cost(record):

@@ -3,13 +3,14 @@
     python -m tools.sweeps OUT LABEL VALUE=RUN_FOLDER...
 
 LABEL says what the values are: a name in report.sweeps.LABELS or any text. The first value is the
-baseline. Runs with the same value differ in their seeds.
+baseline. Runs with the same value differ in their seeds. The table includes the figures that
+evaluate_images.py measured on the images of a run with its teacher.
 """
 
 import sys
 from pathlib import Path
 
-from helper.errors import UserError, run_script
+from helper.errors import UserError, note, run_script
 from helper.files import entry, file_stem, read_json
 from helper.options import Parser
 from report.results import read_run
@@ -19,8 +20,7 @@ from report.sweeps import LABELS, read_figures, record_of, write
 def main(argv=None):
     """Writes the sweep and returns its records.
 
-    They include the figures that evaluate_images.py measured on a run's images with its teacher.
-    Raises UserError for runs that cannot be compared.
+    Raises UserError for runs that cannot be compared, and for damaged figures of their images.
     """
     parser = Parser(__doc__)
     parser.add_argument("out", type=Path, metavar="OUT")
@@ -39,15 +39,12 @@ def main(argv=None):
         if (value, result.seed) in seeds:
             raise UserError(f"{folder}: there is another run of value {value}, seed {result.seed}")
         seeds.add((value, result.seed))
-        datasets.add((result.dataset, result.val_split))
-        path = Path(folder) / "result.json"
-        source = entry(read_json(path, "result"), "source", str | None, path, None) or "real"
-        figures = Path(source) / f"fidelity_{result.dataset}_{file_stem(result.teacher or '')}.json"
-        records.append(
-            record_of(result, value, out.name, read_figures(figures), settings=settings_of(folder))
-        )
+        datasets.add((result.dataset, result.val_split, result.val_images))
+        flags = flags_of(folder)
+        figures, settings = figures_of(result, flags), settings_text(flags)
+        records.append(record_of(result, value, out.name, figures, settings=settings))
     if len(datasets) > 1:
-        raise UserError(f"the runs were evaluated on different images: {sorted(datasets)}")
+        raise UserError(f"the runs were evaluated on different images: {sorted(datasets, key=str)}")
     networks = " and ".join(dict.fromkeys(record["student"] for record in records))
     write(
         out,
@@ -60,17 +57,36 @@ def main(argv=None):
     return records
 
 
-def settings_of(folder):
-    """The flags in the config.json of a run, a text, without the facts that are recorded beside
-    them; '' for a run without that file.
-    """
+def flags_of(folder):
+    """The flags in the config.json of a run, {name: value}; {} for a run without that file."""
     path = Path(folder) / "config.json"
     if not path.exists():
-        return ""
-    settings = entry(read_json(path, "configuration"), "flags", dict, path, {})
+        return {}
+    return entry(read_json(path, "configuration"), "flags", dict, path, {})
+
+
+def figures_of(result, flags):
+    """The figures of a run's images, as `read_figures`; None, with a note, if they are of another
+    teacher or number of images.
+    """
+    path = Path(result.folder) / "result.json"
+    source = entry(read_json(path, "result"), "source", str | None, path, None) or "real"
+    file = Path(source) / f"fidelity_{result.dataset}_{file_stem(result.teacher or '')}.json"
+    figures = read_figures(file)
+    if not figures:
+        return None
+    measured = figures["teacher"]["sha256"], figures["images"]
+    if measured != (flags.get("teacher_sha256"), result.images):
+        note(f"{file} is of another teacher or number of images than {result.folder}: ignored")
+        return None
+    return figures
+
+
+def settings_text(flags):
+    """The flags of a run as on a command line, without the facts that are recorded beside them."""
     return " ".join(
         f"--{name}" if value is True else f"--{name} {value}"
-        for name, value in settings.items()
+        for name, value in flags.items()
         if value is not None
         and value is not False
         and name != "images"
