@@ -510,9 +510,8 @@ def fashion_mnist_cell(sweep, value, seed, settings, generator):
     """
     teacher = settings["path_t"]
     if not Path(teacher).is_file():
-        raise UserError(
-            f"checkpoint of the teacher not found: {teacher}: give the path of the file"
-        )
+        flag = "--values" if "path_t" in FLAGS[sweep.name] else "--path-t"
+        raise UserError(f"checkpoint of the teacher not found: {teacher}: give its path in {flag}")
     student_names = [
         name
         for name, setting in settings.items()

@@ -9,6 +9,7 @@ padded, so that an image is always computed in the same batch. If it depends onl
 files are the same for any number of processes and interruptions.
 """
 
+import contextlib
 import glob
 import os
 import time
@@ -22,6 +23,7 @@ from dataset.image_writer import ImageWriter, image_bytes
 from dataset.requested_images import SeedRange
 from helper.batches import padded_batches
 from helper.cost import Pace
+from helper.errors import UserError
 from helper.files import check_free_space, make_folder
 from helper.run import lock_folder, unlock_folder
 
@@ -52,7 +54,8 @@ class GeneratedFolder:
         """Compares the request with the folder.
 
         Raises UserError if the folder was generated with other settings or in another layout, holds
-        images of unknown origin, or the disk has too little space.
+        images of unknown origin, the disk has too little space, or another command is generating
+        images in it.
         """
         self._start = time.monotonic()
         self._layout = self.world.from_main(self._prepare)
@@ -71,13 +74,13 @@ class GeneratedFolder:
         if self._bar:
             self._bar.close()
         self._writer.__exit__(exception, *details)
-        if self.world.is_main and self._locked:
+        if not exception and not self._layout.complete:
+            self.world.barrier()
+            self.world.from_main(self._complete)
+        if self._locked:
             unlock_folder(self.path)
         if exception:
             return
-        if not self._layout.complete:
-            self.world.barrier()
-            self.world.from_main(self._complete)
         seconds = time.monotonic() - self._start
         images, made = self._layout.images, len(self.missing)
         self.result = {
@@ -94,13 +97,9 @@ class GeneratedFolder:
         """The batches of this process, lists of (class, index), in which images are missing.
 
         order: the images to divide into batches, by default those of the request. A short last
-        batch is padded with its last item. Locks the folder, writes the manifest and starts the
-        progress bar. Raises UserError if another process generates images in it.
+        batch is padded with its last item. Writes the manifest and starts the progress bar.
         """
         # Not before: a folder for which no model could be loaded has no settings yet
-        if not isinstance(self.request, SeedRange):  # of which several commands write flat files
-            self.world.from_main(lock_folder, self.path)
-            self._locked = True
         self.world.from_main(lambda: self._layout.write_manifest(self.origin, complete=False))
         items = self._layout.items if order is None else order
         batches = padded_batches(items, batch_size)
@@ -143,8 +142,14 @@ class GeneratedFolder:
         if earlier_sheet.exists() and self._can_write_sheet:
             earlier_sheet.replace(self.sheet)
         self._layout = layout
-        if layout.complete and not self.sheet.exists():
-            self._write_sheet()
+        if layout.complete:
+            with contextlib.suppress(UserError):  # another command adds images
+                unlock_folder(self.path)  # of a killed run
+            if not self.sheet.exists():
+                self._write_sheet()
+        elif not isinstance(self.request, SeedRange):  # whose flat files several commands write
+            lock_folder(self.path)
+            self._locked = True
         return layout
 
     def _write_sheet(self):

@@ -449,14 +449,14 @@ REFUSED_CHECKPOINTS = [  # network of the checkpoint, requested name, classes, m
         "cifarresnet18",
         "resnet18",
         100,
-        "lacks layer2.0.shortcut.0.weight(.|\n)*no ReLU(.|\n)*name cifarresnet18$",
+        "lacks layer2.0.shortcut.0.weight(.|\n)*no ReLU(.|\n)*name cifarresnet18",
     ),
     ("cifarresnet18", "resnet18", 10, "cifarresnet18 .* for 100 classes"),
     (
         "cifarresnet18",
         "ResNet18",
         100,
-        r"conv1.weight is \(64, 3, 3, 3\), not \(64, 3, 7, 7\)(.|\n)*cifarresnet18$",
+        r"conv1.weight is \(64, 3, 3, 3\), not \(64, 3, 7, 7\)(.|\n)*cifarresnet18",
     ),
     (
         "ResNet18",

@@ -574,7 +574,7 @@ def test_settings_that_contradict_a_sweep(argv, monkeypatch):
     for words, message in (
         ([*argv, "--train_data", "real"], "--train_data real"),
         ([*loss, "--values", "kd:1:4:1"], "--standardize_logits 1: give yes or -"),
-        (["--sweep", "teacher", "--values", "resnet99"], "path of the file"),
+        (["--sweep", "teacher", "--values", "resnet99"], "path in --values"),
     ):
         with pytest.raises(UserError, match=message):
             run_sweep.make_cells(sweep_of(*words))

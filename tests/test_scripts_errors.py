@@ -477,7 +477,7 @@ DIT = {
     "no channels": (None, ["--vae_channels", "0"], "--vae_channels .*8"),
     "image size": (None, ["--image_size", "31"], "--image_size 31 .*2"),
     "decay": (None, ["--ema", "1"], r"--ema .*\[0, 1\)"),
-    "label dropout": (None, ["--label_dropout", "1.2"], r"--label_dropout .*\[0, 1\]"),
+    "label dropout": (None, ["--label_dropout", "1.2"], r"--label_dropout .*\[0, 1\)"),
     "folder below a file": (
         None,
         ["--save_dir", "resnet8/teacher.pth/x"],

@@ -1274,6 +1274,7 @@ def test_advice_for_a_damaged_checkpoint_works(student, student_argv):
     with pytest.raises(UserError, match=f"{latest} .*delete"):
         train_student.main([*argv, "--resume"])
     latest.unlink()
+    (folder / "result.json").unlink()
     train_student.main([*argv, "--resume"])
     assert_same_run(folder, student[0])
 
@@ -1293,6 +1294,9 @@ def test_a_stale_result_is_never_taken_for_that_of_a_new_run(student, student_ar
     folder = finished_copy(student, "again")
     (folder / "resnet8_latest.pth").unlink()
     argv = [*student_argv, "--learning_rate", "0.05", "--experiments_name", "again"]
+    with pytest.raises(UserError, match="delete result.json"):
+        train_student.main(argv)
+    (folder / "result.json").unlink()
     with monkeypatch.context() as patch:
         interrupt(patch, Run, "finish", 1, kill, False)
         with pytest.raises(Killed):
