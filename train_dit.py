@@ -236,7 +236,7 @@ def main(argv=None):
         if stage == "dit" and pipeline_exists and not run.latest.exists():
             raise UserError(
                 f"{options.save_dir} holds a pipeline, which this run would replace: choose "
-                "another --save_dir"
+                "another --save_dir, or delete its folder transformer/ to train it again"
             )
         if run.latest.exists():
             run.open(settings, {}, options.resume)

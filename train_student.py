@@ -29,7 +29,7 @@ from helper.checkpoints import weights_sha256
 from helper.cost import training_cost
 from helper.device import autocast, to_device
 from helper.distributed import parallel, session
-from helper.errors import UserError, run_script
+from helper.errors import UserError, note, run_script
 from helper.evaluate import (
     accuracy_warning,
     confusion_matrix,
@@ -189,7 +189,7 @@ def parse_option(argv=None):
     if options.alpha == options.gamma == 0:
         raise UserError("-a and -r are both 0: there is no loss to minimise")
     if options.ignore_labels and options.train_data == "real":
-        raise UserError("--ignore_labels applies to other images than --train_data real")
+        note("--ignore_labels has no effect on --train_data real")
     if options.mix_beta and options.use_aug == "none":
         raise UserError("--mix_beta needs --use_aug mixup or cutmix")
     if options.model_s in SHUFFLE_STUDENTS and options.learning_rate != SHUFFLE_RATE:

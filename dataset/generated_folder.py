@@ -24,7 +24,7 @@ from dataset.requested_images import SeedRange
 from helper.batches import padded_batches
 from helper.cost import Pace
 from helper.errors import UserError
-from helper.files import check_free_space, make_folder
+from helper.files import check_free_space, make_folder, read_json
 from helper.run import lock_folder, unlock_folder
 
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total} images [{elapsed}<{remaining}, {rate_fmt}]"
@@ -58,7 +58,11 @@ class GeneratedFolder:
         images in it.
         """
         self._start = time.monotonic()
-        self._layout = self.world.from_main(self._prepare)
+        try:
+            self._layout = self.world.from_main(self._prepare)
+        except BaseException:
+            self._unlock()
+            raise
         self.missing = self._layout.missing
         self._writer, self._bar = ImageWriter(self.settings["format"]), None
         if self._layout.complete:
@@ -77,8 +81,7 @@ class GeneratedFolder:
         if not exception and not self._layout.complete:
             self.world.barrier()
             self.world.from_main(self._complete)
-        if self._locked:
-            unlock_folder(self.path)
+        self._unlock()
         if exception:
             return
         seconds = time.monotonic() - self._start
@@ -134,7 +137,10 @@ class GeneratedFolder:
 
     def _prepare(self):
         """Opens the folder and returns its layout (rank 0)."""
-        layout = layout_of(make_folder(self.path), self.settings, self.request, self.verify)
+        make_folder(self.path)
+        if not isinstance(self.request, SeedRange):  # whose flat files several commands write
+            self._lock()
+        layout = layout_of(self.path, self.settings, self.request, self.verify)
         check_free_space(self.path, len(layout.missing) * image_bytes(self.settings))
         for part in self.sheet.parent.glob(f"{glob.escape(self.sheet.name)}.*.part"):
             part.unlink(missing_ok=True)  # of a killed run
@@ -143,14 +149,31 @@ class GeneratedFolder:
             earlier_sheet.replace(self.sheet)
         self._layout = layout
         if layout.complete:
-            with contextlib.suppress(UserError):  # another command adds images
-                unlock_folder(self.path)  # of a killed run
+            self._unlock()
             if not self.sheet.exists():
                 self._write_sheet()
-        elif not isinstance(self.request, SeedRange):  # whose flat files several commands write
+        return layout
+
+    def _lock(self):
+        """Locks the folder, unless nothing can be written to it, or it is complete and in use.
+
+        Raises UserError if another command is generating images in it.
+        """
+        try:
             lock_folder(self.path)
             self._locked = True
-        return layout
+        except UserError:
+            with contextlib.suppress(UserError, OSError):
+                if read_json(self.path / "manifest.json", "manifest").get("complete") is True:
+                    return
+            raise
+        except OSError:
+            pass
+
+    def _unlock(self):
+        if self._locked:
+            unlock_folder(self.path)
+            self._locked = False
 
     def _write_sheet(self):
         if not self._can_write_sheet:

@@ -238,10 +238,14 @@ class RealData:
         return self._read_labelled(path, train=False)
 
     def names_of_validation(self):
-        """The class names of the validation images, in order; [] if there are no such images."""
+        """The class names of the validation images, in order; [] if those of the data set are not
+        here. Raises UserError as `validation` for those of `val_data`.
+        """
         try:
             return self.validation().class_names
         except UserError:
+            if self.val_data is not None:
+                raise
             return []
 
     def _read_labelled(self, path, train, class_names=()):

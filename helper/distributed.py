@@ -129,10 +129,10 @@ def choose_device(name, local_rank=0, several=False):
     if name == "auto":
         if not torch.cuda.is_available():
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            if has_nvidia_gpu() and visible is not None:
+            if has_nvidia_gpu() and visible in ("", "-1", "NoDevFiles"):
                 raise UserError(
-                    f"CUDA_VISIBLE_DEVICES is {visible!r}, which names no GPU of this machine: "
-                    "unset or correct it, or give --device cpu"
+                    f"CUDA_VISIBLE_DEVICES is {visible!r}, which hides every GPU: unset it, or "
+                    "give --device cpu"
                 )
             if has_nvidia_gpu():
                 raise UserError(
@@ -158,6 +158,14 @@ def choose_device(name, local_rank=0, several=False):
             "start fewer processes or change --device"
         )
     return torch.device("cuda", index)
+
+
+def check_gpu(number):
+    """Raises UserError unless torch sees the GPU of this number, the text of `--gpu_id`."""
+    count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not number.isdecimal() or int(number) >= count:
+        of = f" of CUDA_VISIBLE_DEVICES={visible}" if visible else ""
+        raise UserError(f"--gpu_id {number}: torch sees {count} GPUs{of}, numbered from 0")
 
 
 @contextlib.contextmanager
@@ -186,9 +194,11 @@ def start(settings):
             f"WORLD_SIZE is {size} in the environment, and {', '.join(missing)} are not set: start "
             "the script with torchrun, or unset WORLD_SIZE"
         )
-    name = settings.device
-    if name == "auto" and "LOCAL_RANK" not in os.environ and torch.cuda.is_available():
-        name = f"cuda:{settings.gpu_id.strip(', ') or 0}"  # a single one
+    name, gpu = settings.device, settings.gpu_id.strip(", ") or "0"
+    is_launched = "LOCAL_RANK" in os.environ
+    if gpu != "0" and name in ("auto", "cuda") and torch.cuda.is_available() and not is_launched:
+        check_gpu(gpu)
+        name = f"cuda:{gpu}"
     device = choose_device(name, local_rank, several=size > 1)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -114,7 +114,7 @@ def describe_hidden_error(error):
     ):
         return "not enough memory on the GPU: use a smaller --batch_size, or end other programs"
     if "busy or unavailable" in text:
-        return "the GPU is used by another program alone: choose another with --device cuda:N"
+        return "another program has exclusive use of the GPU: choose another with --device cuda:N"
     if "no kernel image is available" in text:
         return "this build of torch does not support the GPU: install another, or give --device cpu"
     if "does not have a deterministic implementation" in text:

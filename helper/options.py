@@ -271,7 +271,8 @@ def add_process_flags(parser):
     group.add_argument(
         "--gpu_id",
         default="0",
-        help="comma-separated GPUs for --multiprocessing-distributed (default: 0)",
+        help="number of the GPU; with --multiprocessing-distributed several, separated by commas "
+        "(default: 0)",
     )
     group.add_argument(
         "--multiprocessing-distributed",
@@ -562,8 +563,9 @@ def add_schedule_flags(
 
 
 def check_schedule(parser, options):
-    """Raises UserError for flags of the optimizer and the schedule that do not apply to the chosen
-    ones, and as `check_warmup`.
+    """Notes flags of the optimizer and the schedule that have no effect with the chosen ones.
+
+    Raises UserError as `check_warmup`.
     """
     check_warmup(options)
     for name, flag, value in (
@@ -574,9 +576,8 @@ def check_schedule(parser, options):
     ):
         given = getattr(options, name) != parser.get_default(name)
         if given and getattr(options, flag) != value:
-            raise UserError(
-                f"--{name} applies to --{flag} {value}, not to {getattr(options, flag)}"
-            )
+            chosen = getattr(options, flag)
+            note(f"--{name} applies to --{flag} {value} and has no effect with {chosen}")
 
 
 def check_warmup(options):
@@ -590,15 +591,14 @@ def check_warmup(options):
 
 
 def schedule_of(options):
-    """Returns the learning-rate Schedule of the flags of `add_schedule_flags`. A note tells if the
-    rate is hardly meant so.
+    """Returns the learning-rate Schedule of the flags of `add_schedule_flags`. Prints a note if the
+    learning rate looks unintended.
     """
     drops = options.lr_decay_epochs
     if options.schedule == "step" and drops and min(drops) >= options.epochs > 1:
         note(
-            f"the learning rate stays {options.learning_rate:g}: --lr_decay_epochs "
-            f"{','.join(map(str, drops))} are not before the last epoch, {options.epochs}: give "
-            "earlier ones, or --schedule cosine"
+            f"the learning rate never drops: --lr_decay_epochs {','.join(map(str, drops))} is not "
+            f"below --epochs {options.epochs}; give earlier epochs, or --schedule cosine"
         )
     if options.optimizer != "sgd" and options.learning_rate >= 0.1:
         note(

@@ -529,6 +529,7 @@ def lock_folder(folder):
         ) from None
     except OSError:  # a file system without locks
         file.close()
+        path.unlink(missing_ok=True)
         return
     if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
         file.close()  # removed meanwhile by the process that held it

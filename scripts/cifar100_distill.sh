@@ -22,8 +22,7 @@ for PAIR in $PAIRS; do
     TEACHER=${PAIR%:*} STUDENT=${PAIR#*:}
     "$PYTHON" train_student.py --dataset cifar100 \
         --path-t "save/models/cifar100/$TEACHER/${TEACHER}_latest.pth" --model_s "$STUDENT" \
-        --train_data "$IMAGES" --data_amount "$AMOUNT" \
-        $([ "$IMAGES" = real ] || echo --ignore_labels) \
+        --train_data "$IMAGES" --data_amount "$AMOUNT" --ignore_labels \
         --batch_size 128 --epochs "$EPOCHS" --learning_rate 0.1 --lr_decay_epochs "$DECAY" \
         --weight_decay 5e-4 -r 0 -a 1 --kd_T "$TEMPERATURE" --use_aug "$AUGMENTATION" \
         --seed "$SEED" --resume ${TABLE:+--table "$TABLE"} ${ROW:+--row "$ROW"} \

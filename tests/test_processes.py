@@ -104,23 +104,30 @@ def test_a_single_gpu_id_is_used(monkeypatch):
         return torch.device("cpu")
 
     monkeypatch.setattr(distributed, "choose_device", choose)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     for available, given in (
         (True, {"gpu_id": "3"}),
         (True, {}),
+        (True, {"gpu_id": "2", "device": "cuda"}),
         (True, {"gpu_id": "3", "device": "cuda:1"}),
         (False, {"gpu_id": "3"}),
     ):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
         distributed.start(options(deterministic=False, **given)).close()
-    assert names == ["cuda:3", "cuda:0", "cuda:1", "auto"]
+    assert names == ["cuda:3", "auto", "cuda:2", "cuda:1", "auto"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for number in ("4", "x"):
+        with pytest.raises(UserError, match=f"--gpu_id {number}: .* 4 GPUs"):
+            distributed.start(options(deterministic=False, gpu_id=number))
 
 
 def test_a_variable_that_hides_every_gpu_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(distributed, "has_nvidia_gpu", lambda: True)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES is '7'"):
-        distributed.choose_device("auto")
+    for value, message in (("", "CUDA_VISIBLE_DEVICES is ''"), ("0", "driver or torch build")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        with pytest.raises(UserError, match=message):
+            distributed.choose_device("auto")
 
 
 @pytest.mark.parametrize(

@@ -305,16 +305,6 @@ STUDENT = {
     "amount": (None, ["--data_amount", "1.5"], "--data_amount.* 1.5 "),
     "amount no number": (None, ["--data_amount", "many"], "argument --data_amount"),
     "milestones": (None, ["--lr_decay_epochs", "30;60"], "argument --lr_decay_epochs"),
-    "cosine with milestones": (
-        None,
-        ["--schedule", "cosine", "--lr_decay_epochs", "30,60"],
-        "--lr_decay_epochs .*--schedule step.*cosine",
-    ),
-    "adam with momentum": (
-        None,
-        ["--optimizer", "adam", "--momentum", "0.8"],
-        "--momentum .*--optimizer sgd.*adam",
-    ),
     "warm-up above the epochs": (
         None,
         ["--epochs", "2", "--warmup_epochs", "5"],
@@ -324,11 +314,6 @@ STUDENT = {
         None,
         ["--distill", "dist", "--dist_beta", "0", "--dist_gamma", "0"],
         "--distill dist .*0",
-    ),
-    "ignored labels of real images": (
-        None,
-        ["--train_data", "real", "--ignore_labels"],
-        "--ignore_labels .*--train_data real",
     ),
     "momentum of one": (None, ["--momentum", "1"], "--momentum.* 1 "),
     "empty value": (None, ["--train_data", ""], "value of --train_data is empty"),

@@ -890,6 +890,9 @@ def test_two_commands_do_not_fill_a_folder_at_once(tiny_pipeline, tmp_path, monk
 
     def write(self, batch, pixels):
         if not outcome:
+            part = folder / "0000/00000.png.1.part"
+            part.parent.mkdir(exist_ok=True)
+            part.touch()
             done = subprocess.run(
                 [sys.executable, "-c", program, *argv, "1"],
                 capture_output=True,
@@ -897,6 +900,8 @@ def test_two_commands_do_not_fill_a_folder_at_once(tiny_pipeline, tmp_path, monk
                 cwd=ROOT,
             )
             outcome.append((done.returncode, done.stderr))
+            assert part.exists()  # as if it were just being written
+            part.unlink()
         own(self, batch, pixels)
 
     monkeypatch.setattr(generated_folder.GeneratedFolder, "write", write)

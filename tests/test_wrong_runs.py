@@ -698,7 +698,14 @@ def test_a_run_of_another_network_is_not_written_over(student_argv, place):
 @pytest.mark.parametrize(
     ("flags", "noted"),
     [
-        (["--epochs", "30"], "stays 0.1"),
+        (["--epochs", "30"], "never drops"),
+        (["--schedule", "cosine", "--lr_decay_epochs", "30"], "--lr_decay_epochs applies to"),
+        (["--min_lr", "1e-4"], "--min_lr applies to --schedule cosine"),
+        (
+            ["--optimizer", "adam", "--momentum", "0.8", "--learning_rate", "1e-3"],
+            "--momentum applies to --optimizer sgd",
+        ),
+        (["--train_data", "real", "--ignore_labels"], "--ignore_labels has no effect"),
         (["--epochs", "30", "--lr_decay_epochs", "20"], ""),
         (["--epochs", "240"], ""),
         (["--epochs", "30", "--schedule", "cosine"], ""),
@@ -707,7 +714,7 @@ def test_a_run_of_another_network_is_not_written_over(student_argv, place):
         (["--epochs", "200", "--optimizer", "adamw", "--learning_rate", "1e-3"], ""),
     ],
 )
-def test_rates_that_are_hardly_meant_so_are_noted(flags, noted, capsys):
+def test_rates_that_look_unintended_are_noted(flags, noted, capsys):
     options.schedule_of(train_student.parse_option(["--path-t", "x", *flags]))
     printed = capsys.readouterr().out
     assert noted in printed and bool(printed) == bool(noted)

@@ -40,7 +40,7 @@ def main(argv=None):
     options = parser.parse_args(argv)
     data = Path(f"{options.out}.csv")
     if data.resolve() in [file.resolve() for file in options.files]:
-        raise UserError(f"{data} is one of the sweeps and would be written over: give another OUT")
+        raise UserError(f"{data} is one of the sweeps and would be overwritten: give another OUT")
     records = [record for file in options.files for record in read(file)]
     records = list({record["run"]: record for record in records}.values())
     if not records:

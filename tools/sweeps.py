@@ -75,11 +75,17 @@ def figures_of(result, flags):
     figures = read_figures(file)
     if not figures:
         return None
-    measured = figures["teacher"]["sha256"], figures["images"]
-    if measured != (flags.get("teacher_sha256"), result.images):
-        note(f"{file} is of another teacher or number of images than {result.folder}: ignored")
-        return None
-    return figures
+    own = flags.get("teacher_sha256", figures["teacher"]["sha256"])  # older runs have none
+    if figures["teacher"]["sha256"] != own:
+        note(f"{file} is of another teacher than {result.folder}: ignored")
+    elif figures["images"] != result.images:
+        note(
+            f"{file} is of {figures['images']} images and {result.folder} of {result.images}: "
+            "ignored"
+        )
+    else:
+        return figures
+    return None
 
 
 def settings_text(flags):
