@@ -313,6 +313,12 @@ def read_manifest(path, settings, new, verify=False):
         if earlier.get(name) != settings.get(name):
             if not any(image.suffix in FORMATS.values() for image in files):
                 return new  # of a command that failed before its first image
+            if name.endswith("sha256"):
+                before, now = (str(values.get(name))[:12] for values in (earlier, settings))
+                raise UserError(
+                    f"{path} was generated with other weights ({name} {before}…, now {now}…): "
+                    "restore them, choose another folder, or delete this one"
+                )
             raise UserError(
                 f"{path} was generated with {name} {earlier.get(name)}, not {settings.get(name)}: "
                 "use the same settings or choose another --save_dir"

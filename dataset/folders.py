@@ -173,6 +173,11 @@ def read_labelled(
         )
     if labels is None:
         raise UserError(f"{path} has no labels: write `path label` lines")
+    if kind == "validation" and len(names) == 1 and num_classes != 1:
+        raise UserError(
+            f"{path} has a single class folder, {names[0]}: give one folder per class, or a list "
+            "of `path label` lines"
+        )
     num_classes = num_classes or len(class_names) or None
     if class_list:
         names, num_classes = list(class_list.synsets), len(class_list)
@@ -263,6 +268,17 @@ def names_differ(names, class_names):
     if missing:
         return f"class {missing[0]} of the validation images is missing ({numbers})"
     return ""
+
+
+def are_decimals(names):
+    """Whether all names are numbers, not all of them whole and without a sign, in another order as
+    text.
+    """
+    try:
+        numbers = [float(name) for name in names]
+    except ValueError:
+        return False
+    return not are_numbers(names) and numbers != sorted(numbers)
 
 
 def are_numbers(names):
@@ -362,6 +378,11 @@ def _read_folder(folder, num_classes, class_list, class_names, manifest, left_ou
     manifest: as in `_label_folders`.
     """
     names, loose = _class_folders(folder, left_out)
+    if manifest is None and are_numbers(names) and (folder / "dataset.json").is_file():
+        raise UserError(
+            f"{folder}: its numbered folders are no classes, for dataset.json has the labels (as "
+            "for StyleGAN and EDM): write them as `path label` lines and give that list"
+        )
     label_of, why = _label_folders(names, folder, num_classes, class_list, class_names, manifest)
     if label_of:
         return *_in_class_folders(folder, label_of, loose, left_out), why

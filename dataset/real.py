@@ -261,6 +261,11 @@ class RealData:
             class_names=class_names,
         )
         names = sorted(images.class_names)
+        if path.is_dir() and not train and folders.are_decimals(names):
+            folders.note(
+                f"{path}: the class folders are numbers with signs or decimals, in the order of "
+                f"text: {', '.join(names[:4])}, …"
+            )
         is_ambiguous = folders.are_numbers(names) and names != images.class_names
         if not is_ambiguous or class_names or path.is_file():
             return images

@@ -34,9 +34,9 @@ FOREIGN_FOLDERS = {
 # Both spellings spare `lower` for almost all of a million files.
 _ENDINGS = tuple(os.fsencode(text) for e in EXTENSIONS for text in (e, e.upper()))
 _OTHER_ENDINGS = tuple(map(os.fsencode, OTHER_EXTENSIONS))
-# An image with a further ending: x.png.crdownload, x.jpg~
+# An image with a further ending: x.png.crdownload, x.jpg~, x.jpg?w=640, x.jpg_large
 _UNFINISHED = re.compile(
-    b"(" + b"|".join(map(re.escape, map(os.fsencode, EXTENSIONS))) + rb")[.~][^.]*$"
+    b"(" + b"|".join(map(re.escape, map(os.fsencode, EXTENSIONS))) + rb")([.~][^.]*|[^.~0-9a-z].*)$"
 )
 _SHEET = os.fsencode(CONTACT_SHEET)
 

@@ -81,6 +81,20 @@ def read_text(path):
     return Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
 
 
+def plain_pyplot():
+    """matplotlib's pyplot, which draws into files with matplotlib's own settings: a notebook's
+    backend may not be installed here, and a user's settings may need LaTeX.
+    """
+    os.environ["MPLBACKEND"] = "agg"
+    import matplotlib
+
+    matplotlib.rcdefaults()
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")
+    return pyplot
+
+
 def write_figure(path, figure):
     """Writes a matplotlib figure as a PNG of 64 colours, and closes it."""
     from matplotlib import pyplot

@@ -36,6 +36,7 @@ from helper.files import (
     csv_text,
     file_stem,
     make_folder,
+    plain_pyplot,
     read_json,
     read_text,
     remove_parts,
@@ -266,11 +267,11 @@ class Run:
             checkpoints.save(self.latest, weights)
 
     def _write_curves(self, panels, again):
-        """Writes metrics.csv and curves.png, those that are missing or (`again`) all."""
+        """Writes metrics.csv and curves.png, those that are missing or empty, or (`again`) all."""
         metrics, curves = self.folder / "metrics.csv", self.folder / "curves.png"
-        if again or not metrics.exists():
+        if again or is_absent(metrics):
             self._write_metrics()
-        if again or not curves.exists():
+        if again or is_absent(curves):
             draw_curves(self.progress.rows, curves, panels)
 
     def accuracies(self):
@@ -550,6 +551,11 @@ def unlock_folder(folder):
         _LOCKS.pop(path).close()
 
 
+def is_absent(path):
+    """Whether there is no file, or an empty one, which a power cut may leave."""
+    return not path.exists() or path.stat().st_size == 0
+
+
 def is_json(path):
     """Whether a file exists and holds a JSON object."""
     try:
@@ -618,10 +624,7 @@ def git_commit():
 
 def draw_curves(rows, path, panels):
     """Draws columns of the metrics `rows` over the epochs, one panel per title, side by side."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot = plain_pyplot()
 
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(4.5 * len(panels), 3.5), layout="constrained", squeeze=False

@@ -351,6 +351,17 @@ def _describe_weights(entries, shapes, expected):
     """
     if any("_packed_params" in key or key.endswith(".zero_point") for _, s in entries for key in s):
         return "; its weights are quantised: give the checkpoint before that"
+    if any(".lora_A." in key for _, state in entries for key in state):
+        return "; it holds LoRA adapters: merge them (merge_and_unload) and save the whole network"
+    if any(
+        key.endswith("weight_g") or ".parametrizations." in key
+        for _, state in entries
+        for key in state
+    ):
+        return (
+            "; its weights are parametrised: call remove_weight_norm or remove_parametrizations of "
+            "torch.nn.utils before they are saved"
+        )
     if any(key.endswith("weight_orig") for _, state in entries for key in state):
         return "; its weights are pruned: call torch.nn.utils.prune.remove before they are saved"
     for key, description in layouts.FOREIGN_KEYS.items():

@@ -140,8 +140,8 @@ def read_run_folders(root):
     for folder, subfolders, files in walk_once(root):
         if "metrics.csv" in files or "result.json" in files:
             subfolders.clear()  # a run folder may hold a million images
-        if "metrics.csv" not in files:
-            continue
+        if "metrics.csv" not in files or not {"config.json", "result.json"} & set(files):
+            continue  # that of another program
         try:
             config, result = (
                 read_json(Path(folder, name), name) if name in files else {}

@@ -6,7 +6,15 @@ import textwrap
 from pathlib import Path
 
 from helper.errors import UserError
-from helper.files import csv_text, entry, make_folder, read_json, write_figure, write_text
+from helper.files import (
+    csv_text,
+    entry,
+    make_folder,
+    plain_pyplot,
+    read_json,
+    write_figure,
+    write_text,
+)
 from report.tables import markdown, spread
 
 # What the values of each sweep are called.
@@ -175,10 +183,7 @@ def draw(records, panels, title, label, path):
 
     panels: {column: label of its y axis}; label: of the x axis.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot = plain_pyplot()
 
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(5.5 * len(panels), 5), layout="constrained", squeeze=False

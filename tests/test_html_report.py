@@ -248,11 +248,15 @@ def test_damaged_files_are_left_out_with_a_message(capsys):
     Path("save/pool/pool/0000").mkdir(parents=True)
     Path("save/pool/pool/0000/00000.png").write_bytes(b"broken")
     Path("save/pool/metrics.csv").write_text(METRICS)
+    Path("save/pool/config.json").write_text("{}")
+    Path("save/lightning").mkdir()  # of another program
+    Path("save/lightning/metrics.csv").write_text("epoch,loss\n1,\n")
     page, _ = written()
     assert page.texts("h3").count("") == len(page.all("article")) == 4  # a heading is a link
     message = capsys.readouterr().err
     for name in ("letters", "short", "long", "json", "gen_contact_sheet.png", "00000.png"):
         assert name in message, name
+    assert "lightning" not in message
     assert not pictures(page)
 
 

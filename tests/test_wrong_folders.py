@@ -2,6 +2,7 @@
 of the set.
 """
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -370,7 +371,7 @@ def test_links_are_followed_once(tmp_path, capsys):
     (tmp_path / "by_class").mkdir()
     (tmp_path / "by_class/cat").symlink_to(elsewhere)
     (elsewhere / "back").symlink_to(tmp_path / "by_class")
-    assert len(folders.read_labelled(tmp_path / "by_class", None)) == 1
+    assert len(folders.read_labelled(tmp_path / "by_class", 1)) == 1
     assert "images in deeper folders: 1" in capsys.readouterr().out
 
 
@@ -461,3 +462,40 @@ def test_a_blank_at_the_end_of_a_class_is_seen(tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / label / "0.png")
     images = folders.read_training(tmp_path, 2, class_names=("cat", "dog"))
     assert images.labels is None and "'cat '" in images.why_unlabelled
+
+
+def test_numbers_of_files_are_not_classes_beside_their_labels(tmp_path):
+    """The layout of StyleGAN and EDM: folders of a thousand files, labels in dataset.json."""
+    folder = classes(tmp_path / "set", "00000", "00001")
+    folders.read_training(folder, 2)
+    (folder / "dataset.json").write_text('{"labels": [["00000/a.png", 1]]}')
+    with pytest.raises(UserError, match="dataset.json has the labels.*list"):
+        folders.read_training(folder, 2)
+
+
+def test_a_validation_folder_with_one_class(tmp_path):
+    folder = classes(tmp_path / "val", "images")
+    with pytest.raises(UserError, match="val has a single class folder, images: .*list"):
+        folders.read_labelled(folder, None)
+
+
+@pytest.mark.parametrize("name", ["0.jpg?w=640", "0.jpg_large", "0.JPG#1"])
+def test_downloads_with_a_further_ending_are_counted(tmp_path, name, capsys):
+    folder = classes(tmp_path / "set", "0", "1")
+    (folder / "0" / name).touch()
+    folders.read_training(folder, 2)
+    assert f"such as {folder}/0/{name}" in capsys.readouterr().out
+
+
+def test_the_order_of_negative_class_folders_is_said(tmp_path, capsys):
+    options = argparse.Namespace(
+        dataset="imagefolder",
+        val_data=str(classes(tmp_path / "val", "-10", "-20", "0", "10")),
+        data_root=str(tmp_path),
+        class_list=None,
+        val_split="test",
+        image_size=32,
+        class_order=None,
+    )
+    assert real.data_from(options).validation().class_names == ["-10", "-20", "0", "10"]
+    assert "order of text: -10, -20" in capsys.readouterr().out

@@ -229,16 +229,22 @@ def test_parts_under_prefixes_of_their_own(tmp_path):
 
 
 def test_weights_that_are_no_classifiers_are_named(tmp_path):
-    """Of pre-training, quantised, and pruned."""
+    """Of pre-training, quantised, pruned, with weight norm, and adapters."""
     net = create_model("resnet8", 10)
     body = {key: value for key, value in RIGHT.items() if not key.startswith("fc.")}
     pruned = prune.l1_unstructured(nn.Linear(3, 2), "weight", 0.5).state_dict()
+    normed = {"weight_g": torch.ones(10, 1), "weight_v": torch.ones(10, 64)}
+    linear = nn.utils.parametrizations.weight_norm(nn.Linear(64, 10))
+    parametrised = linear.state_dict()
     quantised = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}).state_dict()
     for state, word in (
         ({**under("encoder_q.", body), **under("encoder_k.", body)}, "last layer.*encoder_q"),
         (body, "last layer is missing,"),
         (quantised, "quantised"),
         ({**body, **under("fc.", pruned)}, "pruned"),
+        ({**body, **under("fc.", normed)}, "parametrised.*remove_weight_norm"),
+        ({**body, **under("fc.", parametrised)}, "parametrised.*remove_parametrizations"),
+        ({**body, "base_model.conv1.lora_A.weight": torch.zeros(2, 2)}, "LoRA.*merge"),
     ):
         with pytest.raises(UserError, match=word):
             create_model("resnet8", 10, checkpoint=saved(state, tmp_path))

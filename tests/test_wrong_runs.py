@@ -4,7 +4,10 @@ are replaced before a run is resumed.
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -718,3 +721,27 @@ def test_rates_that_look_unintended_are_noted(flags, noted, capsys):
     options.schedule_of(train_student.parse_option(["--path-t", "x", *flags]))
     printed = capsys.readouterr().out
     assert noted in printed and bool(printed) == bool(noted)
+
+
+@pytest.mark.parametrize("setting", ["backend", "latex"])
+def test_a_users_settings_of_matplotlib_do_not_stop_a_run(student_argv, place, setting):
+    """A notebook's backend in the environment, or LaTeX that is not installed."""
+    (place / "matplotlibrc").write_text("text.usetex: True\n")
+    more = {"MPLBACKEND": "module://matplotlib_inline.backend_inline_x"}
+    if setting == "latex":
+        more = {"MATPLOTLIBRC": str(place / "matplotlibrc")}
+    root = Path(train_student.__file__).parent
+    done = subprocess.run(
+        [sys.executable, root / "train_student.py", *student_argv, "--epochs", "1"],
+        capture_output=True,
+        text=True,
+        env=os.environ | more | {"PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    folder = place / "save/student_model/a/b"
+    assert (folder / "result.json").is_file() and (folder / "curves.png").stat().st_size
+    # After a power cut
+    for name in ("metrics.csv", "curves.png"):
+        (folder / name).write_bytes(b"")
+    train_student.main([*student_argv, "--epochs", "1", "--resume"])
+    assert all((folder / name).stat().st_size for name in ("metrics.csv", "curves.png"))

@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 
 from helper.errors import UserError, run_script
-from helper.files import csv_text, read_text, write_figure, write_text
+from helper.files import csv_text, plain_pyplot, read_text, write_figure, write_text
 from helper.options import Parser
 from report.sweeps import COLUMNS, difference_text, paired_difference
 from report.tables import markdown, spread
@@ -221,10 +221,7 @@ def heights(points):
 
 def draw(records, path):
     """Draws mean ± sample standard deviation of the seeds over the cost; records in order."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot = plain_pyplot()
 
     figure, axis = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
     amounts = sorted({int(record["images"]) for record in records})
