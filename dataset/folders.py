@@ -173,7 +173,7 @@ def read_labelled(
         )
     if labels is None:
         raise UserError(f"{path} has no labels: write `path label` lines")
-    if kind == "validation" and names and set(names) <= {"images", "image", "imgs", "img"}:
+    if kind == "validation" and names in (["images"], ["image"], ["imgs"], ["img"]):
         raise UserError(
             f"{path} has a single class folder, {names[0]}: give one folder per class, or a list "
             "of `path label` lines"

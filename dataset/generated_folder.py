@@ -78,10 +78,12 @@ class GeneratedFolder:
         if self._bar:
             self._bar.close()
         self._writer.__exit__(exception, *details)
-        if not exception and not self._layout.complete:
-            self.world.barrier()
-            self.world.from_main(self._complete)
-        self._unlock()
+        try:
+            if not exception and not self._layout.complete:
+                self.world.barrier()
+                self.world.from_main(self._complete)
+        finally:
+            self._unlock()
         if exception:
             return
         seconds = time.monotonic() - self._start

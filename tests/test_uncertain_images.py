@@ -35,6 +35,15 @@ def select(images, file, student, *flags):
     )
 
 
+def copy_classes(images, folder, name_of):
+    """Copies five images of each class to folder/name_of(class)/."""
+    for path in images.glob("*/0000[0-4].png"):
+        copy = folder / name_of(int(path.parent.name)) / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    return folder
+
+
 def reference(folder, student):
     """{class: paths of its images, from the most uncertain on}, one image at a time."""
     network = create_model("resnet8", 10, checkpoint=student).eval()
@@ -112,11 +121,7 @@ def test_labels_of_a_class_list_are_imagenets(tmp_path, tiny_image_folder, stude
     """As train_student.py reads them: the list of the whole set has the labels of the folder."""
     names = imagenet_synsets()
     (tmp_path / "classes.txt").write_text("".join(f"{names[5 * n]}\n" for n in range(10)))
-    folder = tmp_path / "images"
-    for path in tiny_image_folder.glob("*/0000[0-4].png"):
-        copy = folder / f"{5 * int(path.parent.name):04d}" / path.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
+    folder = copy_classes(tiny_image_folder, tmp_path / "images", lambda n: f"{5 * n:04d}")
     flags = ["--dataset", "imagefolder", "--image_size", "32", "--num_workers", "0"]
     flags += ["--class-list", str(tmp_path / "classes.txt")]
     select(folder, tmp_path / "list.txt", student, "--data_amount", "20", *flags)
@@ -129,11 +134,7 @@ def test_labels_of_a_class_list_are_imagenets(tmp_path, tiny_image_folder, stude
 
 def test_class_folders_with_names(tmp_path, tiny_image_folder, student):
     """The student knows how many classes there are."""
-    folder = tmp_path / "images"
-    for path in tiny_image_folder.glob("*/0000[0-4].png"):
-        copy = folder / f"class {path.parent.name}" / path.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
+    folder = copy_classes(tiny_image_folder, tmp_path / "images", lambda n: f"class {n}")
     flags = ["--dataset", "imagefolder", "--image_size", "32", "--num_workers", "0"]
     select(folder, tmp_path / "list.txt", student, "--data_amount", "20", *flags)
     assert np.bincount(read_list(tmp_path / "list.txt")[1]).tolist() == [2] * 10
