@@ -8,6 +8,7 @@ set -eu
 cd "$(dirname "$0")/.."
 METHOD=${METHOD:-dafl}                   # or dfq, fastdfkd, deepinversion
 EPOCHS=${EPOCHS:-16}
+AMP=${AMP:-auto}                         # AMP=bf16 is fast on CPUs with AMX
 SEED=${SEED:-0}
 NAME=${NAME:-${METHOD}_128k_seed$SEED}
 . scripts/common.sh
@@ -25,5 +26,5 @@ deepinversion) set -- --steps_per_epoch 125 --batch_size 64 \
 esac
 exec "$PYTHON" train_datafree.py --method "$METHOD" --dataset fashion_mnist \
     --path-t save/models/fashion_mnist/resnet20/resnet20_latest.pth --model_s resnet8 \
-    --epochs "$EPOCHS" --warmup_epochs 1 "$@" --seed "$SEED" --resume \
+    --epochs "$EPOCHS" --warmup_epochs 1 "$@" --amp "$AMP" --seed "$SEED" --resume \
     ${TABLE:+--table "$TABLE"} --experiments_dir fashion_mnist --experiments_name "$NAME"

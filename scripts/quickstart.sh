@@ -20,6 +20,7 @@ EPOCHS=${EPOCHS:-18}
 BATCH=${BATCH:-16}
 AMP=${AMP:-$(grep -qs amx_bf16 /proc/cpuinfo && echo bf16 || echo auto)}  # fast where CPUs have AMX
 RATE=${RATE:-0.05}               # learning rate
+DISTILL=${DISTILL:-kd}           # loss: kd (KL), dkd or dist
 TEMPERATURE=${TEMPERATURE:-4}
 MIXING=${MIXING:-mixup}          # or none, cutmix
 SEED=${SEED:-0}                  # of the images and of the student
@@ -35,7 +36,7 @@ real) TRAIN_DATA=real ;;
 *) echo "error: SOURCE is $SOURCE: generated or real" >&2; exit 2 ;;
 esac
 NAME=${STUDENT}_$(basename "$TRAIN_DATA")_${IMAGES}x${EPOCHS}_batch${BATCH}_amp-$AMP
-NAME=${NAME}_seed${SEED}_$SPLIT
+NAME=${NAME}_${DISTILL}_seed${SEED}_$SPLIT
 RUN=${RUN:-$NAME}
 
 REQUIREMENTS=requirements.txt
@@ -57,8 +58,8 @@ echo "3/4 distilling a $STUDENT on them, from random initialisation"
 "$PYTHON" train_student.py --dataset fashion_mnist --data_root "$DATA" --val_split "$SPLIT" \
     --path-t "$TEACHER" --model_s "$STUDENT" --train_data "$TRAIN_DATA" --data_amount "$IMAGES" \
     --epochs "$EPOCHS" --batch_size "$BATCH" --learning_rate "$RATE" --schedule cosine \
-    --warmup_epochs 1 --weight_decay 5e-4 --kd_T "$TEMPERATURE" --use_aug "$MIXING" \
-    --amp "$AMP" --seed "$SEED" --table "$TABLE" --experiments_dir "$DIR" \
+    --warmup_epochs 1 --weight_decay 5e-4 --distill "$DISTILL" --kd_T "$TEMPERATURE" \
+    --use_aug "$MIXING" --amp "$AMP" --seed "$SEED" --table "$TABLE" --experiments_dir "$DIR" \
     --experiments_name "$RUN" --resume
 
 echo "4/4 the result"
