@@ -16,11 +16,11 @@ SAMPLER=${SAMPLER:-dpmsolver++}  # or ddim; ddpm, the ancestral chain, with SPAC
 SPACING=${SPACING-leading}       # of the timesteps; SPACING= for the sampler's usual one
 STEPS=${STEPS:-5}                # sampling steps T
 IMAGES=${IMAGES:-16000}
-EPOCHS=${EPOCHS:-18}
-BATCH=${BATCH:-16}
+EPOCHS=${EPOCHS:-12}
+BATCH=${BATCH:-32}
 AMP=${AMP:-$(grep -qs amx_bf16 /proc/cpuinfo && echo bf16 || echo auto)}  # fast where CPUs have AMX
 RATE=${RATE:-0.05}               # learning rate
-DISTILL=${DISTILL:-kd}           # loss: kd (KL), dkd or dist
+DISTILL=${DISTILL:-dist}         # loss; or kd (KL), dkd
 TEMPERATURE=${TEMPERATURE:-4}
 MIXING=${MIXING:-mixup}          # or none, cutmix
 SEED=${SEED:-0}                  # of the images and of the student
