@@ -178,8 +178,8 @@ def table(records, baseline, label):
 
 
 def draw(records, panels, title, label, path):
-    """Draws a sweep: the figures of each seed joined by a line, and mean ± sample standard
-    deviation of each value.
+    """Draws a sweep: mean ± sample standard deviation of each value, and the figures of each of
+    several seeds joined by a line.
 
     panels: {column: label of its y axis}; label: of the x axis.
     """
@@ -191,7 +191,8 @@ def draw(records, panels, title, label, path):
     for axis, (column, y_label) in zip(axes[0], panels.items(), strict=True):
         figures = by_value(records, column)
         values = list(figures)
-        for number, seed in enumerate(sorted({record["seed"] for record in records})):
+        seeds = sorted({record["seed"] for record in records})
+        for number, seed in enumerate(seeds if len(seeds) > 1 else []):
             indices = [index for index, value in enumerate(values) if seed in figures[value]]
             axis.plot(
                 indices,
@@ -202,6 +203,8 @@ def draw(records, panels, title, label, path):
                 label="one seed" if number == 0 else None,
             )
         points = [list(figures[value].values()) for value in values]
+        most = max(map(len, points))
+        mean_label = f"mean ± sample standard deviation of {most} seeds"
         axis.errorbar(
             range(len(values)),
             [statistics.mean(point) for point in points],
@@ -210,11 +213,11 @@ def draw(records, panels, title, label, path):
             marker="o",
             linestyle="none",
             capsize=4,
-            label=f"mean ± sample standard deviation of {max(map(len, points))} seeds",
+            label=mean_label if most > 1 else "one seed",
         )
         slanted = {"rotation": 40, "ha": "right"} if len("".join(values)) > 50 else {}
         axis.set_xticks(range(len(values)), values, **slanted)
-        axis.set(xlabel=label, ylabel=y_label, xlim=(-0.5, len(values) - 0.5))
+        axis.set(xlabel=label, ylabel=textwrap.fill(y_label, 35), xlim=(-0.5, len(values) - 0.5))
         axis.grid(alpha=0.3)
     figure.legend(
         *axes[0][0].get_legend_handles_labels(),

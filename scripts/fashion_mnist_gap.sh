@@ -1,7 +1,7 @@
 #!/bin/sh
 # What generated images lack compared with real ones: the quickstart with three seeds, and the same
-# student, recipe and number of images with real images. More than an hour on two CPU cores.
-# The quickstart's variables can be given (SPLIT=holdout).
+# student, recipe and number of images with real images. About 40 minutes on two CPU cores.
+# The quickstart's variables can be given (SPLIT=holdout), with a DIR for another recipe.
 set -eu
 cd "$(dirname "$0")/.."
 SPLIT=${SPLIT:-test}
@@ -13,8 +13,8 @@ set --
 for seed in $SEEDS; do
     for source in generated real; do
         run=${source}_seed${seed}_$SPLIT
-        DIR=gap RUN=$run SOURCE=$source SEED=$seed SPLIT=$SPLIT sh scripts/quickstart.sh
-        set -- "$@" "save/student_model/gap/$run"
+        DIR=${DIR:-gap} RUN=$run SOURCE=$source SEED=$seed SPLIT=$SPLIT sh scripts/quickstart.sh
+        set -- "$@" "save/student_model/${DIR:-gap}/$run"
     done
 done
 "$PYTHON" -m tools.spread "$@"
