@@ -284,6 +284,16 @@ def test_sampling_of_the_quickstart_and_of_the_table():
         assert options.cfg_scale == 1
 
 
+def test_losses_of_the_quickstart_and_of_the_table():
+    for script, settings, loss in (
+        ("quickstart.sh", {}, "dist"),
+        ("quickstart.sh", {"DISTILL": "dkd"}, "dkd"),
+        ("fashion_mnist_gap.sh", {"SEEDS": "0", "DISTILL": "kd"}, "kd"),
+        ("fashion_mnist_kd.sh", {}, "kd"),
+    ):
+        assert {run.distill for run in students(recorded(script, **settings))} == {loss}
+
+
 def test_a_round_of_deliberate_practice():
     """Students of a seed differ in their images only, and take as many image-steps. Who selects
     them has not seen the pool.
