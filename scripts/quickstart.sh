@@ -1,7 +1,7 @@
 #!/bin/sh
 # The whole method on real data: samples labelled garments with a small DiT, distils a student on
 # them from a frozen teacher, and evaluates it on the 10,000 real test images of Fashion-MNIST.
-# About 8 minutes on two CPU cores, after the installation. Run again, it does what is missing.
+# 6 to 8 minutes on two CPU cores, after the installation. Run again, it does what is missing.
 #   SEED=1 sh scripts/quickstart.sh          another seed; all variables below can be given
 #   SPLIT=holdout sh scripts/quickstart.sh   evaluates on the images that settings are chosen on
 #   SOURCE=real sh scripts/quickstart.sh     the same recipe on as many real images
