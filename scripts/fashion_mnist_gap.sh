@@ -6,6 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 SPLIT=${SPLIT:-test}
 SEEDS=${SEEDS:-0 1 2}
+DIR=${DIR:-gap}                  # folder of the runs below save/student_model
 REQUIREMENTS=requirements.txt
 . scripts/setup.sh
 
@@ -13,8 +14,8 @@ set --
 for seed in $SEEDS; do
     for source in generated real; do
         run=${source}_seed${seed}_$SPLIT
-        DIR=${DIR:-gap} RUN=$run SOURCE=$source SEED=$seed SPLIT=$SPLIT sh scripts/quickstart.sh
-        set -- "$@" "save/student_model/${DIR:-gap}/$run"
+        DIR=$DIR RUN=$run SOURCE=$source SEED=$seed SPLIT=$SPLIT sh scripts/quickstart.sh
+        set -- "$@" "save/student_model/$DIR/$run"
     done
 done
 "$PYTHON" -m tools.spread "$@"
