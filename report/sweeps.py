@@ -203,8 +203,8 @@ def draw(records, panels, title, label, path):
                 label="one seed" if number == 0 else None,
             )
         points = [list(figures[value].values()) for value in values]
-        most = max(map(len, points))
-        mean_label = f"mean ± sample standard deviation of {most} seeds"
+        fewest, most = min(map(len, points)), max(map(len, points))
+        counts = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
         axis.errorbar(
             range(len(values)),
             [statistics.mean(point) for point in points],
@@ -213,7 +213,7 @@ def draw(records, panels, title, label, path):
             marker="o",
             linestyle="none",
             capsize=4,
-            label=mean_label if most > 1 else "one seed",
+            label=f"mean ± sample standard deviation of {counts}" if most > 1 else "one seed",
         )
         slanted = {"rotation": 40, "ha": "right"} if len("".join(values)) > 50 else {}
         axis.set_xticks(range(len(values)), values, **slanted)
