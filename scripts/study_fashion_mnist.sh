@@ -1,7 +1,8 @@
 #!/bin/sh
 # A study on Fashion-MNIST, ResNet20 → ResNet8: the cost of sampling, guidance, teachers and losses.
 # 128,000 image-steps of the student per cell, evaluated on SPLIT. Writes results/study/.
-# Ten hours or more on two CPU cores; run it again to continue. Not run whole: see results/claims.md.
+# Ten hours or more on two CPU cores; run it again to continue. What has been run and what has not:
+# results/claims.md.
 #   STAGES="fidelity teachers" sh scripts/study_fashion_mnist.sh     some of the stages
 #   STAGES=frontier SEEDS=0 sh scripts/study_fashion_mnist.sh        fewer seeds
 set -eu
