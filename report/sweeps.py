@@ -1,5 +1,6 @@
 """Sweeps: differences over paired seeds with their t intervals; CSV, Markdown page and plot."""
 
+import csv
 import math
 import statistics
 import textwrap
@@ -12,6 +13,7 @@ from helper.files import (
     make_folder,
     plain_pyplot,
     read_json,
+    read_text,
     write_figure,
     write_text,
 )
@@ -58,6 +60,10 @@ COLUMNS = (
     "run",
     "settings",
 )
+YOUNG_COLUMNS = {"teacher_top1"}  # which older CSVs do not have
+TEXT_COLUMNS = {"sweep", "value", "teacher", "student", "val_split", "run", "settings"}
+WHOLE_COLUMNS = {"seed", "images", "evaluations", "epochs", "image_steps"}
+FULL_COLUMNS = {"value", "seed", "top1_last", "top1_best", "student", "val_split", "run"}
 # Columns that describe the images: heading and decimals.
 FIDELITY = {
     "frechet": ("Fréchet distance to real images", 2),
@@ -257,6 +263,61 @@ def read_figures(path):
     except UserError as error:
         raise UserError(f"{error}; evaluate_images.py measures the images again") from None
     return data
+
+
+def read_csv(path):
+    """The lines of a sweep's CSV, [(line number, {column: text})], '' where a column is missing.
+
+    Raises UserError if it is another file, or a line has too few or too many cells.
+    """
+    reader = csv.DictReader(read_text(path).splitlines())
+    lines = [(reader.line_num, record) for record in reader]
+    if not lines or not set(COLUMNS) - YOUNG_COLUMNS <= set(reader.fieldnames):
+        raise UserError(
+            f"{path} is not the CSV of a sweep: give files that run_sweep.py or tools.sweeps has "
+            "written (those of earlier versions have no column `evaluations`: run the sweep again)"
+        )
+    for line, record in lines:
+        if None in record or None in record.values():
+            raise UserError(
+                f"{path}, line {line} has more or fewer cells than the heading: correct the file"
+            )
+    absent = dict.fromkeys(COLUMNS, "")
+    return [(line, {**absent, **record}) for line, record in lines]
+
+
+def number_of(text, column, place):
+    """The number in a cell: an int in WHOLE_COLUMNS, also from '25.0', else a float.
+
+    Raises UserError that names `place` if it is not a whole or finite number.
+    """
+    is_whole = column in WHOLE_COLUMNS
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (number.is_integer() if is_whole else math.isfinite(number)):
+        kind = "whole" if is_whole else "finite"
+        raise UserError(f"{place}: {column} is {text!r}, not a {kind} number: correct the file")
+    return int(number) if is_whole else number
+
+
+def read_records(path):
+    """The records that `write` wrote to a CSV, as `record_of`: numbers, and None for empty cells.
+
+    Raises UserError as `read_csv`, for a cell that has no finite number where one belongs, and for
+    an empty one that every run fills.
+    """
+    records = []
+    for line, texts in read_csv(path):
+        record = {column: texts[column] or None for column in COLUMNS}
+        for column, text in record.items():
+            if text is None and column in FULL_COLUMNS:
+                raise UserError(f"{path}, line {line}: {column} is empty: correct the file")
+            if text is not None and column not in TEXT_COLUMNS:
+                record[column] = number_of(text, column, f"{path}, line {line}")
+        records.append(record)
+    return records
 
 
 def write(path, records, baseline, label, title, *, note, fidelity=True):

@@ -479,7 +479,8 @@ def add_run(name, **changes):
     folder = Path("save", name)
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({**RESULT, **changes}))
-    (folder / "config.json").write_text(json.dumps({"flags": {"teacher_sha256": "ab"}}))
+    flags = {"teacher_sha256": "ab", "dataset": changes.get("dataset", "fashion_mnist")}
+    (folder / "config.json").write_text(json.dumps({"flags": flags}))
     return f"save/{name}"
 
 
@@ -534,6 +535,44 @@ def test_plot_of_teachers_has_no_agreement(tmp_path, monkeypatch):
     sweeps_tool.main(["out", "label smoothing", *pairs])
     page = Path("out.md").read_text()
     assert "| label smoothing |" in page and "agreement" not in page
+
+
+def test_runs_are_added_to_a_sweep(tmp_path, monkeypatch):
+    """As if all runs had been given at once, also when the folders of the first are gone."""
+    monkeypatch.chdir(tmp_path)
+    runs = [(value, seed) for value in "ab" for seed in (0, 1)]
+    pairs = [
+        f"{value}={add_run(value + str(seed), seed=seed, top1_last=80.5 + seed, agreement=None)}"
+        for value, seed in runs
+    ]
+    sweeps_tool.main(["whole", "method", *pairs])
+    sweeps_tool.main(["parts", "method", *pairs[:3]])
+    shutil.rmtree("save/a0")
+    sweeps_tool.main(["parts", "method", "--append", *pairs[2:]])
+    for end in ("csv", "md"):
+        whole = Path(f"whole.{end}").read_text()
+        assert Path(f"parts.{end}").read_text().replace("parts", "whole") == whole
+
+
+def test_runs_are_not_added_to_what_they_do_not_fit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweeps_tool.main(["out", "method", f"a={add_run('a')}"])
+    before = Path("out.csv").read_bytes()
+    test_images, other_set = add_run("test", val_split="test"), add_run("set", dataset="cifar10")
+    Path("cut.csv").write_bytes(before[: len(before) // 2])
+    Path("gap.csv").write_bytes(before.replace(b",resnet8,", b",,"))
+    Path("word.csv").write_bytes(before.replace(b",60.0,", b",many,"))
+    for out, run, words in (
+        ("out", test_images, "test images"),
+        ("out", other_set, "cifar10"),
+        ("none", "save/a", "none.csv"),
+        ("cut", "save/a", "cut.csv"),
+        ("word", "save/a", "word.csv, line 2: seconds is 'many'"),
+        ("gap", "save/a", "gap.csv, line 2: student is empty"),
+    ):
+        with pytest.raises((UserError, FileNotFoundError), match=words):
+            sweeps_tool.main([out, "method", "--append", f"b={run}"])
+    assert Path("out.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize("change", [{"images": 9}, {"teacher": {"sha256": "cd"}}])

@@ -8,8 +8,6 @@ and kind of sampling, over its steps T. Runs that are in several files count onc
 differences from the paper's sampling (DDPM, s = 2, T = 100), if it is among the runs.
 """
 
-import csv
-import math
 import shlex
 import statistics
 import sys
@@ -17,13 +15,11 @@ from itertools import groupby
 from pathlib import Path
 
 from helper.errors import UserError, run_script
-from helper.files import csv_text, plain_pyplot, read_text, write_figure, write_text
+from helper.files import csv_text, plain_pyplot, write_figure, write_text
 from helper.options import Parser
-from report.sweeps import COLUMNS, difference_text, paired_difference
+from report.sweeps import COLUMNS, difference_text, number_of, paired_difference, read_csv
 from report.tables import markdown, spread
 
-YOUNG_COLUMNS = {"teacher_top1"}  # which older CSVs do not have and nothing here needs
-WHOLE_NUMBERS = ("images", "evaluations", "seed")
 SAMPLING = ("sampler", "timestep_spacing", "cfg_scale", "cfg_interval")  # flags of a line
 
 
@@ -62,42 +58,14 @@ def read(file):
     """The records of generated images in the CSV of a sweep, dicts of texts.
 
     Whole numbers with a decimal point, which pandas writes in a column with empty cells, lose it.
-    Raises UserError if it is another file, a line has too few or too many cells, or as
-    `convert_numbers`.
+    Raises UserError as `report.sweeps.read_csv`, and for a cell that is not a number.
     """
-    reader = csv.DictReader(read_text(file).splitlines())
-    records = [(reader.line_num, record) for record in reader]
-    if not records or not set(COLUMNS) - YOUNG_COLUMNS <= set(reader.fieldnames):
-        raise UserError(
-            f"{file} is not the CSV of a sweep: give files that run_sweep.py or tools.sweeps has "
-            "written (those of earlier versions have no column `evaluations`: run the sweep again)"
-        )
-    for line, record in records:
-        place = f"{file}, line {line}"
-        if None in record or None in record.values():
-            raise UserError(f"{place} has more or fewer cells than the heading: correct the file")
-        if record["evaluations"]:
-            convert_numbers(record, place)
-    absent = dict.fromkeys(COLUMNS, "")
-    return [{**absent, **record} for _, record in records if record["evaluations"]]
-
-
-def convert_numbers(record, place):
-    """Writes the whole numbers of a record, in place, without a decimal point.
-
-    Raises UserError that names `place` if the accuracy or one of them is not such a number.
-    """
-    for column in (*WHOLE_NUMBERS, "top1_last"):
-        text, is_whole = record[column], column in WHOLE_NUMBERS
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not (number.is_integer() if is_whole else math.isfinite(number)):
-            kind = "whole" if is_whole else "finite"
-            raise UserError(f"{place}: {column} is {text!r}, not a {kind} number: correct the file")
-        if is_whole and not text.isdecimal():
-            record[column] = str(int(number))
+    lines = [(line, record) for line, record in read_csv(file) if record["evaluations"]]
+    for line, record in lines:
+        for column in ("images", "evaluations", "seed"):
+            record[column] = str(number_of(record[column], column, f"{file}, line {line}"))
+        number_of(record["top1_last"], "top1_last", f"{file}, line {line}")
+    return [record for _, record in lines]
 
 
 def cost(record):
