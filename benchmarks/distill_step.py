@@ -96,7 +96,7 @@ def make_steps(pair, batch_size, size, device, amp="off"):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "teacher.pth"
         network = create_model(pair.teacher, pair.classes)
-        torch.save(_with_statistics(network).state_dict(), path)
+        torch.save(with_statistics(network).state_dict(), path)
         teacher = load_teacher(path, pair.classes, MEAN, STD, pair.teacher).to(device)
         their_teacher = create_model(pair.teacher, pair.classes, checkpoint=path).eval().to(device)
     student = make_student(pair.student, pair.classes, MEAN, STD).to(device)
@@ -121,7 +121,7 @@ def make_steps(pair, batch_size, size, device, amp="off"):
     return steps
 
 
-def _with_statistics(network):
+def with_statistics(network):
     """Gives the BatchNorms of a new network random statistics, so that none is zero or one."""
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -26,9 +26,9 @@ def channel_statistics(x):
     """(mean, biased variance) of each channel of x, (N, C, …): two tensors (C,) with a graph."""
     axes = [axis for axis in range(x.dim()) if axis != 1]
     mean = x.mean(axes, keepdim=True)
-    if x.device.type == "cpu":  # torch.var takes several times as long there (benchmarks/)
+    if x.device.type == "cpu":  # where torch.var is slow: benchmarks/inversion_step.py
         variance = (x - mean).square().mean(axes)
-    else:  # a single kernel, which saves x and nothing else for the backward pass
+    else:  # one kernel, which keeps only x for the backward pass
         variance = x.var(axes, unbiased=False)
     return mean.flatten(), variance
 

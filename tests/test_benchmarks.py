@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import distill_step, end_to_end, sampler, timing
+from benchmarks import distill_step, end_to_end, inversion_step, sampler, timing
 from helper.errors import UserError
 
 CPU = torch.device("cpu")
@@ -108,6 +108,26 @@ def test_dmkd_differentiates_its_teacher_and_keeps_its_weights():
 
 
 # Whole commands
+
+
+def test_inversion_step_prints_a_table(capsys):
+    inversion_step.main(["--quick", "--device", "cpu", "--teachers", "resnet20"])
+    _, rows = read_table(capsys.readouterr().out)
+    assert [row[1] for row in rows] == [inversion_step.OURS, inversion_step.PUBLISHED]
+    for row in rows:
+        median, low, high = numbers(row[2])
+        assert 0 < low <= median <= high
+    with pytest.raises(UserError, match="resnet99"):
+        inversion_step.main(["--teachers", "resnet20,resnet99"])
+
+
+@pytest.mark.parametrize("amp, tolerance", [("off", 1e-4), ("bf16", 0.02)])
+def test_inversion_steps_compute_the_same(amp, tolerance):
+    steps = inversion_step.make_steps("resnet14", 10, 32, 4, CPU, amp)
+    (loss, grad), (their_loss, their_grad) = (step() for step in steps.values())
+    assert loss.item() == pytest.approx(their_loss.item(), rel=tolerance)
+    assert (grad - their_grad).norm() < tolerance * their_grad.norm()
+    assert their_grad.norm() > 0
 
 
 def test_end_to_end_prints_a_table(capsys):

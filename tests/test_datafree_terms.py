@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from datafree import Stopped, dafl, dfq, fastdfkd, terms, views
-from datafree.batchnorm import BatchNormMatch, evaluating
+from datafree.batchnorm import BatchNormMatch, channel_statistics, evaluating
 from helper.distributed import World
 from helper.errors import UserError
 
@@ -138,6 +138,22 @@ def distance(layer, mean, variance):
     return np.linalg.norm(layer.running_mean.double().numpy() - mean) + np.linalg.norm(
         layer.running_var.double().numpy() - variance
     )
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 6), (4, 3, 6, 7)])
+def test_channel_statistics_are_those_of_torch(shape):
+    """Also far from zero, where the mean of squares less the squared mean would lose everything."""
+    x = torch.randn(shape) + 1000.0
+    axes = [axis for axis in range(x.dim()) if axis != 1]
+    x.requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    expected = exact.mean(axes), exact.var(axes, unbiased=False)
+    for found, wanted in zip(channel_statistics(x), expected, strict=True):
+        assert found.shape == wanted.shape
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-3, atol=0)
+    (gradient,) = torch.autograd.grad(channel_statistics(x)[1].sum(), x)
+    (wanted,) = torch.autograd.grad(expected[1].sum(), exact)
+    torch.testing.assert_close(gradient.double(), wanted, rtol=1e-2, atol=1e-4)
 
 
 def test_batch_norm_match(teacher):
