@@ -22,15 +22,41 @@ def evaluating(network):
         network.train(was_training)
 
 
+class _ChannelStatistics(torch.autograd.Function):
+    """Mean and biased variance of each channel.
+
+    Its own backward pass is a multiply-add that keeps only x; torch's makes several passes over the
+    activations (benchmarks/inversion_step.py).
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        values = x.float()  # in half precision the variance would be inexact
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        if x.device.type == "cpu":  # where torch.var_mean is slow
+            mean = values.mean(axes, keepdim=True)
+            variance = (values - mean).square().mean(axes, keepdim=True)
+        else:
+            variance, mean = torch.var_mean(values, axes, correction=0, keepdim=True)
+        ctx.save_for_backward(x, mean)
+        return mean.flatten(), variance.flatten()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, mean_gradient, variance_gradient):
+        """d mean / dx = 1/n and d variance / dx = 2 (x - mean) / n, of n values per channel."""
+        x, mean = ctx.saved_tensors
+        count = x.numel() // mean.numel()
+        slope = 2 / count * variance_gradient.view_as(mean)
+        offset = mean_gradient.view_as(mean) / count - slope * mean
+        return torch.addcmul(offset, x.float(), slope).to(x.dtype)
+
+
 def channel_statistics(x):
-    """(mean, biased variance) of each channel of x, (N, C, …): two tensors (C,) with a graph."""
-    axes = [axis for axis in range(x.dim()) if axis != 1]
-    mean = x.mean(axes, keepdim=True)
-    if x.device.type == "cpu":  # where torch.var is slow: benchmarks/inversion_step.py
-        variance = (x - mean).square().mean(axes)
-    else:  # one kernel, which keeps only x for the backward pass
-        variance = x.var(axes, unbiased=False)
-    return mean.flatten(), variance
+    """(mean, biased variance) of each channel of x, (N, C, …): two float32 tensors (C,), which can
+    be differentiated once.
+    """
+    return _ChannelStatistics.apply(x)
 
 
 class BatchNormMatch:
@@ -73,7 +99,7 @@ class BatchNormMatch:
         self._batch.clear()  # it holds the graph of the last pass
 
     def _record(self, number, layer, inputs):
-        self._batch[number] = channel_statistics(inputs[0].float())  # exact in half precision, too
+        self._batch[number] = channel_statistics(inputs[0])
 
     def distances(self):
         """The distance of each layer, in order, as 0-d tensors with a graph.

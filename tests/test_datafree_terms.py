@@ -141,19 +141,26 @@ def distance(layer, mean, variance):
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (4, 3, 6), (4, 3, 6, 7)])
-def test_channel_statistics_are_those_of_torch(shape):
-    """Also far from zero, where the mean of squares less the squared mean would lose everything."""
-    x = torch.randn(shape) + 1000.0
+@pytest.mark.parametrize("dtype, far", [(torch.float32, 1000.0), (torch.bfloat16, 4.0)])
+def test_channel_statistics_are_those_of_torch(shape, dtype, far):
+    """Also far from zero, where the mean of squares less the squared mean would be inexact."""
+    x = (torch.randn(shape) + far).to(dtype)
     axes = [axis for axis in range(x.dim()) if axis != 1]
-    x.requires_grad_()
-    exact = x.detach().double().requires_grad_()
-    expected = exact.mean(axes), exact.var(axes, unbiased=False)
-    for found, wanted in zip(channel_statistics(x), expected, strict=True):
-        assert found.shape == wanted.shape
-        torch.testing.assert_close(found.double(), wanted, rtol=1e-3, atol=0)
-    (gradient,) = torch.autograd.grad(channel_statistics(x)[1].sum(), x)
-    (wanted,) = torch.autograd.grad(expected[1].sum(), exact)
-    torch.testing.assert_close(gradient.double(), wanted, rtol=1e-2, atol=1e-4)
+    exact = x.double().requires_grad_()
+    wanted = exact.mean(axes), exact.var(axes, unbiased=False)
+    for form in (x, x.transpose(1, -1).contiguous().transpose(1, -1)):  # also channels last
+        form = form.detach().requires_grad_()
+        found = channel_statistics(form)
+        weights = torch.randn(2, 3, dtype=torch.float64)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one.double(), other.detach(), rtol=1e-4, atol=0)
+        (gradient,) = torch.autograd.grad(sum((w * f).sum() for w, f in zip(weights, found)), form)
+        (expected,) = torch.autograd.grad(
+            sum((w * f).sum() for w, f in zip(weights, wanted)), exact, retain_graph=True
+        )
+        assert gradient.dtype == dtype
+        tolerance = 1e-3 if dtype is torch.float32 else 1e-2
+        torch.testing.assert_close(gradient.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_batch_norm_match(teacher):
