@@ -3,13 +3,15 @@
     python -m benchmarks.inversion_step        # three teachers, on the GPU or CPU of this machine
     python -m benchmarks.inversion_step --teachers resnet20 --amp bf16 --threads 1
 
-Ours is the step of datafree/deepinversion.py, which DAFL, DFQ and FastDFKD share in part: a forward
-pass of the teacher, whose hooks record the statistics of every BatchNorm's input, the loss and its
-gradient with respect to the pixels. The reference differs in the hook: it is written here after
-what is known of DeepInversion's and Fast-Datafree's code, which copies the activations to one row
-per channel and takes torch.var of the rows.
+A forward pass of the teacher, whose hooks record the statistics of every BatchNorm's input, the
+loss, and its gradient with respect to the pixels, as in datafree/deepinversion.py, without the
+random view and Adam. DFQ and FastDFKD match BatchNorm in the same way. The reference is written
+here after what is known of DeepInversion's and Fast-Datafree's code: their hook copies the
+activations to one row per channel and takes torch.var of the rows, in the precision of the
+activations; images and teacher are contiguous (NCHW).
 """
 
+import copy
 import sys
 from typing import NamedTuple
 
@@ -27,19 +29,19 @@ from models.classifiers import make_student
 OURS, PUBLISHED = "ours", "published hook"
 
 
-class Batch(NamedTuple):
-    """The images of a teacher."""
+class Case(NamedTuple):
+    """Classes, image size and batch sizes of a teacher."""
 
     classes: int
     size: int  # pixels
-    cpu: int  # images of a batch
-    gpu: int
+    cpu_batch: int
+    gpu_batch: int
 
 
 TEACHERS = {
-    "resnet20": Batch(10, 32, 64, 256),
-    "resnet34": Batch(100, 32, 16, 256),
-    "ResNet50": Batch(1000, 224, 4, 64),
+    "resnet20": Case(10, 32, 64, 256),
+    "resnet34": Case(100, 32, 16, 256),
+    "ResNet50": Case(1000, 224, 4, 64),
 }
 
 
@@ -70,12 +72,13 @@ class PublishedMatch(BatchNormMatch):
     """BatchNormMatch with the statistics of the published hook."""
 
     def _record(self, number, layer, inputs):
-        rows = inputs[0].float().transpose(0, 1).flatten(1)  # (C, N·H·W), a copy
-        self._batch[number] = rows.mean(1), rows.var(1, unbiased=False)
+        x = inputs[0]
+        rows = x.transpose(0, 1).flatten(1)  # (C, N·H·W), a copy
+        self._batch[number] = x.mean((0, 2, 3)), rows.var(1, unbiased=False)
 
 
 def make_steps(teacher_name, classes, size, batch_size, device, amp="off"):
-    """Returns {name: step()} of our step and the reference, on one teacher and the same pixels.
+    """Returns {name: step()} of our step and the reference, with the same weights and pixels.
 
     Every call returns the loss, 0-d, and its gradient with respect to the pixels.
     """
@@ -83,22 +86,26 @@ def make_steps(teacher_name, classes, size, batch_size, device, amp="off"):
     teacher = make_student(teacher_name, classes, MEAN, STD)
     with_statistics(teacher.net)
     teacher = teacher.eval().requires_grad_(False).to(device)
-    pixels = torch.randn(batch_size, 3, size, size).to(memory_format=torch.channels_last)
-    pixels = pixels.to(device).requires_grad_()
+    their_teacher = copy.deepcopy(teacher).to(memory_format=torch.contiguous_format)
+    pixels = torch.randn(batch_size, 3, size, size).to(device)
     labels = torch.arange(batch_size, device=device) % classes
     settings = Settings()
 
-    def step_of(match):
+    def step_of(network, match, pixels):
         def step():
             with match:
                 with autocast(amp, device):
-                    logits = teacher(pixels * teacher.std + teacher.mean)
+                    logits = network(pixels * network.std + network.mean)
                 loss = objective(pixels, logits, labels, match, settings)
                 return loss.detach(), torch.autograd.grad(loss, pixels)[0]
 
         return step
 
-    return {OURS: step_of(BatchNormMatch(teacher)), PUBLISHED: step_of(PublishedMatch(teacher))}
+    ours = pixels.clone(memory_format=torch.channels_last).requires_grad_()
+    return {
+        OURS: step_of(teacher, BatchNormMatch(teacher), ours),
+        PUBLISHED: step_of(their_teacher, PublishedMatch(their_teacher), pixels.requires_grad_()),
+    }
 
 
 def main(argv=None):

@@ -25,8 +25,8 @@ def evaluating(network):
 class _ChannelStatistics(torch.autograd.Function):
     """Mean and biased variance of each channel.
 
-    Its own backward pass is a multiply-add that keeps only x; torch's makes several passes over the
-    activations (benchmarks/inversion_step.py).
+    The backward pass is one multiply-add and saves only x and the mean; autograd's takes several
+    passes over the activations (benchmarks/inversion_step.py).
     """
 
     @staticmethod
@@ -39,7 +39,7 @@ class _ChannelStatistics(torch.autograd.Function):
         else:
             variance, mean = torch.var_mean(values, axes, correction=0, keepdim=True)
         ctx.save_for_backward(x, mean)
-        return mean.flatten(), variance.flatten()
+        return mean.flatten().clone(), variance.flatten()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -47,7 +47,7 @@ class _ChannelStatistics(torch.autograd.Function):
         """d mean / dx = 1/n and d variance / dx = 2 (x - mean) / n, of n values per channel."""
         x, mean = ctx.saved_tensors
         count = x.numel() // mean.numel()
-        slope = 2 / count * variance_gradient.view_as(mean)
+        slope = 2 * variance_gradient.view_as(mean) / count
         offset = mean_gradient.view_as(mean) / count - slope * mean
         return torch.addcmul(offset, x.float(), slope).to(x.dtype)
 

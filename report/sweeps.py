@@ -60,10 +60,10 @@ COLUMNS = (
     "run",
     "settings",
 )
-YOUNG_COLUMNS = {"teacher_top1"}  # which older CSVs do not have
+OPTIONAL_COLUMNS = {"teacher_top1"}  # which older CSVs do not have
 TEXT_COLUMNS = {"sweep", "value", "teacher", "student", "val_split", "run", "settings"}
 WHOLE_COLUMNS = {"seed", "images", "evaluations", "epochs", "image_steps"}
-FULL_COLUMNS = {"value", "seed", "top1_last", "top1_best", "student", "val_split", "run"}
+REQUIRED_COLUMNS = {"value", "seed", "top1_last", "top1_best", "student", "val_split", "run"}
 # Columns that describe the images: heading and decimals.
 FIDELITY = {
     "frechet": ("Fréchet distance to real images", 2),
@@ -271,8 +271,11 @@ def read_csv(path):
     Raises UserError if it is another file, or a line has too few or too many cells.
     """
     reader = csv.DictReader(read_text(path).splitlines())
-    lines = [(reader.line_num, record) for record in reader]
-    if not lines or not set(COLUMNS) - YOUNG_COLUMNS <= set(reader.fieldnames):
+    try:
+        lines = [(reader.line_num, record) for record in reader]
+    except csv.Error as error:  # for example a quotation mark that is not closed
+        raise UserError(f"{path} is not valid CSV ({error}): correct the file") from None
+    if not lines or not set(COLUMNS) - OPTIONAL_COLUMNS <= set(reader.fieldnames):
         raise UserError(
             f"{path} is not the CSV of a sweep: give files that run_sweep.py or tools.sweeps has "
             "written (those of earlier versions have no column `evaluations`: run the sweep again)"
@@ -292,8 +295,10 @@ def number_of(text, column, place):
     Raises UserError that names `place` if it is not a whole or finite number.
     """
     is_whole = column in WHOLE_COLUMNS
+    if is_whole and text.isascii() and text.isdecimal():
+        return int(text)  # also a seed that a float cannot hold
     try:
-        number = float(text)
+        number = float(text) if "_" not in text else math.nan
     except ValueError:
         number = math.nan
     if not (number.is_integer() if is_whole else math.isfinite(number)):
@@ -305,19 +310,29 @@ def number_of(text, column, place):
 def read_records(path):
     """The records that `write` wrote to a CSV, as `record_of`: numbers, and None for empty cells.
 
-    Raises UserError as `read_csv`, for a cell that has no finite number where one belongs, and for
-    an empty one that every run fills.
+    Raises UserError as `read_csv` and `number_of`, and for an empty cell of REQUIRED_COLUMNS.
     """
     records = []
     for line, texts in read_csv(path):
         record = {column: texts[column] or None for column in COLUMNS}
         for column, text in record.items():
-            if text is None and column in FULL_COLUMNS:
+            if text is None and column in REQUIRED_COLUMNS:
                 raise UserError(f"{path}, line {line}: {column} is empty: correct the file")
             if text is not None and column not in TEXT_COLUMNS:
                 record[column] = number_of(text, column, f"{path}, line {line}")
         records.append(record)
     return records
+
+
+def settings_of(record):
+    """The settings of a record, {flag: value}; the value of a flag without one is 'given'."""
+    parts = [part.split() for part in f" {record['settings'] or ''}".split(" --")[1:]]
+    return {part[0]: " ".join(part[1:]) or "given" for part in parts}
+
+
+def setting(record, flag):
+    """The value of a flag in a record's settings, '' if it is not given."""
+    return settings_of(record).get(flag, "")
 
 
 def write(path, records, baseline, label, title, *, note, fidelity=True):

@@ -144,6 +144,7 @@ def distance(layer, mean, variance):
 @pytest.mark.parametrize("dtype, far", [(torch.float32, 1000.0), (torch.bfloat16, 4.0)])
 def test_channel_statistics_are_those_of_torch(shape, dtype, far):
     """Also far from zero, where the mean of squares less the squared mean would be inexact."""
+    torch.manual_seed(0)
     x = (torch.randn(shape) + far).to(dtype)
     axes = [axis for axis in range(x.dim()) if axis != 1]
     exact = x.double().requires_grad_()
@@ -158,9 +159,9 @@ def test_channel_statistics_are_those_of_torch(shape, dtype, far):
         (expected,) = torch.autograd.grad(
             sum((w * f).sum() for w, f in zip(weights, wanted)), exact, retain_graph=True
         )
-        assert gradient.dtype == dtype
-        tolerance = 1e-3 if dtype is torch.float32 else 1e-2
-        torch.testing.assert_close(gradient.double(), expected, rtol=tolerance, atol=tolerance)
+        assert (gradient.dtype, gradient.stride()) == (dtype, form.stride())
+        error = (gradient.double() - expected).norm() / expected.norm()
+        assert error < (1e-3 if dtype is torch.float32 else 5e-3)
 
 
 def test_batch_norm_match(teacher):

@@ -479,7 +479,8 @@ def add_run(name, **changes):
     folder = Path("save", name)
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({**RESULT, **changes}))
-    flags = {"teacher_sha256": "ab", "dataset": changes.get("dataset", "fashion_mnist")}
+    flags = {"teacher_sha256": "ab", "dataset": "fashion_mnist", "val_split": "holdout"}
+    flags = {name: changes.get(name, value) for name, value in flags.items()}
     (folder / "config.json").write_text(json.dumps({"flags": flags}))
     return f"save/{name}"
 
@@ -558,21 +559,46 @@ def test_runs_are_not_added_to_what_they_do_not_fit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweeps_tool.main(["out", "method", f"a={add_run('a')}"])
     before = Path("out.csv").read_bytes()
+    heading, row = before.splitlines(keepends=True)
     test_images, other_set = add_run("test", val_split="test"), add_run("set", dataset="cifar10")
-    Path("cut.csv").write_bytes(before[: len(before) // 2])
-    Path("gap.csv").write_bytes(before.replace(b",resnet8,", b",,"))
-    Path("word.csv").write_bytes(before.replace(b",60.0,", b",many,"))
-    for out, run, words in (
-        ("out", test_images, "test images"),
-        ("out", other_set, "cifar10"),
-        ("none", "save/a", "none.csv"),
-        ("cut", "save/a", "cut.csv"),
-        ("word", "save/a", "word.csv, line 2: seconds is 'many'"),
-        ("gap", "save/a", "gap.csv, line 2: student is empty"),
+    for name, content in (
+        ("cut", heading + row[: len(row) // 2]),
+        ("heading", heading),
+        ("word", before.replace(b",60.0,", b",many,")),
+        ("gap", before.replace(b",resnet8,", b",,")),
+        ("twice", before + row),
+        ("other", before.replace(b"--dataset fashion_mnist", b"")),
+        ("quote", before + b'"' + b"x" * 200_000),
     ):
-        with pytest.raises((UserError, FileNotFoundError), match=words):
-            sweeps_tool.main([out, "method", "--append", f"b={run}"])
+        assert content != before
+        Path(f"{name}.csv").write_bytes(content)
+    for out, value, run, words in (
+        ("out", "b", test_images, "val_split is holdout and test"),
+        ("out", "b", other_set, "dataset is fashion_mnist and cifar10"),
+        ("out", "a", add_run("again"), "out.csv has save/a of value a, seed 0"),
+        ("none", "b", "save/a", "none.csv does not exist"),
+        ("cut", "b", "save/a", "cut.csv, line 2 has"),
+        ("heading", "b", "save/a", "heading.csv is not the CSV of a sweep"),
+        ("word", "b", "save/a", "word.csv, line 2: seconds is 'many'"),
+        ("gap", "b", "save/a", "gap.csv, line 2: student is empty"),
+        ("twice", "b", "save/a", "twice.csv has two runs of value a, seed 0"),
+        ("other", "b", "save/a", "do not name its data set"),
+        ("quote", "b", "save/a", "quote.csv is not valid CSV"),
+    ):
+        with pytest.raises(UserError, match=words):
+            sweeps_tool.main([out, "method", "--append", f"{value}={run}"])
     assert Path("out.csv").read_bytes() == before
+
+
+def test_numbers_of_a_table():
+    """Seeds that no float holds stay whole; pandas writes others with a decimal point."""
+    seed = 2**53 + 1
+    assert sweeps.number_of(str(seed), "seed", "x.csv, line 2") == seed
+    assert repr(sweeps.number_of("25.0", "images", "x.csv, line 2")) == "25"
+    assert sweeps.number_of("25.0", "seconds", "x.csv, line 2") == 25
+    for text, column in (("1.5", "seed"), ("6_0", "seconds"), ("inf", "seconds"), ("", "seed")):
+        with pytest.raises(UserError, match=f"x.csv, line 2: {column} is"):
+            sweeps.number_of(text, column, "x.csv, line 2")
 
 
 @pytest.mark.parametrize("change", [{"images": 9}, {"teacher": {"sha256": "cd"}}])

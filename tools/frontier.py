@@ -17,7 +17,15 @@ from pathlib import Path
 from helper.errors import UserError, run_script
 from helper.files import csv_text, plain_pyplot, write_figure, write_text
 from helper.options import Parser
-from report.sweeps import COLUMNS, difference_text, number_of, paired_difference, read_csv
+from report.sweeps import (
+    COLUMNS,
+    difference_text,
+    number_of,
+    paired_difference,
+    read_csv,
+    setting,
+    settings_of,
+)
 from report.tables import markdown, spread
 
 SAMPLING = ("sampler", "timestep_spacing", "cfg_scale", "cfg_interval")  # flags of a line
@@ -71,17 +79,6 @@ def read(file):
 def cost(record):
     """Network evaluations of all images."""
     return int(record["images"]) * int(record["evaluations"])
-
-
-def settings_of(record):
-    """The settings of a record, {flag: value}; the value of a flag without one is 'given'."""
-    parts = [part.split() for part in f" {record['settings']}".split(" --")[1:]]
-    return {part[0]: " ".join(part[1:]) or "given" for part in parts}
-
-
-def setting(record, flag):
-    """The value of a flag in a record's settings, '' if it is not given."""
-    return settings_of(record).get(flag, "")
 
 
 def check_students(records):

@@ -1,12 +1,12 @@
 """Writes the table and plot of a sweep, OUT.csv, OUT.md and OUT.png, from finished runs.
 
     python -m tools.sweeps OUT LABEL VALUE=RUN_FOLDER...
-    python -m tools.sweeps OUT LABEL --append VALUE=RUN_FOLDER...   # to the runs in OUT.csv
+    python -m tools.sweeps OUT LABEL --append VALUE=RUN_FOLDER...   # adds to OUT.csv
 
 LABEL says what the values are: a name in report.sweeps.LABELS or any text. The first value is the
 baseline. Runs with the same value differ in their seeds. The table includes the figures that
 evaluate_images.py measured on the images of a run with its teacher. --append needs no folders of
-the runs that are in OUT.csv, so they may have been on another machine.
+the runs in OUT.csv, so they may be on another machine.
 """
 
 import sys
@@ -16,7 +16,7 @@ from helper.errors import UserError, note, run_script
 from helper.files import entry, file_stem, read_json
 from helper.options import Parser
 from report.results import read_run
-from report.sweeps import LABELS, read_figures, read_records, record_of, write
+from report.sweeps import LABELS, read_figures, read_records, record_of, setting, write
 
 
 def main(argv=None):
@@ -32,7 +32,7 @@ def main(argv=None):
     parser.add_argument(
         "--append",
         action="store_true",
-        help="keep the runs in OUT.csv, in front; a run of the same value and seed is replaced",
+        help="add the runs after those in OUT.csv, which this program has written",
     )
     options = parser.parse_args(argv)
     pairs = [text.partition("=")[::2] for text in options.runs]
@@ -54,11 +54,7 @@ def main(argv=None):
     if len(datasets) > 1:
         raise UserError(f"the runs were evaluated on different images: {sorted(datasets, key=str)}")
     if options.append:
-        earlier = read_records(f"{out}.csv")
-        for record in earlier:
-            check_images(record, result, f"{out}.csv")
-        both = [*earlier, *records]
-        records = list({(record["value"], record["seed"]): record for record in both}.values())
+        records = joined(out, records)
     networks = " and ".join(dict.fromkeys(record["student"] for record in records))
     write(
         out,
@@ -71,17 +67,43 @@ def main(argv=None):
     return records
 
 
-def check_images(record, result, path):
-    """Raises UserError if a record of the CSV `path` was evaluated on other images than a
-    RunResult.
+def joined(out, records):
+    """The records of OUT.csv and, after them, new ones; a run folder that is in both counts once.
+
+    Raises UserError if OUT.csv is missing or not of this program, was evaluated on other images, or
+    has another run of the same value and seed.
     """
-    dataset = f" {record['settings'] or ''} ".partition(" --dataset ")[2].partition(" ")[0]
-    if (dataset or result.dataset, record["val_split"]) != (result.dataset, result.val_split):
-        raise UserError(
-            f"{record['run']} in {path} was evaluated on the {record['val_split']} images of "
-            f"{dataset or result.dataset}, and {result.folder} on the {result.val_split} images of "
-            f"{result.dataset}: give another OUT"
-        )
+    path = Path(f"{out}.csv")
+    if not path.exists():
+        raise UserError(f"{path} does not exist: start the table without --append")
+    places, new = {}, records[0]
+    for record in read_records(path):
+        if not setting(record, "dataset"):
+            raise UserError(
+                f"{path}: the settings of {record['run']} do not name its data set, as those that "
+                "run_sweep.py writes: --append extends tables of tools.sweeps only"
+            )
+        for flag in ("dataset", "val_split", "val_data", "class_list"):
+            values = [setting(one, flag) or "not given" for one in (record, new)]
+            if values[0] != values[1]:
+                raise UserError(
+                    f"{record['run']} in {path} and {new['run']} were evaluated on different "
+                    f"images: {flag} is {values[0]} and {values[1]}: give another OUT"
+                )
+        if (key := (record["value"], record["seed"])) in places:
+            raise UserError(
+                f"{path} has two runs of value {key[0]}, seed {key[1]}: remove one of them"
+            )
+        places[key] = record
+    for record in records:
+        key = record["value"], record["seed"]
+        if places.setdefault(key, record)["run"] != record["run"]:
+            raise UserError(
+                f"{record['run']}: {path} has {places[key]['run']} of value {key[0]}, seed "
+                f"{key[1]}: remove its line or give this run another value"
+            )
+        places[key] = record
+    return list(places.values())
 
 
 def flags_of(folder):
